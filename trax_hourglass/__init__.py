@@ -1,0 +1,28 @@
+"""Hourglass, a hierarchical Transformer language model, on Trax and today's JAX.
+
+Models and their parts (registered with gin on import):
+  Hourglass, and the plug-ins CausalRelativeAttention, ShortenBy..., UpsampleBy...
+Weights of the authors' implementation:
+  interop.from_trax, interop.to_trax
+Training and evaluation:
+  fit, ByteCorpus, evaluation.score
+"""
+
+import sys
+
+# `python -m trax_hourglass.COMMAND` imports this file first, with this name in argv[0]. Trax and TensorFlow take ten
+# seconds to import, and a command should answer --help or complain about a flag before that.
+if sys.argv[0] != '-m':
+  from trax_hourglass import evaluation
+  from trax_hourglass.configurables import ByteCorpus
+  from trax_hourglass.configurables import CausalRelativeAttention
+  from trax_hourglass.configurables import fit
+  from trax_hourglass.configurables import Hourglass
+  from trax_hourglass.configurables import ShortenByAttention
+  from trax_hourglass.configurables import ShortenByAverage
+  from trax_hourglass.configurables import ShortenByLinear
+  from trax_hourglass.configurables import UpsampleByAttention
+  from trax_hourglass.configurables import UpsampleByLinear
+  from trax_hourglass.configurables import UpsampleByNothing
+  from trax_hourglass.configurables import UpsampleByRepeat
+  from trax_hourglass import interop

@@ -1,0 +1,76 @@
+"""The pre-norm decoder block of the paper, and a stack of N of them.
+
+Letters: B batch, L vectors of a level, D model width, F feed-forward width.
+"""
+
+import trax.layers as tl
+
+from trax_hourglass.dropout import PositionalDropout
+from trax_hourglass.scanned import Scanned
+
+
+def Dropout(spec):
+  """Dropout of activations between layers of a block: (B, L, D) -> (B, L, D)."""
+  return PositionalDropout(spec.dropout, spec.dropout_shared_axes, spec.mode)
+
+
+def FeedForward(spec):
+  """Pre-norm feed-forward layer with its residual: (B, L, D) -> (B, L, D)."""
+  return tl.Residual(
+      tl.LayerNorm(),             # vecs
+      tl.Dense(spec.d_ff),        # vecs (B, L, F)
+      spec.ff_activation(),       # vecs (B, L, F)
+      Dropout(spec),              # vecs (B, L, F)
+      tl.Dense(spec.d_model),     # vecs
+      Dropout(spec),              # vecs
+  )
+
+
+def DecoderBlock(spec, attention):
+  """Returns a block: (x (B, L, D), further inputs of the attention ...) -> (B, L, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    attention: layer (x (B, L, D), further inputs ...) -> (B, L, D).
+  """
+  return tl.Serial(
+      tl.Residual(
+          tl.LayerNorm(),         # vecs, ...
+          attention,              # vecs
+          Dropout(spec),          # vecs
+      ),                          # vecs
+      FeedForward(spec),          # vecs
+      name='DecoderBlock',
+  )
+
+
+def Stack(spec, n_blocks, tokens_per_vector, attention):
+  """Returns N blocks and a final LayerNorm, as one of the model's stacks: (B, L, D) -> (B, L, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    n_blocks: N; with 0 only the LayerNorm stays, as in Trax.
+    tokens_per_vector: total shorten factor of the level.
+    attention: plug-in (spec, tokens_per_vector) -> layer that maps x, or (x, context bias, location bias), to x.
+
+  Raises:
+    ValueError: the attention takes or gives another number of arrays.
+  """
+  name = f'Stack_{n_blocks}@{tokens_per_vector}'
+  if n_blocks == 0:
+    return tl.Serial(tl.LayerNorm(), name=name)
+  block = DecoderBlock(spec, attention(spec, tokens_per_vector))
+  if block.n_in not in (1, 3) or block.n_out != 1:
+    raise ValueError(f'attention must map x, or (x, context bias, location bias), to x; this one has {block.n_in} '
+                     f'inputs and {block.n_out} outputs')
+  return tl.Serial(
+      WithBiases(spec) if block.n_in == 3 else [],  # vecs, biases
+      Scanned(block, n_blocks),                     # vecs
+      tl.LayerNorm(),                               # vecs
+      name=name,
+  )
+
+
+def WithBiases(spec, n_inputs=1):
+  """Pushes the model's shared relative biases below the top `n_inputs` arrays: (x, ...) -> (x, ..., bias, bias)."""
+  return [spec.relative_biases, tl.Select([*range(2, 2 + n_inputs), 0, 1])]

@@ -1,0 +1,69 @@
+"""What all commands share: flags for gin, one-line errors with exit code 2, clean stops. Imports nothing heavy."""
+
+import argparse
+import contextlib
+import pathlib
+import signal
+import sys
+
+GIN_FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+
+
+class UsageError(Exception):
+  """What the user asked for cannot be done; the message says why and what to do, in one line."""
+
+
+def add_gin_flags(parser):
+  """Adds --config_file and --config."""
+  parser.add_argument('--config_file', action='append', default=[], metavar='F.gin',
+                      help='gin file; may be given several times, later ones win')
+  parser.add_argument('--config', action='append', default=[], metavar="'X.y = z'",
+                      help='one gin binding, wins over all files; may be given several times')
+
+
+def parse_gin(files, bindings):
+  """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
+
+  Raises:
+    UsageError: a file is missing, or gin refuses a line.
+  """
+  import gin  # pylint: disable=g-import-not-at-top
+  from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top, unused-import
+  gin.clear_config()
+  gin.add_config_file_search_path(str(GIN_FOLDER))
+  try:
+    gin.parse_config_files_and_bindings(files, bindings)
+  except (OSError, SyntaxError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError) as error:
+    raise UsageError(one_line(error)) from error
+
+
+def one_line(error):
+  """Returns an exception's message without line breaks and gin's remarks about its own call stack."""
+  text = str(error).split('\n  In call to')[0].split('\n  In file')[0] or type(error).__name__
+  return ' '.join(text.split())
+
+
+@contextlib.contextmanager
+def errors_as_one_line(command):
+  """Turns a user's mistakes into one line on stderr and exit code 2, Ctrl-C into 130 and SIGTERM into 143.
+
+  Args:
+    command: name that the line begins with.
+  """
+  def stop(signum, frame):
+    raise SystemExit(128 + signum)
+
+  signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  except (UsageError, ValueError) as error:
+    print(f'{command}: {one_line(error)}', file=sys.stderr)
+    raise SystemExit(2) from None
+  except KeyboardInterrupt:
+    print(f'{command}: stopped', file=sys.stderr)
+    raise SystemExit(130) from None
+
+
+def parser(description):
+  """Returns an ArgumentParser that shows the description as written."""
+  return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

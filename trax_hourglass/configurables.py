@@ -1,0 +1,46 @@
+"""The one place where our layers and models meet gin; importing it makes them available to gin files.
+
+Models are `@trax_hourglass.models.NAME`, layers `@trax_hourglass.layers.NAME`, or the bare name; none is a name that
+Trax registers too. An attention, shortening or upsampling of your own takes one line of its own,
+`gin.external_configurable(MyShortening, module='my_project')`.
+"""
+
+import gin
+
+from trax_hourglass import trax_compat  # pylint: disable=unused-import, g-bad-import-order
+from trax_hourglass import attention_layers
+from trax_hourglass import hourglass
+from trax_hourglass import resampling
+from trax_hourglass.data import byte_corpus
+from trax_hourglass.training import fit as fit_lib
+from trax_hourglass.training import schedules
+
+_registered = {}
+
+
+def _register(function, module, **options):
+  """Returns the configurable version of a function whose default plug-ins are the configurable ones too.
+
+  Without the second half, `ShortenByAttention.query = ...` would reach a shortening chosen by gin but not the same one
+  standing as a default argument.
+  """
+  if getattr(function, '__defaults__', None):
+    function.__defaults__ = tuple(
+        _registered.get(default, default) if callable(default) else default for default in function.__defaults__)
+  _registered[function] = gin.external_configurable(function, module=f'trax_hourglass.{module}', **options)
+  return _registered[function]
+
+
+CausalRelativeAttention = _register(attention_layers.CausalRelativeAttention, 'layers')
+ShortenByAverage = _register(resampling.ShortenByAverage, 'layers')
+ShortenByLinear = _register(resampling.ShortenByLinear, 'layers')
+ShortenByAttention = _register(resampling.ShortenByAttention, 'layers')
+UpsampleByNothing = _register(resampling.UpsampleByNothing, 'layers')
+UpsampleByRepeat = _register(resampling.UpsampleByRepeat, 'layers')
+UpsampleByLinear = _register(resampling.UpsampleByLinear, 'layers')
+UpsampleByAttention = _register(resampling.UpsampleByAttention, 'layers')
+Hourglass = _register(hourglass.Hourglass, 'models')
+
+ByteCorpus = _register(byte_corpus.ByteCorpus, 'data')
+WarmupCosine = _register(schedules.WarmupCosine, 'training')
+fit = _register(fit_lib.fit, 'training', denylist=['output_dir'])

@@ -1,0 +1,144 @@
+"""Files as one long sequence of bytes with a train, a valid and a test split.
+
+Bytes are read from the files when they are asked for, so memory does not grow with the corpus.
+"""
+
+import bisect
+import hashlib
+import itertools
+import pathlib
+import sysconfig
+
+import numpy as np
+
+SPLITS = ('train', 'valid', 'test')
+_SHARES = (90, 5, 5)  # Percent, as for enwik8.
+_FEW_FILES = 100  # From here on splits go by file; fewer are too uneven a lot.
+_NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
+
+
+class ByteCorpus:
+  """Bytes of a file, of all files below a folder, or of the running Python's standard library.
+
+  A folder of at least 100 files is split by file, each file's split depending on its name alone (a hash of its path
+  relative to the folder), so that it stays where other files come and go. Anything else is split by position: the
+  first 90 % are train, then 5 % valid and 5 % test.
+  """
+
+  def __init__(self, path=None):
+    """Finds the files.
+
+    Args:
+      path: a file or folder; None takes the standard library's .py files, without tests and site-packages.
+
+    Raises:
+      ValueError: the path does not exist, or there are fewer bytes than splits can be made of.
+    """
+    root = pathlib.Path(sysconfig.get_path('stdlib') if path is None else path).expanduser()
+    if not root.exists():
+      raise ValueError(f'corpus {str(root)!r} does not exist: give a file or a folder')
+    files = _files(root, python_sources_only=path is None)
+    sized = [(file, file.stat().st_size) for file in files]
+    sized = [(file, size) for file, size in sized if size]
+    total = sum(size for _, size in sized)
+    if total < len(SPLITS):
+      raise ValueError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
+                       f'{", ".join(SPLITS)}')
+    self._splits = _by_file(root, sized) if len(sized) >= _FEW_FILES else _by_position(sized, total)
+
+  vocab_size = 256
+
+  def split(self, name):
+    """Returns the `Bytes` of a split.
+
+    Args:
+      name: 'train', 'valid' or 'test'.
+
+    Raises:
+      ValueError: another name.
+    """
+    if name not in SPLITS:
+      raise ValueError(f'split {name!r} does not exist: choose one of {", ".join(SPLITS)}')
+    return self._splits[name]
+
+
+class Bytes:
+  """Stretches of files behind each other."""
+
+  def __init__(self, stretches):
+    """Takes stretches of files.
+
+    Args:
+      stretches: list of (file, first byte, number of bytes).
+    """
+    self._stretches = stretches
+    self._ends = list(itertools.accumulate(n for _, _, n in stretches))
+
+  def __len__(self):
+    return self._ends[-1] if self._ends else 0
+
+  def read(self, start, length):
+    """Returns uint8 (length,), the bytes from `start` on.
+
+    Args:
+      start: position of the first byte.
+      length: number of bytes.
+
+    Raises:
+      ValueError: not all of them exist.
+    """
+    if start < 0 or start + length > len(self):
+      raise ValueError(f'bytes {start} .. {start + length - 1} are not all within 0 .. {len(self) - 1}')
+    pieces = []
+    number = bisect.bisect_right(self._ends, start)
+    while length > 0:
+      file, first, n = self._stretches[number]
+      within = start - (self._ends[number] - n)
+      piece = np.fromfile(file, np.uint8, count=min(length, n - within), offset=first + within)
+      if not piece.size:
+        raise ValueError(f'corpus file {str(file)!r} became shorter while it was in use')
+      pieces.append(piece)
+      start += piece.size
+      length -= piece.size
+      number += 1
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+
+
+def _files(root, python_sources_only):
+  """Returns the files of a corpus in a fixed order, hidden ones left out."""
+  if root.is_file():
+    return [root]
+  files = []
+  for file in root.rglob('*.py' if python_sources_only else '*'):
+    parts = file.relative_to(root).parts
+    if any(part.startswith('.') for part in parts) or (python_sources_only and set(parts) & set(_NOT_SOURCES)):
+      continue
+    if file.is_file():
+      files.append(file)
+  return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _by_file(root, sized):
+  stretches = {name: [] for name in SPLITS}
+  limits = list(itertools.accumulate(_SHARES))
+  for file, size in sized:
+    digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
+    lot = int.from_bytes(digest[:8], 'big') % 100
+    stretches[SPLITS[bisect.bisect_right(limits, lot)]].append((file, 0, size))
+  return {name: Bytes(s) for name, s in stretches.items()}
+
+
+def _by_position(sized, total):
+  """Cuts the files' concatenation; each split gets at least one byte."""
+  held_out = max(1, total * _SHARES[1] // 100)
+  bounds = [0, total - 2 * held_out, total - held_out, total]
+  splits = {}
+  for name, first, last in zip(SPLITS, bounds, bounds[1:]):
+    stretches, position = [], 0
+    for file, size in sized:
+      begin, end = max(first, position), min(last, position + size)
+      if begin < end:
+        stretches.append((file, begin - position, end - begin))
+      position += size
+    splits[name] = Bytes(stretches)
+  return splits

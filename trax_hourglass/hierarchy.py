@@ -1,0 +1,78 @@
+"""The paper's notation for a hierarchy, `2@1 8@3 2@1`, as a plan of levels; plain Python, nothing of JAX.
+
+`N@f` is N layers on a sequence of one vector per f tokens (f is the *total* shorten factor). Factors rise from 1 to one
+deepest level and fall back through the same values; the numbers of layers on the way down and up may differ. `8@1` is
+the flat baseline.
+"""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+  """One rate of the hierarchy.
+
+  Attributes:
+    total_factor: tokens per vector of this level.
+    shorten_factor: vectors of the level above per vector of this level; 1 for the top level.
+    n_before: layers before the next deeper level; for the deepest level, all of its layers.
+    n_after: layers after the next deeper level; 0 for the deepest level.
+  """
+  total_factor: int
+  shorten_factor: int
+  n_before: int
+  n_after: int
+
+
+def parse(hierarchy):
+  """Returns the levels of a hierarchy, top (tokens) first.
+
+  Args:
+    hierarchy: for example '2@1 1@2 4@4 1@2 2@1'.
+
+  Raises:
+    ValueError: naming the string, the part that makes no sense and what would.
+  """
+  def error(part, why):
+    return ValueError(f'hierarchy {hierarchy!r}: {part}{why}')
+
+  if not isinstance(hierarchy, str) or not hierarchy.split():
+    raise error('', "give layers@factor parts, for example '2@1 8@3 2@1', or '8@1' for the flat baseline")
+  parts = hierarchy.split()
+  for part in parts:
+    if not re.fullmatch(r'[0-9]{1,6}@[0-9]{1,6}', part):
+      raise error(f'{part!r} ', 'is not layers@factor, two whole numbers such as 8@3')
+  counts, factors = zip(*(map(int, part.split('@')) for part in parts))
+
+  depth = len(parts) // 2
+  for part, factor, mirrored in zip(parts, factors, factors[::-1]):
+    if factor != mirrored:
+      raise error(f'{part!r} ', f'has no counterpart: factors go up and come back by the same values, here {factors}')
+  if len(parts) % 2 == 0:
+    raise error(f'{parts[depth]!r} ', f'repeats factor {factors[depth]}: one deepest level, so an odd number of parts')
+  if factors[0] != 1:
+    raise error(f'{parts[0]!r} ', f"is not at token level: begin and end at factor 1, as in '0@1 {hierarchy} 0@1'")
+  for part, outer, inner in zip(parts[1:], factors, factors[1:depth + 1]):
+    if inner <= outer or inner % outer:
+      raise error(f'{part!r} ', f'cannot follow factor {outer}: it must be a larger multiple of {outer}')
+  if not any(counts):
+    raise error('', 'has no layer at all')
+
+  return tuple(
+      Level(total_factor=factors[i],
+            shorten_factor=factors[i] // factors[i - 1] if i else 1,
+            n_before=counts[i],
+            n_after=counts[-1 - i] if i < depth else 0)
+      for i in range(depth + 1))
+
+
+def padded_length(levels, length):
+  """Returns the smallest number of tokens, at least `length`, that every level divides.
+
+  Args:
+    levels: what `parse` returns.
+    length: tokens of a sequence.
+  """
+  factor = levels[-1].total_factor
+  return -(-length // factor) * factor

@@ -1,0 +1,147 @@
+"""Weights to and from the authors' implementation, `trax.models.HourglassLM`.
+
+Trax lists weights in the order of its layers, one block after the other. Ours are the same arrays, except that equal
+blocks are stacked and that the two relative biases, which Trax lists where its first attention uses them, are a layer.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from trax.layers import base
+
+from trax_hourglass import trax_files
+from trax_hourglass.attention_layers import RelativeAttention
+from trax_hourglass.attention_layers import RelativeBiases
+from trax_hourglass.scanned import Scanned
+
+_BEFORE_BIASES = 8  # Arrays of an attention that Trax lists before the biases: w, b of position, query, key, value.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+  """Where one of Trax's arrays lies in our weights.
+
+  Attributes:
+    path: indices into nested tuples of weights.
+    block: which block of a stack, or None.
+    is_bias: whether it is a relative bias, (1, H, 1, E) in Trax and (H, E) here.
+  """
+  path: tuple[int, ...]
+  block: int | None
+  is_bias: bool = False
+
+
+def from_trax(source, model):
+  """Sets the weights of our model from the authors'.
+
+  Args:
+    source: an initialised `trax.models.HourglassLM`, or the path of its `.pkl.gz` checkpoint.
+    model: a `Hourglass` with the same options; initialised here if it is not yet.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: the weights do not fit the model, or the file is no readable checkpoint.
+  """
+  if isinstance(source, base.Layer):
+    arrays = [np.asarray(w) for w in base.flatten_weights_and_state(source.weights, source.state)[0]]
+    if not arrays:
+      raise ValueError('the source model has no weights yet: call its init first')
+  else:
+    arrays = trax_files.read_weights(source)
+  _ensure_initialised(model)
+  leaves, index, tree = _flatten(model.weights)
+  slots = list(_trax_order(model, model.weights))
+  if len(arrays) != len(slots):
+    raise ValueError(f'the source has {len(arrays)} weights and the model {len(slots)}: their hierarchies or layer types '
+                     'differ')
+
+  parts = {}
+  for number, (slot, array) in enumerate(zip(slots, arrays)):
+    leaf = index[slot.path]
+    shape = leaves[leaf].shape if slot.block is None else leaves[leaf].shape[1:]
+    if slot.is_bias and array.shape == (1, shape[0], 1, *shape[1:]):
+      array = array.reshape(shape)
+    if array.shape != shape:
+      raise ValueError(f'weight {number} of the source has shape {array.shape} and the model wants {shape}: their widths '
+                       'or layer types differ')
+    parts.setdefault(leaf, []).append(array)
+  for leaf, arrays in parts.items():
+    value = arrays[0] if leaves[leaf].ndim == arrays[0].ndim else np.stack(arrays)
+    leaves[leaf] = jax.numpy.asarray(value, leaves[leaf].dtype)
+  model.weights = jax.tree.unflatten(tree, leaves)
+  return model
+
+
+def to_trax(model, path=None):
+  """Returns our model's weights as `trax.models.HourglassLM` lists them, and writes them as a checkpoint if asked to.
+
+  Args:
+    model: an initialised `Hourglass`.
+    path: a `.pkl.gz` file to write, or None.
+
+  Raises:
+    ValueError: the model is not initialised, or the path ends otherwise.
+  """
+  if not jax.tree.leaves(model.weights):
+    raise ValueError('the model has no weights yet: call its init first')
+  leaves, index, _ = _flatten(model.weights)
+  arrays = []
+  for slot in _trax_order(model, model.weights):
+    array = np.asarray(leaves[index[slot.path]])
+    array = array if slot.block is None else array[slot.block]
+    arrays.append(array[None, :, None, :] if slot.is_bias else array)
+  if path is not None:
+    trax_files.write_weights(path, arrays, input_shape=(1, 1))
+  return arrays
+
+
+def _ensure_initialised(model):
+  if not jax.tree.leaves(model.weights):
+    from trax import shapes  # pylint: disable=g-import-not-at-top
+    model.init(shapes.ShapeDtype((1, 1), np.int32))
+
+
+def _flatten(weights):
+  """Returns the leaves, the number of each leaf by its path, and the tree."""
+  with_paths, tree = jax.tree_util.tree_flatten_with_path(weights)
+  index = {tuple(key.idx for key in path): number for number, (path, _) in enumerate(with_paths)}
+  return [leaf for _, leaf in with_paths], index, tree
+
+
+def _trax_order(layer, weights, path=(), block=None, biases=None):
+  """Yields the slot of each of Trax's weights in its order.
+
+  Args:
+    layer: a layer of ours.
+    weights: its weights, or a cache marker where it is shared and was met before.
+    path: its place in the model's weights.
+    block: number of the block of a stack that is being walked through, or None.
+    biases: list that holds the path of the biases from where they are met to where Trax lists them.
+  """
+  biases = [] if biases is None else biases
+  if isinstance(layer, RelativeBiases):
+    if not isinstance(weights, dict):
+      biases.append(path)
+  elif isinstance(layer, Scanned):
+    for number in range(layer.n_blocks):
+      yield from _trax_order(layer.block, weights, path, number, biases)
+  elif isinstance(layer, RelativeAttention):
+    slots = list(_leaf_slots(weights, path, block))
+    yield from slots[:_BEFORE_BIASES]
+    for biases_path in biases:
+      yield from (_Slot((*biases_path, i), None, is_bias=True) for i in range(2))
+    biases.clear()
+    yield from slots[_BEFORE_BIASES:]
+  elif layer.sublayers:
+    for i, sublayer in enumerate(layer.sublayers):
+      yield from _trax_order(sublayer, weights[i], (*path, i), block, biases)
+  else:
+    yield from _leaf_slots(weights, path, block)
+
+
+def _leaf_slots(weights, path, block):
+  for keys, _ in jax.tree_util.tree_flatten_with_path(weights)[0]:
+    yield _Slot((*path, *(key.idx for key in keys)), block)

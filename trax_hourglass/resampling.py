@@ -1,0 +1,160 @@
+"""Shortening and upsampling (paper sections 2.2 and 2.3), each a plug-in: a function that returns a layer.
+
+    shortening(spec, shorten_factor, tokens_per_vector)    layer  x (B, L, D) -> x' (B, L/K, D)
+    upsampling(spec, shorten_factor, tokens_per_vector)    layer  (x' (B, L/K, D), x (B, L, D)) -> (B, L, D), or x' alone
+
+To add one, write such a function and register it with gin (configurables.py); further arguments can be bound there.
+Shortening never sees the future: the model shifts its input right by K - 1.
+
+Letters: B batch, L vectors of the finer level, K shorten factor from the finer to the coarser level, D model width.
+`tokens_per_vector` is the total factor of the finer level.
+"""
+
+import jax.numpy as jnp
+import trax.layers as tl
+
+from trax_hourglass import blocks
+from trax_hourglass.attention_layers import RelativeAttention
+from trax_hourglass.dropout import PositionalDropout
+
+
+@tl.assert_shape('bld->bsd')
+def ShortenByAverage(spec, shorten_factor, tokens_per_vector):
+  """Mean of each group of K vectors: (B, L, D) -> (B, L/K, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+  """
+  del spec, tokens_per_vector
+  return tl.Fn(f'Average_{shorten_factor}', lambda x: _groups(x, shorten_factor).mean(axis=2))
+
+
+@tl.assert_shape('bld->bsd')
+def ShortenByLinear(spec, shorten_factor, tokens_per_vector):
+  """A linear map of each group's K D numbers to D: (B, L, D) -> (B, L/K, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+  """
+  del tokens_per_vector
+  return tl.Serial(
+      tl.Fn(f'Concatenate_{shorten_factor}', lambda x: x.reshape(x.shape[0], -1, shorten_factor * x.shape[2])),
+      tl.Dense(spec.d_model),
+      PositionalDropout(spec.dropout, mode=spec.mode),
+      name='ShortenByLinear',
+  )
+
+
+@tl.assert_shape('bld->bsd')
+def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByAverage):
+  """S(x) + Attention(Q = S(x), K = V = x), then feed-forward: (B, L, D) -> (B, L/K, D); the paper's best.
+
+  Each coarse vector attends to all finer ones of its own and earlier groups.
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+    query: S, a shortening that makes the queries.
+  """
+  return tl.Serial(
+      tl.LayerNorm(),                                                       # fine
+      tl.Dup(),                                                             # fine, fine
+      query(spec.without_dropout(), shorten_factor, tokens_per_vector),     # coarse, fine
+      tl.LayerNorm(),                                                       # coarse, fine
+      _attend(spec, keys_per_group=shorten_factor, unit=tokens_per_vector),  # coarse
+      name='ShortenByAttention',
+  )
+
+
+@tl.assert_shape('bsd->bld')
+def UpsampleByRepeat(spec, shorten_factor, tokens_per_vector):
+  """Each coarse vector K times: (B, L/K, D) -> (B, L, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+  """
+  del spec, tokens_per_vector
+  return tl.Fn(f'Repeat_{shorten_factor}', lambda x: jnp.repeat(x, shorten_factor, axis=1))
+
+
+@tl.assert_shape('bsd->bld')
+def UpsampleByLinear(spec, shorten_factor, tokens_per_vector):
+  """One D x D map per position in the group: (B, L/K, D) -> (B, L, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+  """
+  del tokens_per_vector
+  return tl.Serial(
+      tl.Dense(shorten_factor * spec.d_model),
+      PositionalDropout(spec.dropout, mode=spec.mode),
+      tl.Fn(f'Split_{shorten_factor}', lambda x: x.reshape(x.shape[0], -1, x.shape[2] // shorten_factor)),
+      name='UpsampleByLinear',
+  )
+
+
+@tl.assert_shape('bsd->bld')
+def UpsampleByNothing(spec, shorten_factor, tokens_per_vector):
+  """Zeros: (B, L/K, D) -> (B, L, D). As U of attention upsampling it leaves x alone as the query.
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+  """
+  del spec, tokens_per_vector
+  return tl.Fn('Zeros', lambda x: jnp.zeros((x.shape[0], x.shape[1] * shorten_factor, x.shape[2]), x.dtype))
+
+
+@tl.assert_shape('bsd,bld->bld')
+def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleByLinear, distances_in='vectors'):
+  """U + Attention(Q = U, K = V = x'), then feed-forward, U = x + added(x'): (x' (B, L/K, D), x (B, L, D)) -> (B, L, D).
+
+  Each finer position attends to the coarse vectors of its own and earlier groups.
+
+  Args:
+    spec: the model's BlockSpec.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+    added: the upsampling of x' that is normalised and added to x to make the queries; UpsampleByNothing for U = x.
+    distances_in: unit of relative distances: 'vectors' of the finer level, as the authors' code has it, or 'tokens',
+      as everywhere else in the model. They differ only where levels nest.
+
+  Raises:
+    ValueError: another `distances_in`.
+  """
+  units = {'vectors': 1, 'tokens': tokens_per_vector}
+  if distances_in not in units:
+    raise ValueError(f"distances_in is {distances_in!r}: choose 'vectors' or 'tokens'")
+  return tl.Serial(
+      tl.LayerNorm(),                                                            # coarse, residual
+      tl.Dup(),                                                                  # coarse, coarse, residual
+      added(spec.without_dropout(), shorten_factor, tokens_per_vector),          # fine, coarse, residual
+      tl.LayerNorm(),                                                            # fine, coarse, residual
+      tl.Select([0, 2, 1]),                                                      # fine, residual, coarse
+      tl.Add(),                                                                  # fine, coarse
+      _attend(spec, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine
+      name='UpsampleByAttention',
+  )
+
+
+def _attend(spec, **geometry):
+  """Attention and feed-forward of a resampling, with their residuals: (queries (B, Q, D), keys (B, K, D)) -> (B, Q, D)."""
+  return [
+      blocks.WithBiases(spec, n_inputs=2),                                        # queries, keys, biases
+      tl.Residual(RelativeAttention(spec, **geometry), blocks.Dropout(spec)),     # queries
+      blocks.FeedForward(spec),                                                   # queries
+  ]
+
+
+def _groups(x, size):
+  return x.reshape(x.shape[0], -1, size, x.shape[2])

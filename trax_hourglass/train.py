@@ -1,0 +1,47 @@
+"""Trains a model from gin files.
+
+    python -m trax_hourglass.train                                   the quickstart: a small Hourglass, 3 minutes on a CPU
+    python -m trax_hourglass.train --config_file gin/quickstart.gin --config 'Hourglass.hierarchy = "1@1 4@4 1@1"'
+    python -m trax_hourglass.train --output_dir DIR                  goes on with the run in DIR
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+
+from trax_hourglass import command_line
+
+
+def main():
+  """Parses the command line, trains, prints one line."""
+  parser = command_line.parser(__doc__)
+  command_line.add_gin_flags(parser)
+  parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')
+  parser.add_argument('--json', action='store_true', help='print one JSON object')
+  args = parser.parse_args()
+  with command_line.errors_as_one_line('train'):
+    train(args)
+
+
+def train(args):
+  """Trains as the parsed arguments say and prints the result."""
+  output_dir = pathlib.Path(args.output_dir or time.strftime('runs/%Y%m%d-%H%M%S')).expanduser()
+  saved = output_dir / 'config.gin'
+  files = args.config_file or [str(saved) if saved.exists() else 'quickstart.gin']
+  command_line.parse_gin(files, args.config)
+
+  from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
+  result = configurables.fit(str(output_dir))
+  if args.json:
+    print(json.dumps(dataclasses.asdict(result)))
+    return
+  print(f'{result.valid_bits_per_byte:.4f} valid bits per byte ({result.n_tokens_scored:,} bytes scored, '
+        f'{result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in {result.output_dir}; '
+        f"train on: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir {result.output_dir} "
+        f"--config 'n_steps = {2 * result.step}'")
+
+
+if __name__ == '__main__':
+  main()

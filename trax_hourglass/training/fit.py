@@ -1,0 +1,141 @@
+"""A whole training run: from a model, a corpus and a schedule to a run directory and its bits per byte."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+import gin
+import jax
+import tqdm
+from trax import layers as tl
+from trax.supervised import training
+
+from trax_hourglass import evaluation
+from trax_hourglass.data import batches
+from trax_hourglass.training import loop as loop_lib
+from trax_hourglass.training.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a training run came to.
+
+  Attributes:
+    valid_bits_per_byte: on the valid split, see evaluation.py.
+    n_tokens_scored: tokens of the valid split that went into it.
+    n_parameters: trained numbers.
+    step: steps trained in all.
+    seconds: of this call, evaluations included.
+    output_dir: the run directory.
+  """
+  valid_bits_per_byte: float
+  n_tokens_scored: int
+  n_parameters: int
+  step: int
+  seconds: float
+  output_dir: str
+
+
+def fit(output_dir,
+        model=gin.REQUIRED,
+        corpus=gin.REQUIRED,
+        optimizer=gin.REQUIRED,
+        schedule=gin.REQUIRED,
+        n_steps=gin.REQUIRED,
+        batch_size=gin.REQUIRED,
+        length=gin.REQUIRED,
+        eval_every=1000,
+        eval_batches=10,
+        checkpoint_every=1000,
+        max_valid_tokens=None,
+        seed=0):
+  """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
+
+  Args:
+    output_dir: the run directory: checkpoints, TensorBoard events, config, versions.
+    model: function of `mode` that returns a language model, tokens (B, L) -> logits (B, L, V).
+    corpus: has `split(name)` and `vocab_size`, such as a ByteCorpus.
+    optimizer: Trax optimizer.
+    schedule: function step -> learning rate.
+    n_steps: steps to train, counted from the run's beginning.
+    batch_size: B, sequences of a step.
+    length: L, tokens of a sequence.
+    eval_every: steps between evaluations on the first batches of the valid split.
+    eval_batches: batches of such an evaluation.
+    checkpoint_every: steps between checkpoints.
+    max_valid_tokens: score only so many tokens of the valid split at the end; None for all.
+    seed: of weights, dropout and windows.
+
+  Returns:
+    The Result.
+
+  Raises:
+    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, or a number below 1.
+  """
+  started = time.monotonic()
+  for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
+                      ('checkpoint_every', checkpoint_every)):
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, corpus.vocab_size)
+  valid = corpus.split('valid')
+  if not len(valid):
+    raise ValueError('the valid split is empty: give a larger corpus')
+  train_model, eval_model = model(mode='train'), model(mode='eval')
+
+  loop = loop_lib.Loop(
+      train_model,
+      training.TrainTask(windows, tl.WeightedCategoryCrossEntropy(), optimizer, lr_schedule=schedule,
+                         n_steps_per_checkpoint=checkpoint_every, sample_batch=next(windows)),
+      eval_model,
+      _eval_task(valid, batch_size, length, eval_batches),
+      random_seed=seed,
+      output_dir=output_dir,
+      checkpoint_at=lambda step: step % checkpoint_every == 0 or step == n_steps,
+      eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
+      callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length)])
+  windows.step = loop.step
+  if loop.step < n_steps:
+    _write_versions(output_dir)
+    loop.run(n_steps - loop.step)
+
+  eval_model.weights = train_model.weights
+  bar = functools.partial(tqdm.tqdm, desc='scoring the valid split', unit='batch', leave=False, file=sys.stderr,
+                          disable=not sys.stderr.isatty())
+  result = evaluation.score(eval_model, valid, batch_size, length, max_valid_tokens, progress=bar)
+  return Result(
+      valid_bits_per_byte=result.bits_per_token,
+      n_tokens_scored=result.n_tokens,
+      n_parameters=sum(w.size for w in jax.tree.leaves(train_model.weights)),
+      step=loop.step,
+      seconds=time.monotonic() - started,
+      output_dir=str(output_dir))
+
+
+def _eval_task(data, batch_size, length, n_batches):
+  """Returns the task that measures bits on the first batches of a split, the same ones each time."""
+  n_batches = min(n_batches, -(-len(data) // (batch_size * length)))
+
+  def stream():
+    while True:
+      yield from batches.consecutive_windows(data, batch_size, length, n_batches * batch_size * length)
+
+  sample = next(stream())
+  return training.EvalTask(stream(), [loop_lib.BitsPerToken()], n_eval_batches=n_batches, sample_batch=sample)
+
+
+def _write_versions(output_dir):
+  """Notes what made the run, beside its config."""
+  packages = ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config')
+  versions = {name: importlib.metadata.version(name) for name in packages}
+  versions.update(python=platform.python_version(), devices=[d.device_kind for d in jax.local_devices()])
+  path = pathlib.Path(output_dir) / 'versions.json'
+  unfinished = path.with_suffix('.unfinished')
+  unfinished.write_text(json.dumps(versions, indent=1) + '\n')
+  os.replace(unfinished, path)

@@ -1,0 +1,58 @@
+"""What a training run shows while it goes on: a bar on a terminal, plain lines elsewhere, both on stderr."""
+
+import math
+import sys
+import time
+
+import tqdm
+from trax.supervised import callbacks
+
+_LOSS_SECONDS = 1.0  # Reading the loss waits for the device, so it is not done more often than this.
+_LINE_SECONDS = 15.0
+
+
+class Progress(callbacks.TrainingStepCallback):
+  """Shows loss in bits, tokens per second and time left."""
+
+  def __init__(self, loop, n_steps, tokens_per_step):
+    """Creates the callback.
+
+    Args:
+      loop: the training loop; its `loss` is the last step's, in nats.
+      n_steps: step at which training ends.
+      tokens_per_step: tokens of a batch.
+    """
+    super().__init__(loop)
+    self._tokens_per_step = tokens_per_step
+    self._on_terminal = sys.stderr.isatty()
+    self._bar = tqdm.tqdm(total=n_steps, initial=loop.step, unit='step', dynamic_ncols=True, file=sys.stderr,
+                          disable=not self._on_terminal)
+    self._n_steps = n_steps
+    self._shown_at, self._shown_step = time.monotonic(), loop.step
+    self._printed_at = -math.inf
+
+  def call_at(self, step):
+    return True
+
+  def on_step_begin(self, step):
+    pass
+
+  def on_step_end(self, step):
+    now = time.monotonic()
+    self._bar.update()
+    first, last = self._printed_at == -math.inf, step == self._n_steps
+    if now - self._shown_at < _LOSS_SECONDS and not (first or last):
+      return
+    bits = float(self._loop.loss) / math.log(2)
+    rate = (step - self._shown_step) * self._tokens_per_step / max(time.monotonic() - self._shown_at, 1e-9)
+    self._bar.set_postfix_str(f'{bits:.3f} bits/byte, {rate:,.0f} tokens/s')
+    if not self._on_terminal and (first or last or now - self._printed_at > _LINE_SECONDS):
+      left = (self._n_steps - step) * self._tokens_per_step / rate
+      print(f'step {step}/{self._n_steps}: {bits:.3f} bits/byte, {rate:,.0f} tokens/s, {left:.0f} s left',
+            file=sys.stderr, flush=True)
+      self._printed_at = now
+    elif first:
+      self._printed_at = now
+    self._shown_at, self._shown_step = now, step
+    if last:
+      self._bar.close()

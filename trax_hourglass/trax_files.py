@@ -1,0 +1,137 @@
+"""Reading and writing Trax's checkpoint files without running anything they hold.
+
+A checkpoint is `NAME.pkl.gz`, a pickled dictionary, and mostly `NAME.weights.npy.gz`, the weights as one .npy after the
+other. A pickle can name any function to be called on reading; this reader knows numpy arrays, plain containers and the
+two classes that Trax itself puts there, and refuses everything else by name.
+"""
+
+import collections
+import gzip
+import io
+import os
+import pickle
+import zlib
+
+import jax.numpy as jnp
+import numpy as np
+from trax import shapes
+
+try:
+  from numpy._core import multiarray  # NumPy 2
+except ImportError:
+  from numpy.core import multiarray
+
+_END = '.pkl.gz'
+
+
+def _jax_array(function, args, array_state, *_):
+  """Stands in for JAX's own function of that name and makes a NumPy array."""
+  array = function(*args)
+  array.__setstate__(array_state)
+  return array
+
+
+_ADMITTED = {
+    ('numpy', 'ndarray'): np.ndarray,
+    ('numpy', 'dtype'): np.dtype,
+    ('collections', 'defaultdict'): collections.defaultdict,
+    ('collections', 'OrderedDict'): collections.OrderedDict,
+    ('builtins', 'list'): list,
+    ('builtins', 'dict'): dict,
+    ('trax.shapes', 'ShapeDtype'): shapes.ShapeDtype,
+    ('jax._src.array', '_reconstruct_array'): _jax_array,
+    ('jax._src.device_array', 'reconstruct_device_array'): _jax_array,
+    ('jax.interpreters.xla', 'reconstruct_device_array'): _jax_array,
+    **{(module, name): getattr(multiarray, name)
+       for module in ('numpy._core.multiarray', 'numpy.core.multiarray') for name in ('_reconstruct', 'scalar')},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+
+  def find_class(self, module, name):
+    if (module, name) not in _ADMITTED:
+      raise ValueError(f'it names {module}.{name}, and only numpy arrays and plain containers are read')
+    return _ADMITTED[module, name]
+
+
+def read_weights(path):
+  """Returns the flat list of weights, numpy arrays, of a checkpoint written by Trax's loop or `Layer.save_to_file`.
+
+  Args:
+    path: the `.pkl.gz` file.
+
+  Raises:
+    ValueError: the file is missing, damaged, holds no weights, or holds anything but arrays and plain containers.
+  """
+  contents = _read_pickle(path)
+  weights = contents.get('flat_weights') if isinstance(contents, dict) else None
+  if isinstance(weights, int):  # They are in a file beside it; the number is that file's compression level.
+    return _read_arrays(_weights_path(path))
+  if not isinstance(weights, (list, tuple)) or not all(isinstance(w, np.ndarray) for w in weights):
+    raise ValueError(f'{path}: holds no list of weights, so it is no checkpoint of a Trax model')
+  return [_from_bits(w) for w in weights]
+
+
+def write_weights(path, weights, input_shape):
+  """Writes a checkpoint of weights alone, for `init_from_file(..., weights_only=True)` and Trax's loop to read.
+
+  Args:
+    path: ends with `.pkl.gz`; written under another name and then moved there.
+    weights: flat list of arrays.
+    input_shape: (batch, length) of the tokens the model was initialised with.
+
+  Raises:
+    ValueError: another ending.
+  """
+  _weights_path(path)
+  contents = {
+      'flat_weights': [np.asarray(w) for w in weights], 'flat_state': [], 'flat_eval_state': [], 'slots_per_task': [],
+      'step': 0, 'history': {'_values': {}}, 'input_signature': shapes.ShapeDtype(tuple(input_shape), np.int32),
+  }
+  unfinished = f'{path}.unfinished'
+  with gzip.open(unfinished, 'wb', compresslevel=2) as f:
+    pickle.dump(contents, f)
+  os.replace(unfinished, path)
+
+
+def _weights_path(path):
+  if not str(path).endswith(_END):
+    raise ValueError(f'{path}: the name of a Trax checkpoint ends with {_END}')
+  return f'{str(path)[:-len(_END)]}.weights.npy.gz'
+
+
+def _read_gzip(path):
+  try:
+    with gzip.open(path) as f:
+      return f.read()
+  except FileNotFoundError:
+    raise ValueError(f'{path}: no such file') from None
+  except (OSError, EOFError, zlib.error) as error:
+    raise ValueError(f'{path}: cannot be read, {error}') from None
+
+
+def _read_pickle(path):
+  data = _read_gzip(path)
+  try:
+    return _Unpickler(io.BytesIO(data)).load()
+  except Exception as error:  # A damaged pickle can raise anything at all.
+    raise ValueError(f'{path}: refused, {error}') from None
+
+
+def _read_arrays(path):
+  """Returns all arrays of a file; Trax's own reader would take a truncated one for a shorter list."""
+  stream = io.BytesIO(_read_gzip(path))
+  size = stream.getbuffer().nbytes
+  arrays = []
+  while stream.tell() < size:
+    try:
+      arrays.append(_from_bits(np.load(stream, allow_pickle=False)))
+    except (ValueError, EOFError, OSError) as error:
+      raise ValueError(f'{path}: array {len(arrays)} is damaged, {error}') from None
+  return arrays
+
+
+def _from_bits(array):
+  """Trax stores bfloat16 as the bits of a uint16, a type that no weight has."""
+  return array.view(jnp.bfloat16) if array.dtype == np.uint16 else array
