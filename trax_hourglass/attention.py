@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hourglass import dropout as dropout_lib
+from trax_hourglass import keys
 
 _SEGMENTS = 4  # 4 compute 5/8 of the square, 8 would compute 9/16 and compile twice as long.
 _BLOCK_QUERIES = 512  # 256 to 1024 are equally fast on a CPU; more would only hold larger blocks of scores.
@@ -93,7 +94,7 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
     raise ValueError(f'{n_queries} queries and {n_keys} keys are not whole blocks of {size} groups of '
                      f'{queries_per_group} queries and {keys_per_group} keys')
   q = q.reshape(batch, n_groups // size, size, queries_per_group, n_heads, d_head)
-  head_keys = jax.random.split(key, n_heads) if rate > 0.0 else None
+  head_keys = keys.split(key, n_heads) if rate > 0.0 else None
 
   def head(inputs):
     q, *rest = inputs

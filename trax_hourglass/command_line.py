@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import pathlib
 import signal
 import sys
@@ -31,10 +32,13 @@ def parse_gin(files, bindings):
   from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top, unused-import
   gin.clear_config()
   gin.add_config_file_search_path(str(GIN_FOLDER))
+  logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
   try:
     gin.parse_config_files_and_bindings(files, bindings)
   except (OSError, SyntaxError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError) as error:
     raise UsageError(one_line(error)) from error
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 def one_line(error):

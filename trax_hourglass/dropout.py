@@ -13,17 +13,7 @@ import math
 import jax.numpy as jnp
 from trax.layers import base
 
-_GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: spreads consecutive integers over 32 bits.
-
-
-def _mix(bits):
-  """Scrambles uint32 values, one to one: each input bit flips each output bit about half of the time.
-
-  The shifts and factors are Ellis' `lowbias32` (bias .17, found by search over this form of hash).
-  """
-  bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
-  bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
-  return bits ^ (bits >> 16)
+from trax_hourglass import keys
 
 
 def keep_mask(key, rows, columns, rate):
@@ -38,8 +28,8 @@ def keep_mask(key, rows, columns, rate):
   Returns:
     Boolean array of the broadcast shape, True with probability 1 - rate, the same for the same key, row and column.
   """
-  rows = _mix(rows.astype(jnp.uint32) * jnp.uint32(_GOLDEN) + key[0])
-  bits = _mix(_mix(columns.astype(jnp.uint32) + key[1]) ^ rows)
+  rows = keys.mix(keys.spread(rows) + key[0])
+  bits = keys.mix(keys.mix(keys.spread(columns) + key[1]) ^ rows)
   return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 

@@ -11,6 +11,7 @@ import trax.layers as tl
 from trax_hourglass import blocks
 from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass import host_random
+from trax_hourglass import keys
 from trax_hourglass import resampling
 from trax_hourglass.attention_layers import CausalRelativeAttention
 from trax_hourglass.attention_layers import RelativeBiases
@@ -121,16 +122,18 @@ class LanguageModel(tl.Serial):
     self._vocab_size = vocab_size
 
   def init(self, input_signature, rng=None, use_cache=False):
-    self._check(input_signature[0] if isinstance(input_signature, (list, tuple)) else input_signature)
+    self._check(input_signature)
     with host_random.on_host():
       return super().init(input_signature, rng, use_cache)
 
   def pure_fn(self, x, weights, state, rng, use_cache=False):
     self._check(x)
-    return super().pure_fn(x, weights, state, rng, use_cache)
+    with keys.cheap_splits():
+      return super().pure_fn(x, weights, state, rng, use_cache)
 
-  def _check(self, tokens):
+  def _check(self, inputs):
     """Raises ValueError for what no layer below would report, or only as a shape error of its own."""
+    tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
     shape = tuple(tokens.shape)
     if len(shape) != 2 or 0 in shape or not np.issubdtype(tokens.dtype, np.integer):
       raise ValueError(f'tokens have shape {shape} and type {tokens.dtype}: give whole numbers of shape '

@@ -1,0 +1,23 @@
+"""Settings of all tests: gin starts clean, hypothesis repeats itself."""
+
+import os
+
+# Tiny models take longer to compile than to run.
+os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+
+import trax_hourglass  # Before anything that imports Trax.  pylint: disable=unused-import, wrong-import-position
+
+import gin
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile('repeatable', derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+  """No binding outlives its test."""
+  gin.clear_config()
+  yield
+  gin.clear_config()

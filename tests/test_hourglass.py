@@ -1,0 +1,160 @@
+"""The model: causal at every offset, independent of padding, the paper's parameter counts, clear errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pairs
+import pytest
+from trax import layers as tl
+from trax import shapes
+
+import trax_hourglass as th
+from trax_hourglass import attention
+from trax_hourglass import hourglass
+
+HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
+
+# Table 1 of the paper: hierarchy, millions of parameters.
+TABLE_1 = [
+    ('6@1', 21), ('2@1 1@3 2@1', 24), ('2@1 4@4 2@1', 34), ('8@1', 28), ('2@1 4@3 2@1', 34), ('2@1 8@4 2@1', 48),
+    ('2@1 1@2 4@4 1@2 2@1', 48), ('2@1 8@3 2@1', 48), ('10@1', 34), ('3@1 8@4 3@1', 55), ('12@1', 41),
+    ('4@1 8@4 4@1', 62), ('2@1 16@3 2@1', 75), ('14@1', 48), ('5@1 8@2 5@1', 69),
+]
+
+
+def assert_causal(model, length):
+  """Changes all tokens from position i on, for every i: logits up to i must stay, the next one must change.
+
+  One row of a batch for each i, so that the model is compiled once.
+  """
+  x = pairs.tokens(length, batch=1)
+  changed = np.repeat(x, length, axis=0)
+  for i in range(length):
+    changed[i, i:] = (changed[i, i:] + 1 + i) % pairs.VOCAB
+  logits = np.asarray(pairs.forward(model)(model.weights, np.concatenate([x, changed])))
+  for i in range(length):
+    np.testing.assert_allclose(logits[1 + i, :i + 1], logits[0, :i + 1], rtol=0, atol=1e-4, err_msg=f'token {i} leaks')
+    if i + 1 < length:
+      assert np.abs(logits[1 + i, i + 1] - logits[0, i + 1]).max() > 1e-3, f'token {i} has no effect'
+
+
+@pytest.mark.parametrize('kind, length', [('single', 13), ('nested', 15)])
+@pytest.mark.parametrize('shortening, upsampling', pairs.ALL)
+def test_causal_at_every_offset(kind, length, shortening, upsampling, monkeypatch):
+  monkeypatch.setattr(attention, '_SEGMENTS', 2)
+  hierarchy = HIERARCHIES[kind]
+  if upsampling == 'nothing':  # Without a way up, only vanilla layers can carry a token's effect.
+    hierarchy = hierarchy.replace('0@1', '1@1')
+  assert_causal(pairs.initialise(pairs.ours(hierarchy, shortening, upsampling), length), length)
+
+
+@pytest.mark.parametrize('hierarchy', ['2@1', '0@1 1@3 2@1', '1@1 0@2 1@6 1@2 0@1', '1@1 1@5 1@1'])
+def test_causal_for_flat_and_unequal_sides(hierarchy):
+  assert_causal(pairs.initialise(pairs.ours(hierarchy), 17), 17)
+
+
+def test_a_shift_one_smaller_leaks(monkeypatch):
+  """The causality test can fail: with a shift by K - 2 a group sees one token of its own future."""
+  right = tl.ShiftRight
+  monkeypatch.setattr(hourglass.tl, 'ShiftRight', lambda n=1: right(n - 1) if n > 1 else right(n))
+  wrong = pairs.initialise(pairs.ours('1@1 1@3 1@1'), 13)
+  with pytest.raises(AssertionError, match='leaks'):
+    assert_causal(wrong, 13)
+
+
+def test_gradients_to_later_inputs_are_zero():
+  model = pairs.initialise(pairs.ours('1@1 1@3 1@1'), 12)
+  embedding = next(i for i, layer in enumerate(model.sublayers) if layer.name.startswith('Embedding'))
+  below, above = tl.Serial(*model.sublayers[:embedding + 1]), tl.Serial(*model.sublayers[embedding + 1:])
+  below.weights, above.weights = model.weights[:embedding + 1], model.weights[embedding + 1:]
+  below.state, above.state = model.state[:embedding + 1], model.state[embedding + 1:]
+  vectors, tokens = below(pairs.tokens(12, batch=1))
+
+  def position_sums(vectors):
+    logits, _ = above.pure_fn((vectors, tokens), above.weights, above.state, jax.random.PRNGKey(0))
+    return jnp.abs(logits).sum(axis=(0, 2))
+
+  size = np.abs(np.asarray(jax.jit(jax.jacrev(position_sums))(vectors))).sum(axis=(1, 3))  # (output, input)
+  assert (size[np.triu_indices(12, 1)] == 0).all()  # The input is shifted already: output i sees inputs <= i.
+  assert (np.diag(size) > 0).all()
+
+
+@pytest.mark.parametrize('hierarchy', ['1@1 1@3 1@1', '0@1 1@2 1@6 1@2 1@1'])
+def test_a_shorter_input_gives_a_prefix(hierarchy):
+  model = pairs.initialise(pairs.ours(hierarchy), 14)
+  forward, x = pairs.forward(model), pairs.tokens(14)
+  whole = forward(model.weights, x)
+  for length in (1, 2, 5, 6, 7, 12, 13):
+    np.testing.assert_allclose(forward(model.weights, x[:, :length]), whole[:, :length], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('hierarchy, millions', TABLE_1)
+def test_parameter_counts_of_table_1(hierarchy, millions):
+  upsampling = lambda *args: th.UpsampleByAttention(*args, added=th.UpsampleByRepeat)
+  model = th.Hourglass(256, hierarchy, d_model=512, d_ff=2048, n_heads=8, upsampling=upsampling)
+  model.init(shapes.ShapeDtype((1, 12), np.int32))
+  assert round(sum(w.size for w in jax.tree.leaves(model.weights)) / 1e6) == millions
+
+
+def test_a_stack_is_one_layer_with_a_leading_axis():
+  model = pairs.ours('3@1 2@2 1@1')
+  model.init(shapes.signature(pairs.tokens(4)))
+  stacks = [layer for layer in model.sublayers if layer.name.startswith('Stack')]
+  assert [layer.name for layer in stacks] == ['Stack_3@1', 'Stack_1@1']
+  assert {w.shape[0] for w in jax.tree.leaves(stacks[0].weights[2])} == {3}
+  first = jax.tree.leaves(stacks[0].weights[2])[2]  # The first matrix: every block draws its own numbers.
+  assert not np.allclose(first[0], first[1])
+
+
+def test_all_attention_shares_its_biases():
+  model = pairs.ours('1@1 1@2 1@1')
+  model.init(shapes.signature(pairs.tokens(4)))
+  shape = (pairs.N_HEADS, pairs.D_MODEL // pairs.N_HEADS)
+  assert sum(w.shape == shape for w in jax.tree.leaves(model.weights)) == 2
+
+
+def test_dropout_acts_in_training_only():
+  x = pairs.tokens(9)
+  train, evaluated = pairs.ours('1@1 1@3 1@1', mode='train', dropout=0.3), pairs.ours('1@1 1@3 1@1', dropout=0.3)
+  pairs.initialise(train, 9)
+  evaluated.init(shapes.signature(x))
+  run = jax.jit(lambda rng: train.pure_fn(x, train.weights, train.state, rng)[0])
+  once, again, other = run(jax.random.PRNGKey(0)), run(jax.random.PRNGKey(0)), run(jax.random.PRNGKey(1))
+  np.testing.assert_array_equal(once, again)
+  assert np.abs(once - other).max() > 1e-2
+  without = pairs.forward(evaluated)
+  np.testing.assert_array_equal(without(train.weights, x), without(train.weights, x))
+  assert np.abs(once - without(train.weights, x)).max() > 1e-2
+
+
+def test_equal_seeds_give_equal_weights():
+  models = [pairs.ours('1@1 1@3 1@1') for _ in range(3)]
+  for model, seed in zip(models, (0, 0, 1)):
+    model.init(shapes.signature(pairs.tokens(6)), rng=jax.random.PRNGKey(seed))
+  same, other = ([np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (models[0].weights, m.weights)))]
+                 for m in models[1:])
+  assert all(same) and not all(other)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'d_model': 15, 'n_heads': 3}, 'd_model is 15'), ({'d_model': 14, 'n_heads': 4}, '14 does not divide among 4'),
+    ({'n_heads': 0}, 'n_heads is 0'), ({'d_ff': 0}, 'd_ff is 0'), ({'dropout': 1.0}, 'dropout is 1.0'),
+    ({'mode': 'predict'}, "mode is 'predict'"), ({'hierarchy': '1@1 1@3'}, '1@1 1@3'), ({'vocab_size': 0}, 'vocab_size'),
+    ({'upsampling': lambda *a: th.UpsampleByAttention(*a, distances_in='miles')}, 'miles'),
+    ({'vanilla_attention': lambda *_: tl.Dup()}, 'attention must map'),
+])
+def test_arguments_out_of_range(options, message):
+  with pytest.raises(ValueError, match=message):
+    th.Hourglass(**{'hierarchy': '1@1 1@3 1@1', 'd_model': 14, 'd_ff': 10, 'n_heads': 7, **options})
+
+
+@pytest.mark.parametrize('x, message', [
+    (np.zeros((2, 0), np.int32), r'\(2, 0\)'), (np.zeros((0, 3), np.int32), r'\(0, 3\)'),
+    (np.zeros(3, np.int32), r'\(3,\)'), (np.zeros((2, 3), np.float32), 'float32'),
+    (np.full((2, 3), pairs.VOCAB, np.int32), f'token {pairs.VOCAB}'), (np.full((2, 3), -1, np.int32), 'token -1'),
+])
+def test_tokens_that_make_no_sense(x, message):
+  model = pairs.ours('1@1')
+  model.init(shapes.ShapeDtype((2, 3), np.int32))
+  with pytest.raises(ValueError, match=message):
+    model(x)

@@ -1,0 +1,158 @@
+"""Agreement with the authors' implementation on the same weights, and the way of weights in and out."""
+
+import gzip
+import os
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pairs
+import pytest
+from trax import layers as tl
+from trax import optimizers
+from trax import shapes
+from trax.supervised import training
+
+from trax_hourglass import attention
+from trax_hourglass import interop
+
+HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
+
+
+def assert_close(got, expected):
+  """Relative to the largest value of the array: 1e-4, in float32."""
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * max(1e-6, float(np.abs(expected).max())))
+
+
+def logits_and_gradients(model, x, probe):
+  """Returns logits, and gradients of their product with a fixed probe as a model of its own for `to_trax`."""
+  @jax.jit
+  def run(weights):
+    logits, pull = jax.vjp(lambda w: model.pure_fn(x, w, model.state, jax.random.PRNGKey(0))[0], weights)
+    return logits, pull(probe)[0]
+  return run(model.weights)
+
+
+@pytest.mark.parametrize('kind', HIERARCHIES)
+@pytest.mark.parametrize('shortening, upsampling', pairs.ALL)
+def test_logits_and_gradients_equal_trax(kind, shortening, upsampling, monkeypatch):
+  monkeypatch.setattr(attention, '_SEGMENTS', 2)  # Half the time to compile; test_attention.py has more.
+  hierarchy, x = HIERARCHIES[kind], pairs.tokens(12)
+  theirs = pairs.initialise(pairs.theirs(hierarchy, shortening, upsampling), 12)
+  ours = interop.from_trax(theirs, pairs.ours(hierarchy, shortening, upsampling))
+  probe = jnp.asarray(np.random.RandomState(2).randn(*x.shape, pairs.VOCAB), jnp.float32)
+  expected_logits, expected_gradients = logits_and_gradients(theirs, x, probe)
+  logits, gradients = logits_and_gradients(ours, x, probe)
+  assert_close(logits, expected_logits)
+
+  ours.weights, theirs.weights = gradients, expected_gradients  # Gradients have the form of weights: compare in order.
+  flat = interop.to_trax(ours)
+  expected = tl.flatten_weights_and_state(theirs.weights, theirs.state)[0]
+  assert len(flat) == len(expected)
+  largest = max(float(np.abs(g).max()) for g in expected)
+  for got, want in zip(flat, expected):
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * max(float(np.abs(want).max()), 1e-2 * largest))
+
+
+def test_three_levels_and_deep_stacks():
+  hierarchy, x = '2@1 3@2 1@4 2@12 1@4 3@2 1@1', pairs.tokens(24)
+  theirs = pairs.initialise(pairs.theirs(hierarchy), 24)
+  ours = interop.from_trax(theirs, pairs.ours(hierarchy))
+  assert_close(pairs.forward(ours)(ours.weights, x), pairs.forward(theirs)(theirs.weights, x))
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of Trax's own loop with the authors' model: (directory, trained model, batch, its loss)."""
+  directory = str(tmp_path_factory.mktemp('trax_run'))
+  x = pairs.tokens(12)
+  batch = (x, x, np.ones(x.shape, np.float32))
+  model = pairs.theirs('1@1 1@3 1@1', mode='train', dropout=0.1)
+  task = training.TrainTask(iter(lambda: batch, None), tl.WeightedCategoryCrossEntropy(), optimizers.Adam(1e-2),
+                            n_steps_per_checkpoint=3)
+  loop = training.Loop(model, task, output_dir=directory, random_seed=0)
+  loop.run(3)
+  evaluated = pairs.theirs('1@1 1@3 1@1')
+  evaluated.init(shapes.signature(x))
+  evaluated.weights = model.weights
+  return directory, evaluated, batch, loss_of(evaluated, batch)
+
+
+def loss_of(model, batch):
+  logits = pairs.forward(model)(model.weights, batch[0])
+  return float(tl.WeightedCategoryCrossEntropy()((logits, *batch[1:])))
+
+
+def test_checkpoint_of_trax_loop_loads_and_gives_the_same_loss(trained):
+  directory, _, batch, loss = trained
+  assert os.path.exists(f'{directory}/model.weights.npy.gz')  # Weights without names, apart from the pickle.
+  ours = interop.from_trax(f'{directory}/model.pkl.gz', pairs.ours('1@1 1@3 1@1'))
+  assert abs(loss_of(ours, batch) - loss) < 1e-5
+
+
+def test_checkpoint_written_by_us_loads_in_trax(trained, tmp_path):
+  _, theirs, batch, loss = trained
+  path = str(tmp_path / 'model.pkl.gz')
+  interop.to_trax(interop.from_trax(theirs, pairs.ours('1@1 1@3 1@1')), path)
+  fresh = pairs.theirs('1@1 1@3 1@1')
+  fresh.init_from_file(path, weights_only=True, input_signature=shapes.signature(batch[0]))
+  assert loss_of(fresh, batch) == loss
+  again = interop.from_trax(path, pairs.ours('1@1 1@3 1@1'))
+  assert abs(loss_of(again, batch) - loss) < 1e-5
+  loop = training.Loop(  # Trax's loop takes it for a checkpoint at step 0.
+      pairs.theirs('1@1 1@3 1@1', mode='train'),
+      training.TrainTask(iter(lambda: batch, None), tl.WeightedCategoryCrossEntropy(), optimizers.Adam(1e-2)),
+      output_dir=str(tmp_path), random_seed=1)
+  assert loop.step == 0
+  for got, want in zip(jax.tree.leaves(loop.model.weights), jax.tree.leaves(theirs.weights)):
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('hierarchy, options, message', [
+    ('1@1 2@3 1@1', {}, 'hierarchies'), ('1@1 1@3 1@1', {'d_ff': 12}, 'shape'),
+])
+def test_other_model_is_refused(trained, hierarchy, options, message):
+  with pytest.raises(ValueError, match=message):
+    interop.from_trax(trained[1], pairs.ours(hierarchy, **options))
+
+
+def test_model_without_weights_is_refused():
+  with pytest.raises(ValueError, match='init'):
+    interop.from_trax(pairs.theirs('1@1 1@3 1@1'), pairs.ours('1@1 1@3 1@1'))
+  with pytest.raises(ValueError, match='init'):
+    interop.to_trax(pairs.ours('1@1 1@3 1@1'))
+
+
+class Evil:
+
+  def __reduce__(self):
+    return os.system, ('touch should_not_exist',)
+
+
+@pytest.mark.parametrize('contents, message', [
+    ({'flat_weights': [Evil()]}, 'system'), (pytest, 'refused'), ([1, 2], 'no list of weights'),
+    ({'flat_weights': [1]}, 'no list of weights'), ({}, 'no list of weights'), ({'flat_weights': 2}, 'no such file'),
+])
+def test_hostile_and_other_pickles_are_refused(tmp_path, monkeypatch, contents, message):
+  monkeypatch.chdir(tmp_path)
+  path = tmp_path / 'model.pkl.gz'
+  with gzip.open(path, 'wb') as f:
+    f.write(b'cpytest\nmain\n.' if contents is pytest else pickle.dumps(contents))
+  with pytest.raises(ValueError, match=message) as raised:
+    interop.from_trax(str(path), pairs.ours('1@1 1@3 1@1'))
+  assert str(path)[:-7] in str(raised.value)
+  assert not (tmp_path / 'should_not_exist').exists()
+
+
+def test_damaged_files_are_refused(trained, tmp_path):
+  directory = trained[0]
+  for name in ('model.pkl.gz', 'model.weights.npy.gz'):
+    for other in ('model.pkl.gz', 'model.weights.npy.gz'):
+      (tmp_path / other).write_bytes(open(f'{directory}/{other}', 'rb').read())
+    damaged = tmp_path / name
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=name):
+      interop.from_trax(str(tmp_path / 'model.pkl.gz'), pairs.ours('1@1 1@3 1@1'))
+  with pytest.raises(ValueError, match='no such file'):
+    interop.from_trax(str(tmp_path / 'missing.pkl.gz'), pairs.ours('1@1 1@3 1@1'))
