@@ -35,8 +35,8 @@ ALL = [(s, u) for s in SHORTENINGS for u in UPSAMPLINGS]
 
 def ours(hierarchy, shortening='attention_average', upsampling='attention_linear', mode='eval', **options):
   """Returns our tiny model, not initialised."""
-  options = {'d_model': D_MODEL, 'd_ff': D_FF, 'n_heads': N_HEADS, **options}
-  return th.Hourglass(VOCAB, hierarchy, mode=mode, shortening=SHORTENINGS[shortening][0],
+  options = {'vocab_size': VOCAB, 'd_model': D_MODEL, 'd_ff': D_FF, 'n_heads': N_HEADS, **options}
+  return th.Hourglass(hierarchy=hierarchy, mode=mode, shortening=SHORTENINGS[shortening][0],
                       upsampling=UPSAMPLINGS[upsampling][0], **options)
 
 

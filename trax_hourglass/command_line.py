@@ -35,7 +35,10 @@ def parse_gin(files, bindings):
   logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
   try:
     gin.parse_config_files_and_bindings(files, bindings)
-  except (OSError, SyntaxError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError) as error:
+  except SyntaxError as error:
+    where = f'{error.filename}, line {error.lineno}' if error.filename else '--config'
+    raise UsageError(f'{where}: {error.msg} Read: {(error.text or "").strip()!r}') from error
+  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError) as error:
     raise UsageError(one_line(error)) from error
   finally:
     logging.disable(logging.NOTSET)

@@ -42,8 +42,8 @@ def drop(x, key, rate, rows, columns):
 
 def validate_rate(rate):
   """Raises ValueError unless `rate` is a probability below 1."""
-  if not 0.0 <= rate < 1.0:
-    raise ValueError(f'dropout is {rate}: give the share of values to drop, at least 0 and below 1')
+  if not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
+    raise ValueError(f'dropout is {rate!r}: give the share of values to drop, at least 0 and below 1')
 
 
 class PositionalDropout(base.Layer):

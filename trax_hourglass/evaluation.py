@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hourglass.data import batches
+from trax_hourglass.hourglass import check_vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ def score(model, data, batch_size, length, max_tokens=None, progress=lambda batc
   n_batches = math.ceil(min(len(data), max_tokens or len(data)) / (batch_size * length))
   windows = batches.consecutive_windows(data, batch_size, length, max_tokens)
   for _, (tokens, _, token_weights) in zip(progress(range(n_batches)), windows):
+    check_vocabulary(tokens, getattr(model, 'vocab_size', math.inf))
     # Rows are added in float64: a sum of millions of float32 would lose the last digits.
     total += sum(map(float, nats(model.weights, model.state, tokens, token_weights)))
     n_tokens += int(token_weights.sum())

@@ -121,6 +121,11 @@ class LanguageModel(tl.Serial):
     super().__init__(*layers, name='Hourglass')
     self._vocab_size = vocab_size
 
+  @property
+  def vocab_size(self):
+    """V."""
+    return self._vocab_size
+
   def init(self, input_signature, rng=None, use_cache=False):
     self._check(input_signature)
     with host_random.on_host():

@@ -46,7 +46,6 @@ class RandomWindows:
     self.step += 1
     return tokens, tokens, np.ones(tokens.shape, np.float32)
 
-
 def consecutive_windows(data, batch_size, length, max_tokens=None):
   """Yields batches of windows behind each other, each token once; what is missing in the last batch has weight 0.
 
@@ -70,7 +69,6 @@ def consecutive_windows(data, batch_size, length, max_tokens=None):
     tokens[:n] = data.read(first, n)
     tokens = tokens.reshape(batch_size, length)
     yield tokens, tokens, (np.arange(tokens.size) < n).astype(np.float32).reshape(tokens.shape)
-
 
 def check_sizes(batch_size, length):
   """Raises ValueError unless both are whole numbers above 0."""

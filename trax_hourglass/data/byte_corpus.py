@@ -6,6 +6,7 @@ Bytes are read from the files when they are asked for, so memory does not grow w
 import bisect
 import hashlib
 import itertools
+import os
 import pathlib
 import sysconfig
 
@@ -34,6 +35,8 @@ class ByteCorpus:
     Raises:
       ValueError: the path does not exist, or there are fewer bytes than splits can be made of.
     """
+    if not isinstance(path, (str, os.PathLike, type(None))):
+      raise ValueError(f'corpus path is {path!r}: give the name of a file or folder, or None')
     root = pathlib.Path(sysconfig.get_path('stdlib') if path is None else path).expanduser()
     if not root.exists():
       raise ValueError(f'corpus {str(root)!r} does not exist: give a file or a folder')

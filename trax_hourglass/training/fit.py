@@ -76,18 +76,22 @@ def fit(output_dir,
     The Result.
 
   Raises:
-    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, or a number below 1.
+    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, or an output_dir that is
+      a file.
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
                       ('checkpoint_every', checkpoint_every)):
     if not isinstance(value, int) or value < 1:
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
-  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, corpus.vocab_size)
+  if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+    raise ValueError(f'output_dir {str(output_dir)!r} is a file: give a folder')
   valid = corpus.split('valid')
   if not len(valid):
     raise ValueError('the valid split is empty: give a larger corpus')
   train_model, eval_model = model(mode='train'), model(mode='eval')
+  vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
+  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, vocab_size)
 
   loop = loop_lib.Loop(
       train_model,

@@ -14,8 +14,11 @@ def WarmupCosine(peak, warmup_steps, n_steps):
     n_steps: steps of the whole training.
 
   Raises:
-    ValueError: no steps, or more steps of warm-up than steps.
+    ValueError: no steps, more steps of warm-up than steps, or something that is no number.
   """
+  for name, value in (('peak', peak), ('warmup_steps', warmup_steps), ('n_steps', n_steps)):
+    if not isinstance(value, (int, float)):
+      raise ValueError(f'{name} of the learning rate schedule is {value!r}: give a number')
   if not 0 <= warmup_steps <= n_steps or n_steps < 1:
     raise ValueError(f'warmup_steps is {warmup_steps} of n_steps {n_steps}: give at least one step, and no more warm-up '
                      'than steps')

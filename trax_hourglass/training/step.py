@@ -16,15 +16,16 @@ from trax.fastmath import numpy as jnp
 class Trainer:
   """What `trax.supervised.training.Loop` asks of a trainer: `one_step`, `slots`, and the model with its weights."""
 
-  def __init__(self, model_with_loss, optimizer):
+  def __init__(self, model_with_loss, optimizer, devices=None):
     """Creates the trainer.
 
     Args:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
       optimizer: Trax optimizer with slots (`tree_init` was called).
+      devices: devices to train on; None for all of this host.
     """
     # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
-    mesh = Mesh(np.array(jax.local_devices()), ('batch',), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(devices or jax.local_devices()), ('batch',), axis_types=(AxisType.Auto,))
     self._everywhere = NamedSharding(mesh, PartitionSpec())
     self._by_row = NamedSharding(mesh, PartitionSpec('batch'))
     self.model_with_loss = model_with_loss

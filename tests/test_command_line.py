@@ -1,0 +1,98 @@
+"""The command lines as a user meets them: quick help, one-line errors with exit code 2, one JSON object."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trax_hourglass import command_line
+from trax_hourglass import train
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = str(ROOT / 'tests' / 'tiny.gin')
+
+
+def main(monkeypatch, *arguments):
+  """Runs `python -m trax_hourglass.train` in this process, which has Trax imported already."""
+  monkeypatch.setattr(sys, 'argv', ['train', *map(str, arguments)])
+  try:
+    train.main()
+  except SystemExit as stop:
+    return stop.code
+  return 0
+
+
+def test_help_imports_nothing_heavy():
+  started = time.monotonic()
+  code = ('import sys; sys.argv = ["-m", "--help"]\nimport runpy, trax_hourglass\nsys.argv[0] = "train"\n'
+          'try: runpy.run_module("trax_hourglass.train", run_name="__main__")\n'
+          'finally: print([m for m in sys.modules if m.split(".")[0] in ("jax", "trax", "tensorflow", "numpy")])')
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=False)
+  assert '--config_file' in result.stdout and result.stdout.splitlines()[-1] == '[]'
+  assert time.monotonic() - started < 10  # A tenth of a second; importing Trax would take longer than this.
+
+
+def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
+  run = tmp_path / 'run'
+  assert main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json') == 0
+  out, err = capsys.readouterr()
+  result = json.loads(out)
+  assert result['step'] == 4 and result['output_dir'] == str(run) and 'bits/byte' in err and 'tokens/s' in err
+  assert main(monkeypatch, '--output_dir', run) == 0  # Its own config; nothing is left to train.
+  out, _ = capsys.readouterr()
+  lines = out.strip().splitlines()
+  assert len(lines) == 1 and str(run) in lines[0] and f'{result["valid_bits_per_byte"]:.4f} valid bits' in lines[0]
+  assert '-m trax_hourglass.train --output_dir' in lines[0]
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--config_file', 'no_such.gin'], 'no_such.gin'),
+    (['--config', 'Hourglas.d_model = 3'], 'Hourglas'),
+    (['--config', 'Hourglass.d_modell = 3'], 'd_modell'),
+    (['--config', 'Hourglass.d_model'], 'Hourglass.d_model'),
+    (['--config', 'Hourglass.d_model = 15'], 'd_model is 15'),
+    (['--config', 'Hourglass.n_heads = 3'], '14 does not divide among 3 heads'),
+    (['--config', 'Hourglass.hierarchy = "3@2"'], '3@2'),
+    (['--config', 'Hourglass.hierarchy = 3'], 'hierarchy 3'),
+    (['--config', 'Hourglass.vocab_size = 50'], 'outside the vocabulary'),
+    (['--config', 'length = 999999999'], 'longer than'),
+    (['--config', 'batch_size = 0'], 'batch_size is 0'),
+    (['--config', 'batch_size = "many"'], 'batch_size'),
+    (['--config', 'peak_learning_rate = "fast"'], 'fast'),
+    (['--config', 'ByteCorpus.path = "{tmp}/empty"'], '0 bytes'),
+    (['--config', 'ByteCorpus.path = "{tmp}/one"'], '1 bytes'),
+    (['--config', 'ByteCorpus.path = "{tmp}/none"'], 'does not exist'),
+    (['--config', 'Hourglass.shortening = @NoSuchShortening'], 'NoSuchShortening'),
+    (['--output_dir', '{tmp}/one'], '{tmp}/one'),
+])
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
+  (tmp_path / 'empty').write_bytes(b'')
+  (tmp_path / 'one').write_bytes(b'x')
+  before = sorted(tmp_path.iterdir())
+  arguments = [argument.replace('{tmp}', str(tmp_path)) for argument in arguments]
+  files = [] if '--config_file' in arguments else ['--config_file', TINY]
+  output = [] if '--output_dir' in arguments else ['--output_dir', tmp_path / 'run']
+  assert main(monkeypatch, *files, *output, *arguments) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and len(err.strip().splitlines()) == 1 and err.startswith('train: ')
+  assert message.replace('{tmp}', str(tmp_path)) in err
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(capsys):
+  with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
+    raise KeyboardInterrupt
+  assert stop.value.code == 130 and capsys.readouterr().err == 'train: stopped\n'
+
+
+def test_the_commands_of_the_readme_exist():
+  """Every file and module that README.md's commands name is there."""
+  text = (ROOT / 'README.md').read_text()
+  for word in text.replace('`', ' ').split():
+    if word.startswith(('gin/', 'benchmarks/', 'tests/', 'trax_hourglass/')):
+      assert (ROOT / word.rstrip('.,;:)')).exists(), word
+    if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in ('train', 'evaluate'):
+      assert (ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word

@@ -1,0 +1,142 @@
+"""Corpora and batches: every byte in one split, windows as pure functions, clear errors."""
+
+import sysconfig
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+import trax_hourglass as th
+from trax_hourglass.data import batches
+from trax_hourglass.data import byte_corpus
+
+
+def all_bytes(data):
+  return bytes(data.read(0, len(data)))
+
+
+def test_file_is_split_by_position(tmp_path):
+  content = bytes(range(200)) * 5
+  (tmp_path / 'f').write_bytes(content)
+  corpus = th.ByteCorpus(str(tmp_path / 'f'))
+  splits = [all_bytes(corpus.split(name)) for name in byte_corpus.SPLITS]
+  assert b''.join(splits) == content and [len(s) for s in splits] == [900, 50, 50]
+
+
+def test_small_folder_is_split_by_position_across_files(tmp_path):
+  for i, n in enumerate((7, 0, 20, 3, 10)):
+    (tmp_path / f'{i}').write_bytes(bytes([i]) * n)
+  (tmp_path / '.hidden').write_bytes(b'no')
+  corpus = th.ByteCorpus(str(tmp_path))
+  whole = b''.join(all_bytes(corpus.split(name)) for name in byte_corpus.SPLITS)
+  assert whole == b'\0' * 7 + b'\2' * 20 + b'\3' * 3 + b'\4' * 10
+  assert [len(corpus.split(name)) for name in byte_corpus.SPLITS] == [36, 2, 2]
+
+
+def test_large_folder_is_split_by_file_whatever_the_others(tmp_path):
+  for i in range(150):
+    (tmp_path / f'{i:03}.txt').write_bytes(b'%03d,' % i)
+
+  def files(name):
+    text = all_bytes(th.ByteCorpus(str(tmp_path)).split(name)).decode()
+    return set(text.split(',')) - {''}
+
+  before = {name: files(name) for name in byte_corpus.SPLITS}
+  assert sum(map(len, before.values())) == 150 and len(before['train']) > 100 and before['valid'] and before['test']
+  (tmp_path / '007.txt').unlink()
+  (tmp_path / 'new.txt').write_bytes(b'new,')
+  for name, old in before.items():
+    assert files(name) - {'new'} == old - {'007'}
+
+
+def test_default_is_the_standard_library_without_tests():
+  corpus = th.ByteCorpus()
+  train, valid = (corpus.split(name) for name in ('train', 'valid'))
+  assert len(train) > 5e6 and 0.01 < len(valid) / len(train) < 0.2
+  files = [str(file) for name in byte_corpus.SPLITS for file, _, _ in corpus.split(name)._stretches]
+  assert len(files) == len(set(files)) and all(f.startswith(sysconfig.get_path('stdlib')) for f in files)
+  assert not any('/test/' in f or 'site-packages' in f for f in files)
+
+
+@given(st.data())
+def test_reading_across_files(tmp_path_factory, data):
+  folder = tmp_path_factory.mktemp('files')
+  pieces = data.draw(st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=6))
+  stretches = []
+  for i, piece in enumerate(pieces):
+    before = data.draw(st.binary(max_size=3))
+    (folder / f'{i}').write_bytes(before + piece + b'after')
+    stretches.append((folder / f'{i}', len(before), len(piece)))
+  whole, corpus = b''.join(pieces), byte_corpus.Bytes(stretches)
+  start = data.draw(st.integers(0, len(whole)))
+  length = data.draw(st.integers(0, len(whole) - start))
+  assert len(corpus) == len(whole) and bytes(corpus.read(start, length)) == whole[start:start + length]
+  with pytest.raises(ValueError, match='not all within'):
+    corpus.read(start, len(whole) - start + 1)
+
+
+class Numbers:
+  """A split of the bytes 0, 1, 2 ..."""
+
+  def __init__(self, n):
+    self._n = n
+
+  def __len__(self):
+    return self._n
+
+  def read(self, start, length):
+    assert 0 <= start and start + length <= self._n
+    return np.arange(start, start + length) % 251
+
+
+def test_windows_depend_on_seed_and_step_only():
+  def take(seed, first):
+    stream = batches.RandomWindows(Numbers(200), 3, 10, seed, 256)
+    stream.step = first
+    return [next(stream)[0] for _ in range(4)]
+
+  whole = take(0, 0)
+  np.testing.assert_array_equal(whole[2:], take(0, 2)[:2])
+  assert not np.array_equal(whole, take(1, 0))
+  assert not np.array_equal(whole[0], whole[1])
+  assert (np.diff(np.stack(whole), axis=-1) == 1).all()  # Windows are consecutive bytes ...
+  tokens, targets, weights = next(batches.RandomWindows(Numbers(200), 3, 10, 0, 256))
+  np.testing.assert_array_equal(tokens, targets)
+  assert weights.sum() == 30 and tokens.dtype == np.int32
+
+
+def test_windows_reach_both_ends():
+  stream = batches.RandomWindows(Numbers(12), 8, 10, 0, 256)
+  starts = {int(row[0]) for _ in range(20) for row in next(stream)[0]}
+  assert starts == {0, 1, 2}
+
+
+@given(n=st.integers(1, 60), batch=st.integers(1, 4), length=st.integers(1, 9), limit=st.none() | st.integers(1, 70))
+def test_consecutive_windows_take_each_token_once(n, batch, length, limit):
+  seen = []
+  for tokens, _, weights in batches.consecutive_windows(Numbers(n), batch, length, limit):
+    assert tokens.shape == weights.shape == (batch, length)
+    seen.extend(tokens[weights == 1])
+  assert seen == list(range(min(n, limit or n)))
+
+
+@pytest.mark.parametrize('content, message', [(b'', '0 bytes'), (b'x', '1 bytes'), (b'xy', '2 bytes')])
+def test_tiny_corpora_are_refused(tmp_path, content, message):
+  (tmp_path / 'f').write_bytes(content)
+  with pytest.raises(ValueError, match=message):
+    th.ByteCorpus(str(tmp_path / 'f'))
+
+
+def test_other_bad_input():
+  with pytest.raises(ValueError, match='does not exist'):
+    th.ByteCorpus('/no/such/file')
+  with pytest.raises(ValueError, match='train, valid, test'):
+    th.ByteCorpus().split('dev')
+  with pytest.raises(ValueError, match='longer than the training data'):
+    batches.RandomWindows(Numbers(9), 1, 10, 0, 256)
+  for sizes in ((0, 10), (1, 0), (1, -1), (1.5, 2)):
+    with pytest.raises(ValueError, match='whole number above 0'):
+      batches.RandomWindows(Numbers(99), *sizes, 0, 256)
+  with pytest.raises(ValueError, match='outside the vocabulary 0 .. 99'):
+    next(batches.RandomWindows(Numbers(200), 8, 100, 0, 100))

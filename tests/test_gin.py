@@ -1,0 +1,95 @@
+"""gin: our files parse and build, our names collide with none of Trax's, bindings reach default plug-ins."""
+
+import pathlib
+
+import gin
+import numpy as np
+import pytest
+import trax
+from trax import shapes
+
+import trax_hourglass as th
+from trax_hourglass import command_line
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+RUNS = sorted(str(f.relative_to(FOLDER)) for f in FOLDER.rglob('*.gin')
+              if f.name != 'base.gin' and f.parent.name != 'data')
+
+# The lines of Trax's own configs that name what could be ambiguous after importing ours.
+TRAX_CONFIG = '''
+import trax.layers
+import trax.models
+import trax.optimizers
+train.model = @trax.models.HourglassLM
+train.optimizer = @Adam
+HourglassLM.downsampling_fn = @AttentionResampling
+HourglassLM.upsampling_fn = @AttentionResampling
+HourglassLM.attention_downsampling_fn = @AveragePooling
+HourglassLM.attention_upsampling_fn = @LinearUpsampling
+HourglassLM.vanilla_attn_type = @RelativeAttentionWrapper
+HourglassLM.hierarchy = '1@3'
+HourglassLM.ff_activation = @trax.layers.FastGelu
+TransformerLM.d_model = 8
+TransformerLM.n_heads = 2
+multifactor.constant = 1.0
+'''
+
+
+def test_gin_folder_does_not_shadow_gin():
+  assert not (FOLDER / '__init__.py').exists() and RUNS
+
+
+@pytest.mark.parametrize('file', RUNS)
+def test_every_run_file_parses_and_its_model_builds(file):
+  command_line.parse_gin([file], [])
+  model = th.Hourglass()
+  assert model.output_signature is not None
+  model.init(shapes.ShapeDtype((1, 6), np.int32))
+  assert model.output_signature(shapes.ShapeDtype((1, 6), np.int32)).shape == (1, 6, 256)
+  for required in ('n_steps', 'warmup_steps', 'peak_learning_rate', 'batch_size', 'length'):
+    assert gin.query_parameter(f'%{required}') is not None
+
+
+def test_baseline_differs_in_the_model_only():
+  command_line.parse_gin(['quickstart.gin'], [])
+  ours = gin.config_str()
+  command_line.parse_gin(['baselines/quickstart_flat.gin'], [])
+  changed = {line for line in gin.config_str().splitlines() if line not in ours.splitlines() and '=' in line}
+  assert changed and all(line.startswith('Hourglass.') for line in changed)
+
+
+def test_names_of_trax_stay_unambiguous():
+  known = gin.config._REGISTRY  # pylint: disable=protected-access
+  for name in th.configurables._registered.values():
+    assert len(known.matching_selectors(name.__name__)) == 1, name
+  gin.parse_config('\n'.join(line for line in TRAX_CONFIG.splitlines() if 'Pooling' not in line and
+                             'Resampling' not in line and 'Upsampling' not in line and 'Wrapper' not in line))
+  model = trax.models.HourglassLM(vocab_size=7, d_model=8, d_ff=8, n_heads=2, mode='eval')
+  model.init(shapes.ShapeDtype((1, 3), np.int32))
+
+
+def test_binding_reaches_a_default_plug_in():
+  gin.parse_config('''
+      import trax_hourglass
+      ShortenByAttention.query = @ShortenByLinear
+      UpsampleByAttention.added = @UpsampleByRepeat
+  ''')
+  tree = str(th.Hourglass(11, '1@1 1@3 1@1', 14, 10, 7))
+  assert 'ShortenByLinear' in tree and 'Repeat_3' in tree and 'Average' not in tree
+
+
+def test_plug_in_chosen_by_gin():
+  gin.parse_config('''
+      import trax_hourglass
+      Hourglass.shortening = @ShortenByAverage
+      Hourglass.upsampling = @UpsampleByRepeat
+  ''')
+  tree = str(th.Hourglass(11, '1@1 1@3 1@1', 14, 10, 7))
+  assert 'Average_3' in tree and 'ByAttention' not in tree
+
+
+@pytest.mark.parametrize('binding', ['Hourglass.heirarchy = "1@1"', 'ShortenByAttention.querry = 3'])
+def test_misspelt_parameters_are_errors(binding):
+  with pytest.raises(command_line.UsageError):
+    command_line.parse_gin(['quickstart.gin'], [binding])
+    th.Hourglass()

@@ -1,0 +1,172 @@
+"""Training runs: repeatable, resumable, compiled once, usable from Trax's own door."""
+
+import json
+import logging
+import math
+import os
+import pathlib
+
+import gin
+import jax
+import numpy as np
+import pairs
+import pytest
+import tensorflow as tf
+import trax
+from trax import layers as tl
+from trax.supervised import trainer_lib
+
+import trax_hourglass as th
+from trax_hourglass import command_line
+from trax_hourglass import evaluation
+from trax_hourglass.data import batches
+from trax_hourglass.training import loop as loop_lib
+from trax_hourglass.training import schedules
+import test_data
+
+TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
+
+
+def run(output_dir, *bindings):
+  """Trains the tiny configuration and returns its result."""
+  gin.clear_config()
+  command_line.parse_gin([TINY], bindings)
+  return th.fit(str(output_dir))
+
+
+def events(output_dir, tag, part='train'):
+  """Returns [(step, value)] of a TensorBoard scalar."""
+  found = []
+  for file in sorted((output_dir / part).glob('events*')):
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+      found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+  return found
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """An uninterrupted run of 4 steps: (directory, result)."""
+  directory = tmp_path_factory.mktemp('finished')
+  return directory, run(directory)
+
+
+def test_result_and_run_directory(finished):
+  directory, result = finished
+  assert result.step == 4 and result.n_tokens_scored == 100 and 4 < result.valid_bits_per_byte < 9
+  assert {'config.gin', 'versions.json', 'model.pkl.gz', 'train', 'eval'} <= set(os.listdir(directory))
+  assert json.loads((directory / 'versions.json').read_text())['jax'] == jax.__version__
+  nats, bits = (events(directory, f'metrics/{name}') for name in ('WeightedCategoryCrossEntropy', 'BitsPerToken'))
+  assert [step for step, _ in nats] == [1, 2, 4]
+  np.testing.assert_allclose([b for _, b in bits], [n / math.log(2) for _, n in nats], rtol=1e-6)
+  assert [step for step, _ in events(directory, 'metrics/BitsPerToken', 'eval')] == [1, 2, 4]
+
+
+def test_equal_seeds_give_equal_losses(finished, tmp_path):
+  directory, result = finished
+  again = run(tmp_path)
+  assert again.valid_bits_per_byte == result.valid_bits_per_byte
+  tag = 'metrics/WeightedCategoryCrossEntropy'
+  assert events(tmp_path, tag) == events(directory, tag)
+  other = run(tmp_path / 'other', 'fit.seed = 1')
+  assert other.valid_bits_per_byte != result.valid_bits_per_byte
+
+
+def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
+  # The schedule counts to 4 in both: only the end of the first part differs.
+  part = run(tmp_path, 'fit.n_steps = 2')
+  assert part.step == 2
+  whole = run(tmp_path)
+  assert whole.step == 4
+  np.testing.assert_allclose(whole.valid_bits_per_byte, finished[1].valid_bits_per_byte, rtol=1e-6)
+  assert run(tmp_path).valid_bits_per_byte == whole.valid_bits_per_byte  # Nothing left to train: only scored.
+
+
+def test_step_is_compiled_once(tmp_path, caplog):
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    run(tmp_path)
+  compiled = [r.getMessage() for r in caplog.records if 'Compiling jit(' in r.getMessage()]
+  assert sum('Compiling jit(_update)' in message for message in compiled) == 1
+
+
+def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
+  directory, result = finished
+  gin.clear_config()
+  command_line.parse_gin([str(directory / 'config.gin')], [])
+  assert th.fit(str(tmp_path)).valid_bits_per_byte == result.valid_bits_per_byte
+
+
+def test_learns(tmp_path):
+  (tmp_path / 'text').write_bytes(b'abcdefgh' * 200)
+  result = run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120', 'warmup_steps = 10',
+               'peak_learning_rate = 2e-2', 'Hourglass.dropout = 0.0', 'length = 24')
+  # Eight letters in turn: after the first of a window nothing is left to guess.
+  assert result.valid_bits_per_byte < 1.5
+
+
+@pytest.mark.parametrize('binding, message', [
+    ('n_steps = 0', 'n_steps'), ('batch_size = 0', 'batch_size'), ('length = 0', 'length'),
+    ('length = 100000000', 'longer than'), ('warmup_steps = 5', 'warmup_steps'), ('fit.eval_every = 0', 'eval_every'),
+    ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
+])
+def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
+  with pytest.raises(ValueError, match=message):
+    run(tmp_path / 'run', binding)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_trains_under_trax_own_trainer(tmp_path):
+  """A plain Trax gin file with our model in `train.model`."""
+  def stream(_):
+    windows = batches.RandomWindows(test_data.Numbers(200), 2, 12, 0, 256)
+    while True:
+      yield next(windows)
+
+  gin.external_configurable(
+      lambda: trax.data.inputs.Inputs(stream, stream), name='numbers', module='test_training')
+  gin.parse_config('''
+      import trax_hourglass
+      train.model = @trax_hourglass.models.Hourglass
+      train.inputs = @test_training.numbers
+      train.optimizer = @trax.optimizers.Adam
+      train.steps = 3
+      train.eval_frequency = 3
+      train.eval_steps = 1
+      train.checkpoints_at = []
+      trax_hourglass.models.Hourglass.hierarchy = '1@1 1@3 1@1'
+      trax_hourglass.models.Hourglass.d_model = 14
+      trax_hourglass.models.Hourglass.d_ff = 10
+      trax_hourglass.models.Hourglass.n_heads = 7
+  ''')
+  trained = trainer_lib.train(str(tmp_path))
+  assert trained.step == 3
+  assert 'trax_hourglass.models.Hourglass' in (tmp_path / 'config.gin').read_text()
+
+
+def test_score_counts_each_token_once_and_uniform_is_eight_bits():
+  model = tl.Serial(tl.Embedding(256, 3), tl.Dense(256))
+  model.init(trax.shapes.signature(pairs.tokens(5)))
+  model.weights = jax.tree.map(np.zeros_like, model.weights)
+  for batch_size, length in ((1, 7), (3, 10), (50, 100)):
+    result = evaluation.score(model, test_data.Numbers(101), batch_size, length)
+    assert result.n_tokens == 101 and abs(result.bits_per_token - 8) < 1e-6
+
+
+def test_batch_size_does_not_change_the_score():
+  model = pairs.initialise(pairs.ours('1@1 1@3 1@1', vocab_size=251), 6)
+  scores = [evaluation.score(model, test_data.Numbers(61), batch_size, 6).bits_per_token for batch_size in (1, 4, 11)]
+  np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
+  with pytest.raises(ValueError, match='nothing to score'):
+    evaluation.score(model, test_data.Numbers(0), 1, 6)
+
+
+def test_schedule_by_hand():
+  rate = schedules.WarmupCosine(peak=2.0, warmup_steps=4, n_steps=12)
+  np.testing.assert_allclose([rate(s) for s in (1, 2, 4, 8, 12, 13)], [0.5, 1.0, 2.0, 1.0, 0.0, 0.0], atol=1e-9)
+
+
+def test_bits_are_nats_over_log_two():
+  logits = np.zeros((1, 2, 16), np.float32)
+  metric = loop_lib.BitsPerToken()
+  inputs = (logits, np.zeros((1, 2), np.int32), np.ones((1, 2), np.float32))
+  metric.init(trax.shapes.signature(inputs))
+  np.testing.assert_allclose(metric(inputs), 4.0, rtol=1e-6)
