@@ -36,8 +36,10 @@ def parse_gin(files, bindings):
   try:
     gin.parse_config_files_and_bindings(files, bindings)
   except SyntaxError as error:
-    where = f'{error.filename}, line {error.lineno}' if error.filename else '--config'
-    raise UsageError(f'{where}: {error.msg} Read: {(error.text or "").strip()!r}') from error
+    where = f'{error.filename}, line {error.lineno}'
+    if not error.filename:  # gin reads all bindings as one text.
+      where = f'--config {bindings[min(error.lineno, len(bindings)) - 1]!r}'
+    raise UsageError(f'{where}: {error.msg}') from error
   except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError) as error:
     raise UsageError(one_line(error)) from error
   finally:
