@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from trax import shapes
 from trax.layers import base
 
 from trax_hourglass import trax_files
@@ -100,7 +101,6 @@ def to_trax(model, path=None):
 
 def _ensure_initialised(model):
   if not jax.tree.leaves(model.weights):
-    from trax import shapes  # pylint: disable=g-import-not-at-top
     model.init(shapes.ShapeDtype((1, 1), np.int32))
 
 

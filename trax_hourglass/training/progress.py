@@ -44,15 +44,16 @@ class Progress(callbacks.TrainingStepCallback):
     if now - self._shown_at < _LOSS_SECONDS and not (first or last):
       return
     bits = float(self._loop.loss) / math.log(2)
-    rate = (step - self._shown_step) * self._tokens_per_step / max(time.monotonic() - self._shown_at, 1e-9)
-    self._bar.set_postfix_str(f'{bits:.3f} bits/byte, {rate:,.0f} tokens/s')
-    if not self._on_terminal and (first or last or now - self._printed_at > _LINE_SECONDS):
-      left = (self._n_steps - step) * self._tokens_per_step / rate
-      print(f'step {step}/{self._n_steps}: {bits:.3f} bits/byte, {rate:,.0f} tokens/s, {left:.0f} s left',
-            file=sys.stderr, flush=True)
+    seconds = max(time.monotonic() - self._shown_at, 1e-9)
+    rate = (step - self._shown_step) * self._tokens_per_step / seconds
+    speed = f'compiled in {seconds:.0f} s' if first else f'{rate:,.0f} tokens/s'
+    self._bar.set_postfix_str(f'{bits:.3f} bits/byte, {speed}')
+    if first or last or now - self._printed_at > _LINE_SECONDS:
+      left = '' if first else f', {(self._n_steps - step) * self._tokens_per_step / rate:.0f} s left'
+      if not self._on_terminal:
+        print(f'step {step}/{self._n_steps}: {bits:.3f} bits/byte, {speed}{left}', file=sys.stderr, flush=True)
       self._printed_at = now
-    elif first:
-      self._printed_at = now
-    self._shown_at, self._shown_step = now, step
+    # The clock starts again after the wait for the loss, which is part of the step.
+    self._shown_at, self._shown_step = time.monotonic(), step
     if last:
       self._bar.close()
