@@ -9,7 +9,6 @@ from trax import layers as tl
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass import attention
 from trax_hourglass import hourglass
 
 HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
@@ -40,8 +39,7 @@ def assert_causal(model, length):
 
 @pytest.mark.parametrize('kind, length', [('single', 13), ('nested', 15)])
 @pytest.mark.parametrize('shortening, upsampling', pairs.ALL)
-def test_causal_at_every_offset(kind, length, shortening, upsampling, monkeypatch):
-  monkeypatch.setattr(attention, '_SEGMENTS', 2)
+def test_causal_at_every_offset(kind, length, shortening, upsampling):
   assert_causal(pairs.initialise(pairs.ours(HIERARCHIES[kind], shortening, upsampling), length), length)
 
 

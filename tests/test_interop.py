@@ -14,7 +14,6 @@ from trax import optimizers
 from trax import shapes
 from trax.supervised import training
 
-from trax_hourglass import attention
 from trax_hourglass import interop
 
 HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
@@ -36,8 +35,7 @@ def logits_and_gradients(model, x, probe):
 
 @pytest.mark.parametrize('kind', HIERARCHIES)
 @pytest.mark.parametrize('shortening, upsampling', pairs.ALL)
-def test_logits_and_gradients_equal_trax(kind, shortening, upsampling, monkeypatch):
-  monkeypatch.setattr(attention, '_SEGMENTS', 2)  # Half the time to compile; test_attention.py has more.
+def test_logits_and_gradients_equal_trax(kind, shortening, upsampling):
   hierarchy, x = HIERARCHIES[kind], pairs.tokens(12)
   theirs = pairs.initialise(pairs.theirs(hierarchy, shortening, upsampling), 12)
   ours = interop.from_trax(theirs, pairs.ours(hierarchy, shortening, upsampling))

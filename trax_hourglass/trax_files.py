@@ -42,6 +42,9 @@ _ADMITTED = {
     ('jax._src.array', '_reconstruct_array'): _jax_array,
     ('jax._src.device_array', 'reconstruct_device_array'): _jax_array,
     ('jax.interpreters.xla', 'reconstruct_device_array'): _jax_array,
+    **{('numpy', name): getattr(np, name)
+       for name in ('bool_', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
+                    'float64')},
     **{(module, name): getattr(multiarray, name)
        for module in ('numpy._core.multiarray', 'numpy.core.multiarray') for name in ('_reconstruct', 'scalar')},
 }
