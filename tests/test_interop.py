@@ -94,17 +94,10 @@ def test_checkpoint_written_by_us_loads_in_trax(trained, tmp_path):
   path = str(tmp_path / 'model.pkl.gz')
   interop.to_trax(interop.from_trax(theirs, pairs.ours('1@1 1@3 1@1')), path)
   fresh = pairs.theirs('1@1 1@3 1@1')
-  fresh.init_from_file(path, weights_only=True, input_signature=shapes.signature(batch[0]))
+  fresh.init_from_file(path, weights_only=True)
   assert loss_of(fresh, batch) == loss
   again = interop.from_trax(path, pairs.ours('1@1 1@3 1@1'))
   assert abs(loss_of(again, batch) - loss) < 1e-5
-  loop = training.Loop(  # Trax's loop takes it for a checkpoint at step 0.
-      pairs.theirs('1@1 1@3 1@1', mode='train'),
-      training.TrainTask(iter(lambda: batch, None), tl.WeightedCategoryCrossEntropy(), optimizers.Adam(1e-2)),
-      output_dir=str(tmp_path), random_seed=1)
-  assert loop.step == 0
-  for got, want in zip(jax.tree.leaves(loop.model.weights), jax.tree.leaves(theirs.weights)):
-    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize('hierarchy, options, message', [

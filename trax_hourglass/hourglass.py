@@ -76,6 +76,7 @@ def Hourglass(vocab_size=256,
 
   return LanguageModel(
       vocab_size,
+      levels[-1].total_factor,
       tl.Dup(),                                                    # tokens, tokens
       _pad_tokens(levels),                                         # padded tokens, tokens
       tl.ShiftRight(),                                             # padded tokens, tokens
@@ -117,14 +118,20 @@ def _pad_tokens(levels):
 class LanguageModel(tl.Serial):
   """A Serial that checks its tokens: (B, L) -> (B, L, V)."""
 
-  def __init__(self, vocab_size, *layers):
+  def __init__(self, vocab_size, length_multiple, *layers):
     super().__init__(*layers, name='Hourglass')
     self._vocab_size = vocab_size
+    self._length_multiple = length_multiple
 
   @property
   def vocab_size(self):
     """V."""
     return self._vocab_size
+
+  @property
+  def length_multiple(self):
+    """What inputs are padded to a multiple of: the deepest total shorten factor, in tokens."""
+    return self._length_multiple
 
   def init(self, input_signature, rng=None, use_cache=False):
     self._check(input_signature)

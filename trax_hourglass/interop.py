@@ -95,7 +95,7 @@ def to_trax(model, path=None):
     array = array if slot.block is None else array[slot.block]
     arrays.append(array[None, :, None, :] if slot.is_bias else array)
   if path is not None:
-    trax_files.write_weights(path, arrays, input_shape=(1, 1))
+    trax_files.write_weights(path, arrays, input_shape=(1, model.length_multiple))
   return arrays
 
 

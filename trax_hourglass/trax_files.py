@@ -77,7 +77,7 @@ def read_weights(path):
 
 
 def write_weights(path, weights, input_shape):
-  """Writes a checkpoint of weights alone, for `init_from_file(..., weights_only=True)` and Trax's loop to read.
+  """Writes a checkpoint of weights alone, for `init_from_file(..., weights_only=True)` and Trax's `init_checkpoint`.
 
   Args:
     path: ends with `.pkl.gz`; written under another name and then moved there.
@@ -89,8 +89,9 @@ def write_weights(path, weights, input_shape):
   """
   _weights_path(path)
   contents = {
-      'flat_weights': [np.asarray(w) for w in weights], 'flat_state': [], 'flat_eval_state': [], 'slots_per_task': [],
-      'step': 0, 'history': {'_values': {}}, 'input_signature': shapes.ShapeDtype(tuple(input_shape), np.int32),
+      'flat_weights': [np.asarray(w) for w in weights],
+      'flat_state': [],
+      'input_signature': shapes.ShapeDtype(tuple(input_shape), np.dtype(np.int32)),
   }
   unfinished = f'{path}.unfinished'
   with gzip.open(unfinished, 'wb', compresslevel=2) as f:
