@@ -60,20 +60,15 @@ class RelativeAttention(base.Layer):
   def forward(self, inputs):
     queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
     position, query, key, value, output = self.weights
-    n_groups = queries.shape[1] // self._queries_per_group
-    size = attention.block_groups(n_groups, self._queries_per_group)
-    padded = -(-n_groups // size) * size
-
-    distances = self._unit * attention.distances(padded, self._queries_per_group, self._keys_per_group)
+    distances = self._unit * attention.distances(
+        queries.shape[1] // self._queries_per_group, self._queries_per_group, self._keys_per_group)
     e = _affine(attention.sinusoids(distances, self._spec.d_model).astype(queries.dtype), position)
     out = attention.relative_attention(
-        _pad(self._heads(_affine(queries, query)), padded * self._queries_per_group),
-        _pad(self._heads(_affine(keys, key)), padded * self._keys_per_group),
-        _pad(self._heads(_affine(keys, value)), padded * self._keys_per_group),
+        self._heads(_affine(queries, query)), self._heads(_affine(keys, key)), self._heads(_affine(keys, value)),
         self._heads(e), *inputs[-2:],
         rate=self._spec.dropout if self._spec.mode == 'train' else 0.0,
         key=self.rng)
-    return _affine(out[:, :queries.shape[1]].reshape(queries.shape), output)
+    return _affine(out.reshape(queries.shape), output)
 
   def _heads(self, x):
     return x.reshape(*x.shape[:-1], self._spec.n_heads, -1)
@@ -82,11 +77,6 @@ class RelativeAttention(base.Layer):
 def _affine(x, weights):
   w, b = weights
   return jnp.dot(x, w) + b
-
-
-def _pad(x, length):
-  """Appends zeros to axis 1; as the last keys they are in everybody's future."""
-  return jnp.pad(x, ((0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)))
 
 
 def CausalRelativeAttention(spec, tokens_per_vector):

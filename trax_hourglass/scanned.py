@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
-from trax_hourglass import attention
+from trax_hourglass import blockwise
 
 # Keep what took a matrix product and make the rest (norms, activations, dropout masks) again in the backward pass.
-# Attention decides for itself what it keeps, see attention.py; its result is kept here, being products too.
+# Attention decides for itself what it keeps, see blockwise.py; its result is kept here, being products too.
 _KEPT = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(attention.OUTPUT))
+    jax.checkpoint_policies.save_only_these_names(blockwise.SAVED))
 
 
 class Scanned(base.Layer):
