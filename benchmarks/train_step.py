@@ -38,6 +38,7 @@ def parse_arguments():
   parser.add_argument('--d_ff', type=int, default=2048)
   parser.add_argument('--n_heads', type=int, default=8)
   parser.add_argument('--dropout', type=float, default=0.1)
+  parser.add_argument('--recompute', default='elementwise', help='ours and flat only; see Hourglass.recompute')
   parser.add_argument('--length', type=int, default=2046, help='tokens; a multiple of the factors, for Trax\'s model')
   parser.add_argument('--batch', type=int, default=1)
   parser.add_argument('--steps', type=int, default=7, help='measured steps of each model')
@@ -49,7 +50,8 @@ def parse_arguments():
 
 def our_model(args, hierarchy):
   """Returns our Hourglass at the given hierarchy."""
-  return configurables.Hourglass(256, hierarchy, args.d_model, args.d_ff, args.n_heads, args.dropout)
+  return configurables.Hourglass(256, hierarchy, args.d_model, args.d_ff, args.n_heads, args.dropout,
+                                 recompute=args.recompute)
 
 
 def flat_hierarchy(hierarchy):

@@ -153,3 +153,26 @@ def test_tokens_that_make_no_sense(x, message):
   model.init(shapes.ShapeDtype((2, 3), np.int32))
   with pytest.raises(ValueError, match=message):
     model(x)
+
+
+@pytest.mark.parametrize('recompute', ['none', 'blocks'])
+def test_recomputing_changes_nothing_but_memory(recompute):
+  x = pairs.tokens(7)
+  results, weights = [], None
+  for choice in ('elementwise', recompute):
+    model = pairs.initialise(pairs.ours('1@1 2@3 1@1', mode='train', dropout=0.2, recompute=choice), 7)
+    weights = weights or model.weights
+
+    def loss(weights, model=model):
+      return (model.pure_fn(x, weights, model.state, jax.random.PRNGKey(3))[0] ** 2).mean()
+
+    results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(weights)))
+  # Some gradients are zero but for rounding (a key's bias moves all scores of a query alike): compared with the largest.
+  largest = max(float(np.abs(a).max()) for a in results[0])
+  for a, b in zip(*results):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_unknown_recomputation_is_refused():
+  with pytest.raises(ValueError, match="'everything'.*'elementwise'"):
+    pairs.ours('1@1', recompute='everything')

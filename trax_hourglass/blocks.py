@@ -65,7 +65,7 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
                      f'inputs and {block.n_out} outputs')
   return tl.Serial(
       WithBiases(spec) if block.n_in == 3 else [],  # vecs, biases
-      Scanned(block, n_blocks),                     # vecs
+      Scanned(block, n_blocks, spec.recompute),     # vecs
       tl.LayerNorm(),                               # vecs
       name=name,
   )

@@ -30,6 +30,7 @@ def Hourglass(vocab_size=256,
               shortened_attention=CausalRelativeAttention,
               shortening=resampling.ShortenByAttention,
               upsampling=resampling.UpsampleByAttention,
+              recompute='elementwise',
               mode='train'):
   """Returns the model: tokens (B, L) -> logits (B, L, V); any L >= 1, output i sees tokens < i.
 
@@ -48,6 +49,7 @@ def Hourglass(vocab_size=256,
     shortened_attention: plug-in for the attention of all deeper layers.
     shortening: plug-in that shortens by K; see resampling.py.
     upsampling: plug-in that brings the length back.
+    recompute: 'none', 'elementwise' or 'blocks', what the backward pass makes again to save memory; see recompute.py.
     mode: 'train' or 'eval' (no dropout).
 
   Raises:
@@ -56,7 +58,7 @@ def Hourglass(vocab_size=256,
   levels = hierarchy_lib.parse(hierarchy)
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
-  spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, mode,
+  spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
                    RelativeBiases(d_model, max(1, n_heads)))
 
   def stack(level, n_blocks):

@@ -8,14 +8,7 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
-from trax_hourglass import blockwise
-
-# Keep what took a matrix product and make the rest (norms, activations, dropout masks) again in the backward pass.
-# Attention decides for itself what it keeps, see blockwise.py; its result is kept here, being products too.
-_KEPT = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(blockwise.SAVED))
-
+from trax_hourglass.recompute import recomputed
 
 class Scanned(base.Layer):
   """N copies of a block behind each other: (x (B, L, D), what all blocks share ...) -> (B, L, D).
@@ -23,16 +16,18 @@ class Scanned(base.Layer):
   The block maps (x, shared ...) to a new x. Weights and states are the block's with a leading axis N, first block first.
   """
 
-  def __init__(self, block, n_blocks):
+  def __init__(self, block, n_blocks, recompute):
     """Creates the layer.
 
     Args:
       block: a layer with one output, of the shape of its first input; it serves as the pattern of all N.
       n_blocks: N, at least 1.
+      recompute: what the backward pass makes again, see recompute.py.
     """
     super().__init__(n_in=block.n_in, name=f'Scanned_{n_blocks}', sublayers_to_print=[block])
     self._block = block
     self._n_blocks = n_blocks
+    self._recompute = recompute
 
   @property
   def block(self):
@@ -57,6 +52,5 @@ class Scanned(base.Layer):
       return self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
 
     rngs = fastmath.random.split(self.rng, self._n_blocks)
-    x, self.state = jax.lax.scan(
-        jax.checkpoint(step, policy=_KEPT, prevent_cse=False), x, (self.weights, self.state, rngs))
+    x, self.state = jax.lax.scan(recomputed(step, self._recompute), x, (self.weights, self.state, rngs))
     return x

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Callable
 
 from trax_hourglass import dropout as dropout_lib
+from trax_hourglass import recompute as recompute_lib
 
 MODES = ('train', 'eval')
 
@@ -19,6 +20,7 @@ class BlockSpec:
     dropout: share of activations and attention weights dropped in mode 'train'.
     dropout_shared_axes: axes of (B, L, D) activations that share one dropout mask, or None.
     ff_activation: function returning the activation layer of feed-forward layers.
+    recompute: what the backward pass makes again, see recompute.py.
     mode: 'train' or 'eval'.
     relative_biases: the layer () -> ((H, E), (H, E)) whose two biases all relative attention of a model shares.
   """
@@ -28,6 +30,7 @@ class BlockSpec:
   dropout: float
   dropout_shared_axes: tuple[int, ...] | None
   ff_activation: Callable[[], Any]
+  recompute: str
   mode: str
   relative_biases: Any
 
@@ -42,6 +45,8 @@ class BlockSpec:
       raise ValueError(f'd_model {self.d_model} does not divide among {self.n_heads} heads: '
                        f'{self.d_model % self.n_heads} would be left over')
     dropout_lib.validate_rate(self.dropout)
+    if self.recompute not in recompute_lib.CHOICES:
+      raise ValueError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
     if self.mode not in MODES:
       raise ValueError(f'mode is {self.mode!r}: choose one of {", ".join(map(repr, MODES))}')
 
