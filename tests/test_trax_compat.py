@@ -118,9 +118,9 @@ def python(code, **environment):
                         env={'PATH': '/usr/bin:/bin', 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', **environment})
 
 
-def test_two_devices_train_as_one():
-  """Trax's own loop by `pmap`, and our step, on two virtual devices; each Trax patch undone in turn fails."""
-  result = python('import two_devices; two_devices.main()', XLA_FLAGS='--xla_force_host_platform_device_count=2')
+def test_trax_trains_on_two_devices():
+  """Trax's own loop by `pmap`, on two virtual devices; each patch undone in turn fails."""
+  result = python('import many_devices; many_devices.main("trax_loop")', XLA_FLAGS='--xla_force_host_platform_device_count=2')
   assert result.returncode == 0, result.stderr[-3000:]
   assert result.stdout.splitlines()[-1] == 'all agree'
 

@@ -3,10 +3,18 @@
 Letters: B batch, L vectors of a level, D model width, F feed-forward width.
 """
 
+import jax.numpy as jnp
 import trax.layers as tl
 
 from trax_hourglass.dropout import PositionalDropout
 from trax_hourglass.scanned import Scanned
+
+
+class LayerNorm(tl.LayerNorm):
+  """Layer norm worked out in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
+
+  def forward(self, x):
+    return super().forward(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def Dropout(spec):
@@ -17,7 +25,7 @@ def Dropout(spec):
 def FeedForward(spec):
   """Pre-norm feed-forward layer with its residual: (B, L, D) -> (B, L, D)."""
   return tl.Residual(
-      tl.LayerNorm(),             # vecs
+      LayerNorm(),                # vecs
       tl.Dense(spec.d_ff),        # vecs (B, L, F)
       spec.ff_activation(),       # vecs (B, L, F)
       Dropout(spec),              # vecs (B, L, F)
@@ -35,7 +43,7 @@ def DecoderBlock(spec, attention):
   """
   return tl.Serial(
       tl.Residual(
-          tl.LayerNorm(),         # vecs, ...
+          LayerNorm(),            # vecs, ...
           attention,              # vecs
           Dropout(spec),          # vecs
       ),                          # vecs
@@ -58,7 +66,7 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
   """
   name = f'Stack_{n_blocks}@{tokens_per_vector}'
   if n_blocks == 0:
-    return tl.Serial(tl.LayerNorm(), name=name)
+    return tl.Serial(LayerNorm(), name=name)
   block = DecoderBlock(spec, attention(spec, tokens_per_vector))
   if block.n_in not in (1, 3) or block.n_out != 1:
     raise ValueError(f'attention must map x, or (x, context bias, location bias), to x; this one has {block.n_in} '
@@ -66,7 +74,7 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
   return tl.Serial(
       WithBiases(spec) if block.n_in == 3 else [],  # vecs, biases
       Scanned(block, n_blocks, spec.recompute),     # vecs
-      tl.LayerNorm(),                               # vecs
+      LayerNorm(),                                  # vecs
       name=name,
   )
 

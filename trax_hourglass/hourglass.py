@@ -86,7 +86,7 @@ def Hourglass(vocab_size=256,
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*levels),                                        # vecs, tokens
       tl.Dense(vocab_size),                                        # padded logits, tokens
-      tl.Fn('Crop', lambda logits, tokens: logits[:, :tokens.shape[1]]),  # logits
+      tl.Fn('Crop', lambda logits, tokens: logits[:, :tokens.shape[1]].astype(jnp.float32)),  # logits
   )
 
 
@@ -103,7 +103,7 @@ def _valley(shorten_factor, shorten, deeper, upsample):
       deeper,                                                      # coarse, residual
       tl.Select([0, 1, 1]) if upsample.n_in == 2 else [],          # coarse, residual, residual
       upsample,                                                    # vecs, residual
-      tl.LayerNorm(),                                              # vecs, residual
+      blocks.LayerNorm(),                                              # vecs, residual
       tl.Add(),                                                    # vecs
       name=f'Valley_{shorten_factor}',
   )

@@ -62,10 +62,10 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
     query: S, a shortening that makes the queries.
   """
   return tl.Serial(
-      tl.LayerNorm(),                                                       # fine
+      blocks.LayerNorm(),                                                   # fine
       tl.Dup(),                                                             # fine, fine
       query(spec.without_dropout(), shorten_factor, tokens_per_vector),     # coarse, fine
-      tl.LayerNorm(),                                                       # coarse, fine
+      blocks.LayerNorm(),                                                   # coarse, fine
       _attend(spec, keys_per_group=shorten_factor, unit=tokens_per_vector),  # coarse
       name='ShortenByAttention',
   )
@@ -136,10 +136,10 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
   if distances_in not in units:
     raise ValueError(f"distances_in is {distances_in!r}: choose 'vectors' or 'tokens'")
   return tl.Serial(
-      tl.LayerNorm(),                                                            # coarse, residual
+      blocks.LayerNorm(),                                                        # coarse, residual
       tl.Dup(),                                                                  # coarse, coarse, residual
       added(spec.without_dropout(), shorten_factor, tokens_per_vector),          # fine, coarse, residual
-      tl.LayerNorm(),                                                            # fine, coarse, residual
+      blocks.LayerNorm(),                                                        # fine, coarse, residual
       tl.Select([0, 2, 1]),                                                      # fine, residual, coarse
       tl.Add(),                                                                  # fine, coarse
       _attend(spec, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine

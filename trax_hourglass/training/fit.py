@@ -54,6 +54,9 @@ def fit(output_dir,
         eval_batches=10,
         checkpoint_every=1000,
         max_valid_tokens=None,
+        dtype='float32',
+        accumulate=1,
+        shard_weights=False,
         seed=0):
   """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
 
@@ -70,6 +73,9 @@ def fit(output_dir,
     eval_batches: batches of such an evaluation.
     checkpoint_every: steps between checkpoints.
     max_valid_tokens: score only so many tokens of the valid split at the end; None for all.
+    dtype: of matrix products and activations, 'float32' or 'bfloat16'; see training/step.py.
+    accumulate: parts that a batch is cut into to save memory.
+    shard_weights: whether each device holds only its share of weights and optimizer slots.
     seed: of weights, dropout and windows.
 
   Returns:
@@ -100,6 +106,7 @@ def fit(output_dir,
       eval_model,
       _eval_task(valid, batch_size, length, eval_batches),
       random_seed=seed,
+      trainer_options={'dtype': dtype, 'accumulate': accumulate, 'shard_weights': shard_weights},
       output_dir=output_dir,
       checkpoint_at=lambda step: step % checkpoint_every == 0 or step == n_steps,
       eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,

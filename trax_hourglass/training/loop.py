@@ -21,7 +21,7 @@ def BitsPerToken():
 class Loop(training.Loop):
   """`trax.supervised.training.Loop` whose step is one compiled function and whose randomness is one of (seed, step)."""
 
-  def __init__(self, model, task, eval_model, eval_task, random_seed, **options):
+  def __init__(self, model, task, eval_model, eval_task, random_seed, trainer_options=None, **options):
     """Creates the loop, initialises the models and loads the output directory's checkpoint if there is one.
 
     Args:
@@ -30,9 +30,13 @@ class Loop(training.Loop):
       eval_model: the model in mode 'eval'.
       eval_task: an EvalTask, or None.
       random_seed: seed of weights and dropout.
+      trainer_options: arguments of `step.Trainer` by name: dtype, accumulate, shard_weights.
       **options: further arguments of Trax's loop, by name.
     """
     self.loss = None
+    self._unchecked = []  # (step, learning rate, loss, gradients' length) since `check_finite`, on the device.
+    self._saved_step = None
+    self._trainer_options = trainer_options or {}
     self._dropout_rng = random.get_prng(random_seed)
     model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
     eval_model.weights, eval_model.state = model.weights, model.state
@@ -43,19 +47,35 @@ class Loop(training.Loop):
   def _init_trainer(self, task):
     model = training._model_with_ends(self._model, [task.loss_layer], shapes.signature(task.sample_batch))
     task.optimizer.tree_init(model.weights)
-    return step_lib.Trainer(model, task.optimizer)
+    return step_lib.Trainer(model, task.optimizer, **self._trainer_options)
 
   def _run_one_step(self, task_index, task_changed):
     step, task = self.step, self._tasks[task_index]
     for callback in self._callbacks:
       if callback.call_at(step):
         callback.on_step_begin(step)
+    learning_rate = task.learning_rate(step)
     self.loss, stats = self._trainer_per_task[task_index].one_step(
-        task.next_batch(), random.fold_in(self._dropout_rng, step), step=step, learning_rate=task.learning_rate(step))
+        task.next_batch(), random.fold_in(self._dropout_rng, step), step=step, learning_rate=learning_rate)
+    self._unchecked.append((step, learning_rate, self.loss, stats['gradients_l2']))
     for callback in self._callbacks:
       if callback.call_at(step):
         callback.on_step_end(step)
     return self.loss, stats
+
+  def check_finite(self):
+    """Raises ValueError if a loss or gradient since the last call was not finite; waits for the device."""
+    unchecked, self._unchecked = self._unchecked, []
+    for step, learning_rate, *values in unchecked:
+      if not all(math.isfinite(value) for value in values):
+        kept = f'the checkpoint of step {self._saved_step} is good' if self._saved_step else 'no checkpoint was written yet'
+        raise ValueError(f'loss or gradient of step {step} is not finite, at learning rate {learning_rate:.3g}; {kept}: '
+                         'lower the learning rate or lengthen the warm-up')
+
+  def save_checkpoint(self, basename):
+    self.check_finite()
+    super().save_checkpoint(basename)
+    self._saved_step = self.step
 
   def _log_training_progress(self, task, total_loss, n_steps, elapsed_time, optimizer_metrics, summary_writer):
     """Writes what Trax's loop writes, and bits; prints nothing (see progress.py)."""

@@ -1,7 +1,10 @@
 """One training step as one compiled function over all local devices, behind the interface of Trax's trainers.
 
-Weights, optimizer slots and state lie on every device, a batch is divided among them; XLA adds the gradients up. What
-goes in is donated, so that only one copy of weights and slots exists, and what comes out stays on the devices.
+A batch is divided among the devices. Weights and optimizer slots lie on each of them, or each holds its share (FSDP,
+arXiv 2004.13336) and XLA gathers a layer when it is needed. What goes in is donated, so that only one copy of weights and
+slots exists, and what comes out stays on the devices.
+
+Letters: B batch, L tokens, N devices.
 """
 
 import jax
@@ -13,17 +16,33 @@ import numpy as np
 from trax.fastmath import numpy as jnp
 
 
+DTYPES = ('float32', 'bfloat16')
+
+
 class Trainer:
   """What `trax.supervised.training.Loop` asks of a trainer: `one_step`, `slots`, and the model with its weights."""
 
-  def __init__(self, model_with_loss, optimizer, devices=None):
+  def __init__(self, model_with_loss, optimizer, devices=None, dtype='float32', accumulate=1, shard_weights=False):
     """Creates the trainer.
 
     Args:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
       optimizer: Trax optimizer with slots (`tree_init` was called).
       devices: devices to train on; None for all of this host.
+      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations; weights, slots, norms, softmax
+        and loss are float32 in any case.
+      accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
+        activations falls with it, the result stays the same but for rounding and dropout.
+      shard_weights: whether each device holds only its share of weights and slots.
+
+    Raises:
+      ValueError: an unknown dtype, or `accumulate` below 1.
     """
+    if dtype not in DTYPES:
+      raise ValueError(f'dtype is {dtype!r}: choose one of {", ".join(map(repr, DTYPES))}')
+    if not isinstance(accumulate, int) or accumulate < 1:
+      raise ValueError(f'accumulate is {accumulate!r}: give a whole number above 0')
+    self._dtype, self._accumulate, self._shard_weights = dtype, accumulate, shard_weights
     # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
     mesh = Mesh(np.array(devices or jax.local_devices()), ('batch',), axis_types=(AxisType.Auto,))
     self._everywhere = NamedSharding(mesh, PartitionSpec())
@@ -37,27 +56,60 @@ class Trainer:
 
   def _update(self, weights_state_slots, batch, step, opt_params, rng):
     weights, state, slots = weights_state_slots
-
-    def loss_and_state(weights):
-      return self.model_with_loss.pure_fn(batch, weights, state, rng)
-
-    (loss, state), gradients = jax.value_and_grad(loss_and_state, has_aux=True)(weights)
+    loss, state, gradients = self._loss_and_gradients(weights, state, batch, rng)
     weights, slots, stats = self._optimizer.tree_update(step, gradients, weights, slots, opt_params, store_slots=False)
-    return (weights, state, slots), {**stats, 'loss': loss}
+    updated = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self._sharding(x)), (weights, state, slots))
+    return updated, {**stats, 'loss': loss}
+
+  def _loss_and_gradients(self, weights, state, batch, rng):
+    """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
+    def loss_and_state(weights, state, part, rng):
+      weights = jax.tree.map(lambda w: w.astype(self._dtype) if w.dtype == jnp.float32 else w, weights)
+      return self.model_with_loss.pure_fn(part, weights, state, rng)
+
+    differentiate = jax.value_and_grad(loss_and_state, has_aux=True)
+    if self._accumulate == 1:
+      (loss, state), gradients = differentiate(weights, state, batch, rng)
+      return loss, state, gradients
+
+    def add_part(sums, part_and_number):
+      part, number = part_and_number
+      total, loss, state, gradients = sums
+      (part_loss, state), part_gradients = differentiate(weights, state, part, jax.random.fold_in(rng, number))
+      share = part[-1].sum()  # A part's loss is a mean over its token weights.
+      gradients = jax.tree.map(lambda g, p: g + share * p, gradients, part_gradients)
+      return (total + share, loss + share * part_loss, state, gradients), None
+
+    # Every accumulate-th row: so a part has rows of every device, and none moves.
+    parts = jax.tree.map(lambda x: x.reshape(-1, self._accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+    nothing = np.float32(0.0), np.float32(0.0), state, jax.tree.map(jnp.zeros_like, weights)
+    (total, loss, state, gradients), _ = jax.lax.scan(add_part, nothing, (parts, np.arange(self._accumulate)))
+    return loss / total, state, jax.tree.map(lambda g: g / total, gradients)
+
+  def _sharding(self, x):
+    """Where a weight, slot or state lies: everywhere, or along its longest axis that divides among the devices."""
+    n_devices = self._by_row.mesh.size
+    axes = [axis for axis in range(x.ndim) if x.shape[axis] % n_devices == 0]
+    if not self._shard_weights or not axes:
+      return self._everywhere
+    longest = max(axes, key=lambda axis: x.shape[axis])
+    return NamedSharding(self._by_row.mesh, PartitionSpec(*[None] * longest, 'batch'))
 
   def arguments(self, batch, rng, step, learning_rate):
     """Returns the arguments of `update` for one step, on the devices and always of the same types.
 
     Raises:
-      ValueError: the batch does not divide among the devices.
+      ValueError: the batch does not divide among the devices and parts.
     """
     n_devices = self._by_row.mesh.size
-    if batch[0].shape[0] % n_devices:
-      raise ValueError(f'batch size {batch[0].shape[0]} does not divide among {n_devices} devices')
+    if batch[0].shape[0] % (n_devices * self._accumulate):
+      parts = f' and {self._accumulate} parts' if self._accumulate > 1 else ''
+      raise ValueError(f'batch size {batch[0].shape[0]} does not divide among {n_devices} devices{parts}: give a multiple '
+                       f'of {n_devices * self._accumulate}')
     if self._on_devices is None:
       own = self.model_with_loss.weights, self.model_with_loss.state, self._slots
       # A copy: donating would take these arrays away from whoever else holds them.
-      self._on_devices = jax.tree.map(lambda x: jax.device_put(jnp.array(x), self._everywhere), own)
+      self._on_devices = jax.tree.map(lambda x: jax.device_put(jnp.array(x), self._sharding(jnp.asarray(x))), own)
     scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
     return (self._on_devices, jax.device_put(batch, self._by_row), *jax.device_put(scalars, self._everywhere))
 

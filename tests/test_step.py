@@ -1,0 +1,87 @@
+"""The compiled step: many devices equal one, parts of a batch equal the whole, bfloat16 is near, bad steps stop."""
+
+import jax
+from jax.extend import core as jax_core
+import numpy as np
+import pairs
+import pytest
+from trax import layers as tl
+from trax import optimizers
+from trax import shapes
+
+import test_training
+import test_trax_compat
+from trax_hourglass.training import step
+
+
+def losses(n_steps=3, batch_size=6, **options):
+  """Returns the losses of the first steps, and the trainer, without dropout."""
+  x = pairs.tokens(7, batch=batch_size)
+  # Token weights differ, so that a mean of the parts' means would be wrong.
+  batch = (x, x, np.random.RandomState(2).randint(0, 3, x.shape).astype(np.float32))
+  model = tl.Serial(pairs.ours('1@1 1@3 1@1', mode='train', dropout=0.0), tl.WeightedCategoryCrossEntropy())
+  model.init(shapes.signature(batch), rng=jax.random.PRNGKey(0))
+  optimizer = optimizers.Adam(1e-2)
+  optimizer.tree_init(model.weights)
+  trainer = step.Trainer(model, optimizer, **options)
+  return [float(trainer.one_step(batch, jax.random.PRNGKey(i), i, 1e-2)[0]) for i in range(n_steps)], trainer
+
+
+@pytest.fixture(scope='module')
+def whole():
+  return losses()[0]
+
+
+def test_many_devices_equal_one():
+  result = test_trax_compat.python('import many_devices; many_devices.main("our_steps")',
+                                   XLA_FLAGS='--xla_force_host_platform_device_count=8 '
+                                             '--xla_backend_optimization_level=0')
+  assert 'all agree' in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize('parts', [2, 6])
+def test_parts_of_a_batch_equal_the_whole(whole, parts):
+  np.testing.assert_allclose(losses(accumulate=parts)[0], whole, rtol=1e-5)
+
+
+def test_bfloat16_is_near_and_keeps_float32_weights(whole):
+  got, trainer = losses(dtype='bfloat16')
+  np.testing.assert_allclose(got, whole, rtol=0.02)  # Products of numbers rounded to 8 bits.
+  assert got != whole
+  assert {x.dtype for x in jax.tree.leaves((trainer.weights, trainer.slots))} == {np.dtype(np.float32)}
+
+
+def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():
+  _, trainer = losses(n_steps=0, dtype='bfloat16')
+  x = pairs.tokens(7, batch=6)
+  batch = (x, x, np.ones(x.shape, np.float32))
+  jaxpr = jax.make_jaxpr(trainer.update)(*trainer.arguments(batch, jax.random.PRNGKey(0), 0, 1e-2))
+  kinds = {'dot_general': [], 'log': []}
+  for equation in equations(jaxpr.jaxpr):
+    if equation.primitive.name in kinds and equation.outvars[0].aval.ndim:  # Adam's norms are products too, to a number.
+      kinds[equation.primitive.name].append(equation.invars[0].aval.dtype)
+  products, logarithms = kinds['dot_general'], kinds['log']
+  assert products and all(dtype == 'bfloat16' for dtype in products)
+  assert logarithms and all(dtype == np.float32 for dtype in logarithms)
+
+
+def equations(jaxpr):
+  """Yields all equations of a jaxpr, inner ones too."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for inner in jax_core.jaxprs_in_params(equation.params):
+      yield from equations(inner)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'dtype': 'float8'}, "'float8'.*'bfloat16'"), ({'accumulate': 0}, 'accumulate is 0'),
+    ({'accumulate': 4}, 'batch size 6 does not divide among 1 devices and 4 parts: give a multiple of 4'),
+])
+def test_bad_options_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    losses(n_steps=1, **options)
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+  with pytest.raises(ValueError, match=r'step \d is not finite, at learning rate'):
+    test_training.run(tmp_path, 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')
