@@ -1,0 +1,111 @@
+"""Measures relative attention alone, forward and backward, for several sizes of tile and as one plain L x L matrix.
+
+    python benchmarks/attention.py [--json] [--length 2046] [--factor 3] [--rate 0.1]
+
+Each of the three uses is measured: within a level, shortening and upsampling by the factor. Runs alternate between the
+variants; seconds are medians. Bytes are the compiler's own count of temporaries.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+from trax_hourglass import attention  # pylint: disable=wrong-import-position
+from trax_hourglass import blockwise  # pylint: disable=wrong-import-position
+
+import jax  # pylint: disable=wrong-import-position
+import jax.numpy as jnp  # pylint: disable=wrong-import-position
+import numpy as np  # pylint: disable=wrong-import-position
+
+TILES = [(128, 256), (128, 512), (256, 256), (256, 512), (512, 512), (512, 1024)]
+
+
+def parse_arguments():
+  """Returns the command line's arguments."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--length', type=int, default=2046, help='vectors of the finer sequence')
+  parser.add_argument('--factor', type=int, default=3)
+  parser.add_argument('--batch', type=int, default=1)
+  parser.add_argument('--n_heads', type=int, default=8)
+  parser.add_argument('--head_width', type=int, default=64)
+  parser.add_argument('--rate', type=float, default=0.1, help='dropout; the plain form has none')
+  parser.add_argument('--runs', type=int, default=5)
+  parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
+  return parser.parse_args()
+
+
+def plain(q, k, v, e, c, l):
+  """The definition within a level as one matrix a head, for autodiff."""
+  n = q.shape[1]
+  content = jnp.einsum('bqhe,bkhe->bhqk', q + c, k)
+  position = jnp.einsum('bqhe,she->bhqs', q + l, e[0])
+  position = jnp.pad(position, ((0, 0),) * 3 + ((0, 1),)).reshape(*position.shape[:2], -1)
+  position = position[..., n - 1:n - 1 + n * n].reshape(content.shape)
+  scores = jnp.where(np.tril(np.ones((n, n), bool)), (content + position) * q.shape[-1]**-0.5, -1e9)
+  return jnp.einsum('bhqk,bkhe->bqhe', jax.nn.softmax(scores), v)
+
+
+def arguments(args, queries_per_group, keys_per_group):
+  """Returns random arguments of `relative_attention`."""
+  groups = args.length // max(queries_per_group, keys_per_group)
+  n_queries, n_keys = groups * queries_per_group, groups * keys_per_group
+  shape = (args.n_heads, args.head_width)
+  shapes = [(args.batch, n_queries), (args.batch, n_keys), (args.batch, n_keys), (queries_per_group, n_keys), (), ()]
+  random = np.random.RandomState(0)
+  return [jnp.asarray(random.randn(*s, *shape), jnp.float32) for s in shapes]
+
+
+def compiled(function, arrays):
+  """Returns the gradient of the function's sum of squares, compiled, with seconds and bytes."""
+  started = time.perf_counter()
+  gradient = jax.jit(jax.grad(lambda *a: (function(*a)**2).sum(), argnums=range(6))).lower(*arrays).compile()
+  seconds = time.perf_counter() - started
+  return gradient, {'compile_seconds': seconds, 'temporary_bytes': gradient.memory_analysis().temp_size_in_bytes}
+
+
+def measure(args):
+  """Returns one dictionary of results a use and variant."""
+  rows = []
+  fast = lambda *a: attention.relative_attention(*a, rate=args.rate, key=jax.random.PRNGKey(0))
+  uses = {'within a level': (1, 1), 'shortening': (1, args.factor), 'upsampling': (args.factor, 1)}
+  for use, geometry in uses.items():
+    arrays = arguments(args, *geometry)
+    variants = []
+    for tile in TILES:
+      blockwise._BLOCK_QUERIES, blockwise._SPAN_KEYS = tile  # pylint: disable=protected-access
+      blockwise.attend.clear_cache()
+      variants.append((f'tiles of {tile[0]} x {tile[1]}', *compiled(fast, arrays)))
+    if geometry == (1, 1):
+      variants.append(('one matrix', *compiled(plain, arrays)))
+    seconds = [[] for _ in variants]
+    for _ in range(args.runs + 1):
+      for (_, gradient, _), times in zip(variants, seconds):
+        started = time.perf_counter()
+        jax.block_until_ready(gradient(*arrays))
+        times.append(time.perf_counter() - started)
+    rows += [{'use': use, 'variant': name, 'seconds': statistics.median(times[1:]), **result}
+             for (name, _, result), times in zip(variants, seconds)]
+  return rows
+
+
+def main():
+  """Prints the results."""
+  args = parse_arguments()
+  rows = measure(args)
+  device = f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}'
+  if args.json:
+    print(json.dumps({'device': device, 'settings': vars(args), 'rows': rows}))
+    return
+  print(f'{device}; {vars(args)}\n\n| use | variant | seconds | compile seconds | temporary bytes |\n|---|---|---|---|---|')
+  for row in rows:
+    print(f'| {row["use"]} | {row["variant"]} | {row["seconds"]:.3f} | {row["compile_seconds"]:.1f} | '
+          f'{row["temporary_bytes"]:,} |')
+
+
+if __name__ == '__main__':
+  main()
