@@ -173,6 +173,19 @@ def test_recomputing_changes_nothing_but_memory(recompute):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
+@pytest.mark.parametrize('hierarchy, length', [('1@1', 9), ('1@1 1@3 1@1', 13)])
+def test_rotary_attention_is_causal(hierarchy, length):
+  model = pairs.ours(hierarchy, d_model=12, n_heads=2, vanilla_attention=th.CausalRotaryAttention,
+                     shortened_attention=th.CausalRotaryAttention)
+  assert 'RotaryAttention_2_heads' in str(model)
+  assert_causal(pairs.initialise(model, length), length)
+
+
+def test_rotary_attention_needs_heads_of_even_width():
+  with pytest.raises(ValueError, match='heads are 3 wide.*even width'):
+    pairs.ours('1@1', d_model=6, n_heads=2, vanilla_attention=th.CausalRotaryAttention)
+
+
 def test_unknown_recomputation_is_refused():
   with pytest.raises(ValueError, match="'everything'.*'elementwise'"):
     pairs.ours('1@1', recompute='everything')

@@ -1,7 +1,7 @@
 """Hourglass, a hierarchical Transformer language model, on Trax and today's JAX.
 
 Models and their parts (registered with gin on import):
-  Hourglass, and the plug-ins CausalRelativeAttention, ShortenBy..., UpsampleBy...
+  Hourglass, and the plug-ins CausalRelativeAttention, CausalRotaryAttention, ShortenBy..., UpsampleBy...
 Weights of the authors' implementation:
   interop.from_trax, interop.to_trax
 Training and evaluation:
@@ -17,6 +17,7 @@ if sys.argv[0] != '-m':
   from trax_hourglass import evaluation
   from trax_hourglass.configurables import ByteCorpus
   from trax_hourglass.configurables import CausalRelativeAttention
+  from trax_hourglass.configurables import CausalRotaryAttention
   from trax_hourglass.configurables import fit
   from trax_hourglass.configurables import Hourglass
   from trax_hourglass.configurables import ShortenByAttention

@@ -1,4 +1,4 @@
-"""Transformer-XL relative attention as Trax layers: within a level, and across the two rates of a resampling.
+"""Attention as Trax layers: relative, within a level and across the two rates of a resampling; rotary, within a level.
 
 Letters: B batch, Q queries, K keys, L vectors of a level, D model width, H heads, E = D / H.
 """
@@ -52,10 +52,7 @@ class RelativeAttention(base.Layer):
     self._unit = unit
 
   def init_weights_and_state(self, _):
-    shape = (self._spec.d_model, self._spec.d_model)
-    self.weights = tuple(
-        tuple(make(s, rng) for make, s, rng in zip((_KERNEL, _BIAS), (shape, shape[1:]), fastmath.random.split(rng)))
-        for rng in fastmath.random.split(self.rng, 5))
+    self.weights = _affine_maps(5, self._spec.d_model, self.rng)
 
   def forward(self, inputs):
     queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
@@ -64,14 +61,59 @@ class RelativeAttention(base.Layer):
         queries.shape[1] // self._queries_per_group, self._queries_per_group, self._keys_per_group)
     e = _affine(attention.sinusoids(distances, self._spec.d_model).astype(queries.dtype), position)
     out = attention.relative_attention(
-        self._heads(_affine(queries, query)), self._heads(_affine(keys, key)), self._heads(_affine(keys, value)),
-        self._heads(e), *inputs[-2:],
-        rate=self._spec.dropout if self._spec.mode == 'train' else 0.0,
-        key=self.rng)
+        *(_heads(x, self._spec) for x in (_affine(queries, query), _affine(keys, key), _affine(keys, value), e)),
+        *inputs[-2:], rate=_rate(self._spec), key=self.rng)
     return _affine(out.reshape(queries.shape), output)
 
-  def _heads(self, x):
-    return x.reshape(*x.shape[:-1], self._spec.n_heads, -1)
+
+class RotaryAttention(base.Layer):
+  """Causal self-attention with rotary positions (arXiv 2104.09864): (B, L, D) -> (B, L, D).
+
+  Weights are four affine maps, ((w, b), ...), in the order query, key, value, output. Distances are counted in tokens.
+  """
+
+  def __init__(self, spec, unit):
+    """Creates the layer.
+
+    Args:
+      spec: the model's BlockSpec.
+      unit: tokens per vector.
+
+    Raises:
+      ValueError: heads of odd width; rotation takes pairs.
+    """
+    if spec.d_model // spec.n_heads % 2:
+      raise ValueError(f'heads are {spec.d_model // spec.n_heads} wide (d_model {spec.d_model} over {spec.n_heads} heads): '
+                       'rotary positions need an even width')
+    super().__init__(name=f'RotaryAttention_{spec.n_heads}_heads')
+    self._spec = spec
+    self._unit = unit
+
+  def init_weights_and_state(self, _):
+    self.weights = _affine_maps(4, self._spec.d_model, self.rng)
+
+  def forward(self, x):
+    *maps, output = self.weights
+    out = attention.rotary_attention(*(_heads(_affine(x, weights), self._spec) for weights in maps), unit=self._unit,
+                                     rate=_rate(self._spec), key=self.rng)
+    return _affine(out.reshape(x.shape), output)
+
+
+def _affine_maps(n, d_model, rng):
+  """Returns initial weights of n affine maps: ((w (D, D), b (D,)), ...)."""
+  shape = (d_model, d_model)
+  return tuple(
+      tuple(make(s, rng) for make, s, rng in zip((_KERNEL, _BIAS), (shape, shape[1:]), fastmath.random.split(rng)))
+      for rng in fastmath.random.split(rng, n))
+
+
+def _heads(x, spec):
+  """(..., D) -> (..., H, E)."""
+  return x.reshape(*x.shape[:-1], spec.n_heads, -1)
+
+
+def _rate(spec):
+  return spec.dropout if spec.mode == 'train' else 0.0
 
 
 def _affine(x, weights):
@@ -87,3 +129,13 @@ def CausalRelativeAttention(spec, tokens_per_vector):
     tokens_per_vector: total shorten factor of the level.
   """
   return RelativeAttention(spec, unit=tokens_per_vector)
+
+
+def CausalRotaryAttention(spec, tokens_per_vector):
+  """Attention with rotary positions in place of relative ones, a third fewer products: (B, L, D) -> (B, L, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    tokens_per_vector: total shorten factor of the level.
+  """
+  return RotaryAttention(spec, unit=tokens_per_vector)

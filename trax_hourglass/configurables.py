@@ -32,6 +32,7 @@ def _register(function, module, **options):
 
 
 CausalRelativeAttention = _register(attention_layers.CausalRelativeAttention, 'layers')
+CausalRotaryAttention = _register(attention_layers.CausalRotaryAttention, 'layers')
 ShortenByAverage = _register(resampling.ShortenByAverage, 'layers')
 ShortenByLinear = _register(resampling.ShortenByLinear, 'layers')
 ShortenByAttention = _register(resampling.ShortenByAttention, 'layers')
