@@ -106,7 +106,8 @@ def test_learns(tmp_path):
 @pytest.mark.parametrize('binding, message', [
     ('n_steps = 0', 'n_steps'), ('batch_size = 0', 'batch_size'), ('length = 0', 'length'),
     ('length = 100000000', 'longer than'), ('warmup_steps = 5', 'warmup_steps'), ('fit.eval_every = 0', 'eval_every'),
-    ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
+    ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),
+    ('Hourglass.recompute = "all"', 'recompute'), ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
 ])
 def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
   with pytest.raises(ValueError, match=message):

@@ -19,6 +19,7 @@ from trax.supervised import training
 from trax_hourglass import evaluation
 from trax_hourglass.data import batches
 from trax_hourglass.training import loop as loop_lib
+from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.progress import Progress
 
 
@@ -90,6 +91,8 @@ def fit(output_dir,
                       ('checkpoint_every', checkpoint_every)):
     if not isinstance(value, int) or value < 1:
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+  batches.check_sizes(batch_size, length)
+  step_lib.check_options(batch_size, jax.local_device_count(), dtype, accumulate)
   if os.path.exists(output_dir) and not os.path.isdir(output_dir):
     raise ValueError(f'output_dir {str(output_dir)!r} is a file: give a folder')
   valid = corpus.split('valid')

@@ -19,6 +19,18 @@ from trax.fastmath import numpy as jnp
 DTYPES = ('float32', 'bfloat16')
 
 
+def check_options(batch_size, n_devices, dtype, accumulate):
+  """Raises ValueError for an unknown dtype, `accumulate` below 1, or a batch that does not divide."""
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype is {dtype!r}: choose one of {", ".join(map(repr, DTYPES))}')
+  if not isinstance(accumulate, int) or accumulate < 1:
+    raise ValueError(f'accumulate is {accumulate!r}: give a whole number above 0')
+  if batch_size % (n_devices * accumulate):
+    parts = f' and {accumulate} parts' if accumulate > 1 else ''
+    raise ValueError(f'batch size {batch_size} does not divide among {n_devices} devices{parts}: give a multiple of '
+                     f'{n_devices * accumulate}')
+
+
 class Trainer:
   """What `trax.supervised.training.Loop` asks of a trainer: `one_step`, `slots`, and the model with its weights."""
 
@@ -35,13 +47,7 @@ class Trainer:
         activations falls with it, the result stays the same but for rounding and dropout.
       shard_weights: whether each device holds only its share of weights and slots.
 
-    Raises:
-      ValueError: an unknown dtype, or `accumulate` below 1.
     """
-    if dtype not in DTYPES:
-      raise ValueError(f'dtype is {dtype!r}: choose one of {", ".join(map(repr, DTYPES))}')
-    if not isinstance(accumulate, int) or accumulate < 1:
-      raise ValueError(f'accumulate is {accumulate!r}: give a whole number above 0')
     self._dtype, self._accumulate, self._shard_weights = dtype, accumulate, shard_weights
     # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
     mesh = Mesh(np.array(devices or jax.local_devices()), ('batch',), axis_types=(AxisType.Auto,))
@@ -99,13 +105,9 @@ class Trainer:
     """Returns the arguments of `update` for one step, on the devices and always of the same types.
 
     Raises:
-      ValueError: the batch does not divide among the devices and parts.
+      ValueError: an option out of its range, or a batch that does not divide among the devices and parts.
     """
-    n_devices = self._by_row.mesh.size
-    if batch[0].shape[0] % (n_devices * self._accumulate):
-      parts = f' and {self._accumulate} parts' if self._accumulate > 1 else ''
-      raise ValueError(f'batch size {batch[0].shape[0]} does not divide among {n_devices} devices{parts}: give a multiple '
-                       f'of {n_devices * self._accumulate}')
+    check_options(batch[0].shape[0], self._by_row.mesh.size, self._dtype, self._accumulate)
     if self._on_devices is None:
       own = self.model_with_loss.weights, self.model_with_loss.state, self._slots
       # A copy: donating would take these arrays away from whoever else holds them.
