@@ -82,6 +82,6 @@ def test_bad_options_are_refused(options, message):
     losses(n_steps=1, **options)
 
 
-def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
-  with pytest.raises(ValueError, match=r'step \d is not finite, at learning rate'):
+def test_loss_that_is_not_finite_stops_and_names_step_rate_and_checkpoint(tmp_path):
+  with pytest.raises(ValueError, match=r'step [2-4] is not finite, at learning rate \S+; the last checkpoint is of step [1-3]'):
     test_training.run(tmp_path, 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')

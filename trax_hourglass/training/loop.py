@@ -35,7 +35,6 @@ class Loop(training.Loop):
     """
     self.loss = None
     self._unchecked = []  # (step, learning rate, loss, gradients' length) since `check_finite`, on the device.
-    self._saved_step = None
     self._trainer_options = trainer_options or {}
     self._dropout_rng = random.get_prng(random_seed)
     model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
@@ -43,6 +42,7 @@ class Loop(training.Loop):
     # Our step divides a batch among devices by itself; the loop sees one.
     with mock.patch.object(training, 'init_host_and_devices', _as_one_device):
       super().__init__(model, task, eval_model=eval_model, eval_tasks=eval_task, random_seed=random_seed, **options)
+    self._saved_step = self.step or None  # A resumed run's.
 
   def _init_trainer(self, task):
     model = training._model_with_ends(self._model, [task.loss_layer], shapes.signature(task.sample_batch))
@@ -68,7 +68,7 @@ class Loop(training.Loop):
     unchecked, self._unchecked = self._unchecked, []
     for step, learning_rate, *values in unchecked:
       if not all(math.isfinite(value) for value in values):
-        kept = f'the checkpoint of step {self._saved_step} is good' if self._saved_step else 'no checkpoint was written yet'
+        kept = f'the last checkpoint is of step {self._saved_step}' if self._saved_step else 'no checkpoint was written yet'
         raise ValueError(f'loss or gradient of step {step} is not finite, at learning rate {learning_rate:.3g}; {kept}: '
                          'lower the learning rate or lengthen the warm-up')
 

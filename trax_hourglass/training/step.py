@@ -46,7 +46,6 @@ class Trainer:
       accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
         activations falls with it, the result stays the same but for rounding and dropout.
       shard_weights: whether each device holds only its share of weights and slots.
-
     """
     self._dtype, self._accumulate, self._shard_weights = dtype, accumulate, shard_weights
     # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
