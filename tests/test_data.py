@@ -112,13 +112,28 @@ def test_windows_reach_both_ends():
   assert starts == {0, 1, 2}
 
 
-@given(n=st.integers(1, 60), batch=st.integers(1, 4), length=st.integers(1, 9), limit=st.none() | st.integers(1, 70))
-def test_consecutive_windows_take_each_token_once(n, batch, length, limit):
+@given(n=st.integers(1, 60), batch=st.integers(1, 4), length=st.integers(1, 9), limit=st.none() | st.integers(1, 70),
+       n_hosts=st.integers(1, 3), rows_more=st.integers(0, 3))
+def test_consecutive_windows_take_each_token_once(n, batch, length, limit, n_hosts, rows_more):
+  n_rows = -(-(batch + rows_more) // n_hosts) * n_hosts
   seen = []
-  for tokens, _, weights in batches.consecutive_windows(Numbers(n), batch, length, limit):
-    assert tokens.shape == weights.shape == (batch, length)
-    seen.extend(tokens[weights == 1])
+  hosts = [batches.consecutive_windows(Numbers(n), batch, length, limit, n_rows, host, n_hosts) for host in range(n_hosts)]
+  for parts in zip(*hosts, strict=True):
+    there = [tokens[weights == 1] for tokens, weights, _ in parts]
+    assert {tokens.shape for tokens, _, _ in parts} == {weights.shape for _, weights, _ in parts} == {(n_rows // n_hosts, length)}
+    assert {count for *_, count in parts} == {sum(map(len, there))}
+    seen.extend(np.concatenate(there))
   assert seen == list(range(min(n, limit or n)))
+
+
+@given(batch=st.integers(1, 4), n_hosts=st.integers(1, 3), step=st.integers(0, 9))
+def test_hosts_rows_are_one_host_s_batch(batch, n_hosts, step):
+  def take(host, n_hosts_):
+    stream = batches.RandomWindows(Numbers(200), batch * n_hosts, 10, 0, 256, host, n_hosts_)
+    stream.step = step
+    return next(stream)[0]
+
+  np.testing.assert_array_equal(np.concatenate([take(host, n_hosts) for host in range(n_hosts)]), take(0, 1))
 
 
 @pytest.mark.parametrize('content, message', [(b'', '0 bytes'), (b'x', '1 bytes'), (b'xy', '2 bytes')])
@@ -135,6 +150,8 @@ def test_other_bad_input():
     th.ByteCorpus().split('dev')
   with pytest.raises(ValueError, match='longer than the training data'):
     batches.RandomWindows(Numbers(9), 1, 10, 0, 256)
+  with pytest.raises(ValueError, match='batch size 3 does not divide among 2 hosts'):
+    batches.RandomWindows(Numbers(99), 3, 10, 0, 256, host=0, n_hosts=2)
   for sizes in ((0, 10), (1, 0), (1, -1), (1.5, 2)):
     with pytest.raises(ValueError, match='whole number above 0'):
       batches.RandomWindows(Numbers(99), *sizes, 0, 256)

@@ -10,7 +10,6 @@ from trax import optimizers
 from trax import shapes
 
 import test_training
-import test_trax_compat
 from trax_hourglass.training import step
 
 
@@ -30,13 +29,6 @@ def losses(n_steps=3, batch_size=6, **options):
 @pytest.fixture(scope='module')
 def whole():
   return losses()[0]
-
-
-def test_many_devices_equal_one():
-  result = test_trax_compat.python('import many_devices; many_devices.main("our_steps")',
-                                   XLA_FLAGS='--xla_force_host_platform_device_count=8 '
-                                             '--xla_backend_optimization_level=0')
-  assert 'all agree' in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize('parts', [2, 6])

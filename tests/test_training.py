@@ -20,7 +20,6 @@ import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass import evaluation
 from trax_hourglass.data import batches
-from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import schedules
 import test_data
 
@@ -81,11 +80,18 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
   assert run(tmp_path).valid_bits_per_byte == whole.valid_bits_per_byte  # Nothing left to train: only scored.
 
 
-def test_step_is_compiled_once(tmp_path, caplog):
+def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    run(tmp_path)
+    run(tmp_path)  # Evaluates three times, and scores the valid split, all in batches of one shape.
   compiled = [r.getMessage() for r in caplog.records if 'Compiling jit(' in r.getMessage()]
-  assert sum('Compiling jit(_update)' in message for message in compiled) == 1
+  for name in ('_update', 'nats'):
+    assert sum(f'Compiling jit({name})' in message for message in compiled) == 1, compiled
+
+
+def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
+  for chunk in (4, 13):
+    result = run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')  # With dropout; 13 tokens are four chunks, or one.
+    np.testing.assert_allclose(result.valid_bits_per_byte, finished[1].valid_bits_per_byte, rtol=1e-5)
 
 
 def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
@@ -106,6 +112,7 @@ def test_learns(tmp_path):
 @pytest.mark.parametrize('binding, message', [
     ('n_steps = 0', 'n_steps'), ('batch_size = 0', 'batch_size'), ('length = 0', 'length'),
     ('length = 100000000', 'longer than'), ('warmup_steps = 5', 'warmup_steps'), ('fit.eval_every = 0', 'eval_every'),
+    ('fit.n_devices = 2', 'n_devices is 2: give a number from 1 to 1'), ('fit.loss_chunk = 0', 'loss_chunk is 0'),
     ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),
     ('Hourglass.recompute = "all"', 'recompute'), ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
 ])
@@ -163,11 +170,3 @@ def test_batch_size_does_not_change_the_score():
 def test_schedule_by_hand():
   rate = schedules.WarmupCosine(peak=2.0, warmup_steps=4, n_steps=12)
   np.testing.assert_allclose([rate(s) for s in (1, 2, 4, 8, 12, 13)], [0.5, 1.0, 2.0, 1.0, 0.0, 0.0], atol=1e-9)
-
-
-def test_bits_are_nats_over_log_two():
-  logits = np.zeros((1, 2, 16), np.float32)
-  metric = loop_lib.BitsPerToken()
-  inputs = (logits, np.zeros((1, 2), np.int32), np.ones((1, 2), np.float32))
-  metric.init(trax.shapes.signature(inputs))
-  np.testing.assert_allclose(metric(inputs), 4.0, rtol=1e-6)

@@ -22,6 +22,34 @@ def add_gin_flags(parser):
                       help='one gin binding, wins over all files; may be given several times')
 
 
+def add_host_flags(parser):
+  """Adds what a command needs to run on several hosts; see hosts.py."""
+  hosts = parser.add_argument_group('several hosts', 'start the same command on each; they share the run directory')
+  hosts.add_argument('--coordinator', metavar='ADDRESS:PORT', help='of host 0, where the hosts meet')
+  hosts.add_argument('--n_hosts', type=int, metavar='N', help='how many hosts there are')
+  hosts.add_argument('--host', type=int, metavar='I', help="this host's number, from 0")
+  hosts.add_argument('--cluster', action='store_true',
+                     help='take all three from the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU')
+  hosts.add_argument('--hosts_timeout', type=int, default=300, metavar='S', help='seconds to wait for the other hosts')
+
+
+def connect_hosts(args):
+  """Connects the hosts as the flags of `add_host_flags` say; without any there is one host.
+
+  Raises:
+    UsageError: flags that contradict each other.
+    ValueError: the hosts do not come up; see `hosts.connect`.
+  """
+  given = {name: getattr(args, name) for name in ('coordinator', 'n_hosts', 'host') if getattr(args, name) is not None}
+  if args.cluster and given:
+    raise UsageError(f'--cluster and --{next(iter(given))} exclude each other: a cluster says all by itself')
+  if given and len(given) < 3:
+    raise UsageError('--coordinator, --n_hosts and --host belong together: give all three')
+  if args.cluster or given:
+    from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
+    hosts.connect(**given, seconds=args.hosts_timeout)
+
+
 def parse_gin(files, bindings):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
 

@@ -85,8 +85,9 @@ def Hourglass(vocab_size=256,
       tl.Embedding(vocab_size, d_model),                           # vecs, tokens
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*levels),                                        # vecs, tokens
-      tl.Dense(vocab_size),                                        # padded logits, tokens
-      tl.Fn('Crop', lambda logits, tokens: logits[:, :tokens.shape[1]].astype(jnp.float32)),  # logits
+      tl.Fn('Crop', lambda vecs, tokens: vecs[:, :tokens.shape[1]]),  # vecs
+      tl.Dense(vocab_size),                                        # logits
+      tl.Fn('ToFloat32', lambda logits: logits.astype(jnp.float32)),  # logits
   )
 
 
@@ -118,10 +119,11 @@ def _pad_tokens(levels):
 
 
 class LanguageModel(tl.Serial):
-  """A Serial that checks its tokens: (B, L) -> (B, L, V)."""
+  """A Serial that checks its tokens, (B, L) -> (B, L, V), and whose last two layers turn vectors to float32 logits."""
 
   def __init__(self, vocab_size, length_multiple, *layers):
     super().__init__(*layers, name='Hourglass')
+    self._to_vectors, self._to_logits = tl.Serial(*layers[:-2]), tl.Serial(*layers[-2:])
     self._vocab_size = vocab_size
     self._length_multiple = length_multiple
 
@@ -144,6 +146,17 @@ class LanguageModel(tl.Serial):
     self._check(x)
     with keys.cheap_splits():
       return super().pure_fn(x, weights, state, rng, use_cache)
+
+  def vectors(self, tokens, weights, state, rng):
+    """Returns what `logits` takes, (B, L, D), and the new state; arguments as `pure_fn`'s, the same dropout masks."""
+    self._check(tokens)
+    with keys.cheap_splits():  # They begin alike however many keys are split off.
+      vectors, new_state = self._to_vectors.pure_fn(tokens, weights[:-2], state[:-2], rng)
+    return vectors, new_state + state[-2:]
+
+  def logits(self, vectors, weights):
+    """Returns logits (..., V), float32, of vectors (..., D); weights are the whole model's."""
+    return self._to_logits.pure_fn(vectors, weights[-2:], ((), ()), None)[0]
 
   def _check(self, inputs):
     """Raises ValueError for what no layer below would report, or only as a shape error of its own."""

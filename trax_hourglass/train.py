@@ -18,6 +18,7 @@ def main():
   """Parses the command line, trains, prints one line."""
   parser = command_line.parser(__doc__)
   command_line.add_gin_flags(parser)
+  command_line.add_host_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args()
@@ -27,13 +28,19 @@ def main():
 
 def train(args):
   """Trains as the parsed arguments say and prints the result."""
+  if (args.n_hosts or args.cluster) and not args.output_dir:
+    raise command_line.UsageError('several hosts need --output_dir, the same folder for all of them')
+  command_line.connect_hosts(args)
   output_dir = pathlib.Path(args.output_dir or time.strftime('runs/%Y%m%d-%H%M%S')).expanduser()
   saved = output_dir / 'config.gin'
   files = args.config_file or [str(saved) if saved.exists() else 'quickstart.gin']
   command_line.parse_gin(files, args.config)
 
   from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
+  from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
   result = configurables.fit(str(output_dir))
+  if not hosts.is_first():
+    return
   if args.json:
     print(json.dumps(dataclasses.asdict(result)))
     return

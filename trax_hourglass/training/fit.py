@@ -17,6 +17,7 @@ from trax import layers as tl
 from trax.supervised import training
 
 from trax_hourglass import evaluation
+from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.data import batches
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import step as step_lib
@@ -57,18 +58,20 @@ def fit(output_dir,
         max_valid_tokens=None,
         dtype='float32',
         accumulate=1,
+        loss_chunk=None,
         shard_weights=False,
+        n_devices=None,
         seed=0):
   """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
 
   Args:
-    output_dir: the run directory: checkpoints, TensorBoard events, config, versions.
+    output_dir: the run directory: checkpoints, TensorBoard events, config, versions. Several hosts share it.
     model: function of `mode` that returns a language model, tokens (B, L) -> logits (B, L, V).
     corpus: has `split(name)` and `vocab_size`, such as a ByteCorpus.
     optimizer: Trax optimizer.
     schedule: function step -> learning rate.
     n_steps: steps to train, counted from the run's beginning.
-    batch_size: B, sequences of a step.
+    batch_size: B, sequences of a step, over all hosts.
     length: L, tokens of a sequence.
     eval_every: steps between evaluations on the first batches of the valid split.
     eval_batches: batches of such an evaluation.
@@ -76,7 +79,9 @@ def fit(output_dir,
     max_valid_tokens: score only so many tokens of the valid split at the end; None for all.
     dtype: of matrix products and activations, 'float32' or 'bfloat16'; see training/step.py.
     accumulate: parts that a batch is cut into to save memory.
+    loss_chunk: tokens of a sequence whose logits exist at a time, for large vocabularies; None for all.
     shard_weights: whether each device holds only its share of weights and optimizer slots.
+    n_devices: devices to train on, as many on each host; None for all there are.
     seed: of weights, dropout and windows.
 
   Returns:
@@ -92,7 +97,8 @@ def fit(output_dir,
     if not isinstance(value, int) or value < 1:
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
   batches.check_sizes(batch_size, length)
-  step_lib.check_options(batch_size, jax.local_device_count(), dtype, accumulate)
+  mesh = mesh_lib.over_devices(n_devices)
+  step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
   if os.path.exists(output_dir) and not os.path.isdir(output_dir):
     raise ValueError(f'output_dir {str(output_dir)!r} is a file: give a folder')
   valid = corpus.split('valid')
@@ -100,15 +106,23 @@ def fit(output_dir,
     raise ValueError('the valid split is empty: give a larger corpus')
   train_model, eval_model = model(mode='train'), model(mode='eval')
   vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
-  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, vocab_size)
+  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, vocab_size,
+                                  jax.process_index(), jax.process_count())
+  scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
+
+  def evaluate(weights, state):
+    score = scorer.score(weights, state, valid, batch_size, length, eval_batches * batch_size * length)
+    return {'BitsPerToken': score.bits_per_token}
 
   loop = loop_lib.Loop(
       train_model,
       training.TrainTask(windows, tl.WeightedCategoryCrossEntropy(), optimizer, lr_schedule=schedule,
                          n_steps_per_checkpoint=checkpoint_every, sample_batch=next(windows)),
       eval_model,
-      _eval_task(valid, batch_size, length, eval_batches),
+      evaluate,
       random_seed=seed,
+      mesh=mesh,
+      loss_chunk=loss_chunk,
       trainer_options={'dtype': dtype, 'accumulate': accumulate, 'shard_weights': shard_weights},
       output_dir=output_dir,
       checkpoint_at=lambda step: step % checkpoint_every == 0 or step == n_steps,
@@ -116,13 +130,13 @@ def fit(output_dir,
       callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length)])
   windows.step = loop.step
   if loop.step < n_steps:
-    _write_versions(output_dir)
+    if loop.is_chief:
+      _write_versions(output_dir)
     loop.run(n_steps - loop.step)
 
-  eval_model.weights = train_model.weights
   bar = functools.partial(tqdm.tqdm, desc='scoring the valid split', unit='batch', leave=False, file=sys.stderr,
-                          disable=not sys.stderr.isatty())
-  result = evaluation.score(eval_model, valid, batch_size, length, max_valid_tokens, progress=bar)
+                          disable=not (loop.is_chief and sys.stderr.isatty()))
+  result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length, max_valid_tokens, bar)
   return Result(
       valid_bits_per_byte=result.bits_per_token,
       n_tokens_scored=result.n_tokens,
@@ -132,23 +146,11 @@ def fit(output_dir,
       output_dir=str(output_dir))
 
 
-def _eval_task(data, batch_size, length, n_batches):
-  """Returns the task that measures bits on the first batches of a split, the same ones each time."""
-  n_batches = min(n_batches, -(-len(data) // (batch_size * length)))
-
-  def stream():
-    while True:
-      yield from batches.consecutive_windows(data, batch_size, length, n_batches * batch_size * length)
-
-  sample = next(stream())
-  return training.EvalTask(stream(), [loop_lib.BitsPerToken()], n_eval_batches=n_batches, sample_batch=sample)
-
-
 def _write_versions(output_dir):
   """Notes what made the run, beside its config."""
   packages = ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config')
   versions = {name: importlib.metadata.version(name) for name in packages}
-  versions.update(python=platform.python_version(), devices=[d.device_kind for d in jax.local_devices()])
+  versions.update(python=platform.python_version(), devices=[d.device_kind for d in jax.devices()])
   path = pathlib.Path(output_dir) / 'versions.json'
   unfinished = path.with_suffix('.unfinished')
   unfinished.write_text(json.dumps(versions, indent=1) + '\n')

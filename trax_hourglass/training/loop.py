@@ -1,51 +1,68 @@
-"""Trax's training loop around our step: tasks, evaluations, history, checkpoints and TensorBoard stay Trax's."""
+"""Trax's training loop around our step: tasks, history, checkpoints and TensorBoard stay Trax's."""
 
+import contextlib
 import math
 from unittest import mock
 
 import jax
+import numpy as np
 from trax import layers as tl
 from trax import shapes
 from trax.fastmath import random
 from trax.supervised import training
 
+from trax_hourglass import hosts
+from trax_hourglass import loss as loss_lib
+from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.training import step as step_lib
 
 
-def BitsPerToken():
-  """Metric: (logits (B, L, V), targets (B, L), weights (B, L)) -> mean bits; per byte, where tokens are bytes."""
-  return tl.Serial(tl.WeightedCategoryCrossEntropy(), tl.Fn('NatsToBits', lambda nats: nats / math.log(2)),
-                   name='BitsPerToken')
-
-
 class Loop(training.Loop):
-  """`trax.supervised.training.Loop` whose step is one compiled function and whose randomness is one of (seed, step)."""
+  """`trax.supervised.training.Loop` whose step is one compiled function and whose randomness is one of (seed, step).
 
-  def __init__(self, model, task, eval_model, eval_task, random_seed, trainer_options=None, **options):
+  It runs on all hosts alike; the first alone writes.
+  """
+
+  def __init__(self, model, task, eval_model, evaluate, random_seed, mesh=None, loss_chunk=None, trainer_options=None,
+               **options):
     """Creates the loop, initialises the models and loads the output directory's checkpoint if there is one.
 
     Args:
       model: the model in mode 'train'.
       task: a TrainTask.
       eval_model: the model in mode 'eval'.
-      eval_task: an EvalTask, or None.
+      evaluate: function (weights, state) of the model -> {metric: value}.
       random_seed: seed of weights and dropout.
+      mesh: the devices, see mesh.py; None for all there are.
+      loss_chunk: tokens of a sequence whose logits exist at a time, see loss.py; None for all.
       trainer_options: arguments of `step.Trainer` by name: dtype, accumulate, shard_weights.
       **options: further arguments of Trax's loop, by name.
+
+    Raises:
+      ValueError: a `loss_chunk` that the model cannot be trained by, or a checkpoint that only some hosts can see.
     """
+    loss_lib.check_chunk(model, loss_chunk)
     self.loss = None
     self._unchecked = []  # (step, learning rate, loss, gradients' length) since `check_finite`, on the device.
-    self._trainer_options = trainer_options or {}
-    self._dropout_rng = random.get_prng(random_seed)
+    self._evaluate = evaluate
+    self._loss_chunk = loss_chunk
+    self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
+    self._seed = random_seed
     model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
     eval_model.weights, eval_model.state = model.weights, model.state
     # Our step divides a batch among devices by itself; the loop sees one.
     with mock.patch.object(training, 'init_host_and_devices', _as_one_device):
-      super().__init__(model, task, eval_model=eval_model, eval_tasks=eval_task, random_seed=random_seed, **options)
+      super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, **options)
+    if self._output_dir is not None:
+      self._output_dir_per_eval_task = [self._output_dir]
     self._saved_step = self.step or None  # A resumed run's.
+    hosts.check_same(f'the step to go on from in {self._output_dir}', self.step)
 
   def _init_trainer(self, task):
-    model = training._model_with_ends(self._model, [task.loss_layer], shapes.signature(task.sample_batch))
+    if self._loss_chunk is None:
+      model = training._model_with_ends(self._model, [task.loss_layer], shapes.signature(task.sample_batch))
+    else:
+      model = loss_lib.LossInChunks(self._model, self._loss_chunk)
     task.optimizer.tree_init(model.weights)
     return step_lib.Trainer(model, task.optimizer, **self._trainer_options)
 
@@ -56,7 +73,7 @@ class Loop(training.Loop):
         callback.on_step_begin(step)
     learning_rate = task.learning_rate(step)
     self.loss, stats = self._trainer_per_task[task_index].one_step(
-        task.next_batch(), random.fold_in(self._dropout_rng, step), step=step, learning_rate=learning_rate)
+        task.next_batch(), _dropout_rng(self._seed, step), step=step, learning_rate=learning_rate)
     self._unchecked.append((step, learning_rate, self.loss, stats['gradients_l2']))
     for callback in self._callbacks:
       if callback.call_at(step):
@@ -74,8 +91,23 @@ class Loop(training.Loop):
 
   def save_checkpoint(self, basename):
     self.check_finite()
-    super().save_checkpoint(basename)
+    with self._trainer_per_task[0].in_host_memory():
+      if self.is_chief:
+        super().save_checkpoint(basename)
     self._saved_step = self.step
+
+  def run_evals(self, summary_writers=None):
+    """Writes the metrics that `evaluate` returns for the weights of now."""
+    metrics = self._evaluate(self._model.weights, self._model.state)
+    self.log_summary(metrics, summary_writers[0] if summary_writers else None, 'metrics/', 'eval')
+
+  @contextlib.contextmanager
+  def _open_summary_writers(self):
+    if not self.is_chief:
+      yield [None], [None]
+      return
+    with super()._open_summary_writers() as writers:
+      yield writers
 
   def _log_training_progress(self, task, total_loss, n_steps, elapsed_time, optimizer_metrics, summary_writer):
     """Writes what Trax's loop writes, and bits; prints nothing (see progress.py)."""
@@ -91,6 +123,11 @@ class Loop(training.Loop):
     super()._log_step(msg, stdout=False)
 
 
+def _dropout_rng(seed, step):
+  """Returns a step's PRNG key, uint32 (2,); made by NumPy, since the device is busy with the step before."""
+  return np.random.Philox(key=[seed, step]).random_raw(1).view(np.uint32)
+
+
 def _as_one_device(n_devices=None, random_seed=None):
   del n_devices
-  return jax.process_index() == 0, jax.process_count(), 1, training._init_random_number_generators(random_seed)
+  return hosts.is_first(), jax.process_count(), 1, training._init_random_number_generators(random_seed)

@@ -24,7 +24,8 @@ class Progress(callbacks.TrainingStepCallback):
     """
     super().__init__(loop)
     self._tokens_per_step = tokens_per_step
-    self._on_terminal = sys.stderr.isatty()
+    self._on_terminal = loop.is_chief and sys.stderr.isatty()
+    self._prints_lines = loop.is_chief and not self._on_terminal
     self._bar = tqdm.tqdm(total=n_steps, initial=loop.step, unit='step', dynamic_ncols=True, file=sys.stderr,
                           disable=not self._on_terminal)
     self._n_steps = n_steps
@@ -51,7 +52,7 @@ class Progress(callbacks.TrainingStepCallback):
     self._bar.set_postfix_str(f'{bits:.3f} bits/byte, {speed}')
     if first or last or now - self._printed_at > _LINE_SECONDS:
       left = '' if first else f', {(self._n_steps - step) * self._tokens_per_step / rate:.0f} s left'
-      if not self._on_terminal:
+      if self._prints_lines:
         print(f'step {step}/{self._n_steps}: {bits:.3f} bits/byte, {speed}{left}', file=sys.stderr, flush=True)
       self._printed_at = now
     # The clock starts again after the wait for the loss, which is part of the step.

@@ -1,19 +1,19 @@
-"""One training step as one compiled function over all local devices, behind the interface of Trax's trainers.
+"""One training step as one compiled function over a mesh of devices, behind the interface of Trax's trainers.
 
 A batch is divided among the devices. Weights and optimizer slots lie on each of them, or each holds its share (FSDP,
 arXiv 2004.13336) and XLA gathers a layer when it is needed. What goes in is donated, so that only one copy of weights and
 slots exists, and what comes out stays on the devices.
 
-Letters: B batch, L tokens, N devices.
+Letters: B batch, L tokens.
 """
 
+import contextlib
+
 import jax
-from jax.sharding import AxisType
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import numpy as np
 from trax.fastmath import numpy as jnp
+
+from trax_hourglass import mesh as mesh_lib
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -34,13 +34,13 @@ def check_options(batch_size, n_devices, dtype, accumulate):
 class Trainer:
   """What `trax.supervised.training.Loop` asks of a trainer: `one_step`, `slots`, and the model with its weights."""
 
-  def __init__(self, model_with_loss, optimizer, devices=None, dtype='float32', accumulate=1, shard_weights=False):
+  def __init__(self, model_with_loss, optimizer, mesh=None, dtype='float32', accumulate=1, shard_weights=False):
     """Creates the trainer.
 
     Args:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
       optimizer: Trax optimizer with slots (`tree_init` was called).
-      devices: devices to train on; None for all of this host.
+      mesh: the devices to train on, see mesh.py; None for all there are.
       dtype: 'float32', or 'bfloat16' for the model's matrix products and activations; weights, slots, norms, softmax
         and loss are float32 in any case.
       accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
@@ -48,10 +48,7 @@ class Trainer:
       shard_weights: whether each device holds only its share of weights and slots.
     """
     self._dtype, self._accumulate, self._shard_weights = dtype, accumulate, shard_weights
-    # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
-    mesh = Mesh(np.array(devices or jax.local_devices()), ('batch',), axis_types=(AxisType.Auto,))
-    self._everywhere = NamedSharding(mesh, PartitionSpec())
-    self._by_row = NamedSharding(mesh, PartitionSpec('batch'))
+    self._mesh = mesh or mesh_lib.over_devices()
     self.model_with_loss = model_with_loss
     self._optimizer = optimizer
     self._opt_params = optimizer.opt_params
@@ -93,12 +90,10 @@ class Trainer:
 
   def _sharding(self, x):
     """Where a weight, slot or state lies: everywhere, or along its longest axis that divides among the devices."""
-    n_devices = self._by_row.mesh.size
-    axes = [axis for axis in range(x.ndim) if x.shape[axis] % n_devices == 0]
+    axes = [axis for axis in range(x.ndim) if x.shape[axis] % self._mesh.size == 0]
     if not self._shard_weights or not axes:
-      return self._everywhere
-    longest = max(axes, key=lambda axis: x.shape[axis])
-    return NamedSharding(self._by_row.mesh, PartitionSpec(*[None] * longest, 'batch'))
+      return mesh_lib.everywhere(self._mesh)
+    return mesh_lib.along(self._mesh, max(axes, key=lambda axis: x.shape[axis]))
 
   def arguments(self, batch, rng, step, learning_rate):
     """Returns the arguments of `update` for one step, on the devices and always of the same types.
@@ -106,46 +101,48 @@ class Trainer:
     Raises:
       ValueError: an option out of its range, or a batch that does not divide among the devices and parts.
     """
-    check_options(batch[0].shape[0], self._by_row.mesh.size, self._dtype, self._accumulate)
+    check_options(batch[0].shape[0] * jax.process_count(), self._mesh.size, self._dtype, self._accumulate)
     if self._on_devices is None:
       own = self.model_with_loss.weights, self.model_with_loss.state, self._slots
-      # A copy: donating would take these arrays away from whoever else holds them.
-      self._on_devices = jax.tree.map(lambda x: jax.device_put(jnp.array(x), self._sharding(jnp.asarray(x))), own)
+      # Copies: donating would take these arrays away from whoever else holds them.
+      self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self._sharding(jnp.asarray(x))), own)
     scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
-    return (self._on_devices, jax.device_put(batch, self._by_row), *jax.device_put(scalars, self._everywhere))
+    scalars = jax.tree.map(lambda x: mesh_lib.place(x, mesh_lib.everywhere(self._mesh)), scalars)
+    return (self._on_devices, mesh_lib.place_rows(batch, self._mesh), *scalars)
 
   def one_step(self, batch, rng, step=0, learning_rate=None):
     """Updates weights, state and slots by one step.
 
     Args:
-      batch: tuple of arrays with leading axis B.
-      rng: JAX PRNG key, uint32 (2,).
+      batch: tuple of this host's rows, arrays with leading axis B / hosts.
+      rng: PRNG key, uint32 (2,); a NumPy array, since reading one from a device would wait for the step before.
       step: number of this step; Adam's bias correction counts from it.
       learning_rate: this step's learning rate, or None for the optimizer's own.
 
     Returns:
-      (loss, statistics), both on the devices.
+      (loss, statistics), this host's own, both still on a device.
     """
     if learning_rate is None:
       learning_rate = self._opt_params['learning_rate']
     self._on_devices, stats = self.update(*self.arguments(batch, rng, step, learning_rate))
     self.model_with_loss.weights, self.model_with_loss.state, self._slots = self._on_devices
+    stats = mesh_lib.own_copy(stats)
     return stats['loss'], stats
+
+  @contextlib.contextmanager
+  def in_host_memory(self):
+    """Within it, weights, state and slots are whole in each host's memory, as NumPy arrays; all hosts must enter it."""
+    held = self.model_with_loss.weights, self.model_with_loss.state, self._slots
+    self.model_with_loss.weights, self.model_with_loss.state, self._slots = mesh_lib.gather(held)
+    try:
+      yield
+    finally:
+      self.model_with_loss.weights, self.model_with_loss.state, self._slots = held
 
   @property
   def accelerated_model_with_loss(self):
-    """This trainer, as the holder of weights and state that Trax's loop reads when it evaluates."""
+    """This trainer, as what Trax's loop hands weights to that were changed outside of training."""
     return self
-
-  @property
-  def weights(self):
-    """Weights of model and loss."""
-    return self.model_with_loss.weights
-
-  @property
-  def state(self):
-    """State of model and loss."""
-    return self.model_with_loss.state
 
   def replicate_weights(self, weights):
     """Takes over weights that were changed outside of training."""

@@ -1,0 +1,117 @@
+"""Several hosts: they find each other or say why not; two processes train as one does, and one of them writes."""
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import test_trax_compat
+import test_training
+from trax_hourglass import hosts
+
+FAST = '--xla_backend_optimization_level=0'
+
+
+def free_port():
+  with socket.socket() as probe:
+    probe.bind(('', 0))
+    return probe.getsockname()[1]
+
+
+def run_hosts(n_hosts, n_devices, *arguments):
+  """Runs a command with host flags on each of several hosts with some virtual devices; returns their outputs."""
+  coordinator = f'127.0.0.1:{free_port()}'
+  processes = [
+      test_trax_compat.start_python(
+          *(argument.format(coordinator=coordinator, n_hosts=n_hosts, host=host) for argument in arguments),
+          XLA_FLAGS=f'--xla_force_host_platform_device_count={n_devices} {FAST}')
+      for host in range(n_hosts)]
+  outputs = [process.communicate() for process in processes]
+  assert [process.returncode for process in processes] == [0] * n_hosts, [error[-3000:] for _, error in outputs]
+  return [stdout for stdout, _ in outputs]
+
+
+def test_devices_and_hosts_do_not_change_the_losses():
+  one = test_trax_compat.python('tests/many_devices.py', 'our_steps',
+                                XLA_FLAGS=f'--xla_force_host_platform_device_count=8 {FAST}')
+  assert one.returncode == 0, one.stderr[-3000:]
+  two, silent = run_hosts(2, 4, 'tests/many_devices.py', 'our_steps', '{coordinator}', '{n_hosts}', '{host}')
+  assert '{' not in silent
+  of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one.stdout, two))
+  assert len(of_one) == 9 and len(of_two) == 7
+  for runs in (of_one, of_two):
+    for name, losses in runs.items():
+      expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']
+      assert expected[-1] < expected[0] - 0.02, 'nothing was learnt, so equal losses would say little'
+      # Sums over devices are added in another order; Adam carries that through 50 steps.
+      np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=name)
+      np.testing.assert_allclose(losses[:5], expected[:5], rtol=1e-5, err_msg=name)
+
+
+def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
+  flags = ['-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
+  shared_out = ['--config', 'fit.shard_weights = True', '--config', 'Hourglass.d_model = 28']
+  stdout, silent = run_hosts(2, 1, *flags, *shared_out, '--config', 'fit.n_steps = 2', '--coordinator', '{coordinator}',
+                             '--n_hosts', '{n_hosts}', '--host', '{host}')
+  assert json.loads(stdout.splitlines()[-1])['step'] == 2 and '{' not in silent
+  assert all(len(os.listdir(tmp_path / 'two' / part)) == 1 for part in ('train', 'eval'))
+
+  bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28')
+  resumed = test_training.run(tmp_path / 'two', *bindings)
+  whole = test_training.run(tmp_path / 'one', *bindings)
+  assert resumed.step == whole.step == 4
+  np.testing.assert_allclose(resumed.valid_bits_per_byte, whole.valid_bits_per_byte, rtol=1e-5)
+
+
+def meet(*others, n_hosts=2, seconds=5):
+  """Lets host 0 wait for other hosts, (number, how many it counts) each; returns everyone's message, or None."""
+  coordinator, messages = f'127.0.0.1:{free_port()}', {}
+  deadline = time.monotonic() + seconds
+
+  def say(name, function, *arguments):
+    try:
+      function(*arguments)
+      messages[name] = None
+    except ValueError as error:
+      messages[name] = str(error)
+
+  port = int(coordinator.split(':')[1])
+  threads = [threading.Thread(target=say, args=('first', hosts._wait_for_all, coordinator, port, n_hosts, deadline))]
+  for place, (host, theirs) in enumerate(others):
+    threads.append(threading.Thread(
+        target=say, args=(place, hosts._wait_for_first, coordinator, ('127.0.0.1', port), theirs, host, deadline)))
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  return messages
+
+
+def test_hosts_find_each_other():
+  assert meet((1, 3), (2, 3), n_hosts=3) == {'first': None, 0: None, 1: None}
+
+
+@pytest.mark.parametrize('others, n_hosts, seconds, message', [
+    ([(1, 3)], 2, 5, 'host 1 at 127.0.0.1 counts 3 hosts where host 0 counts 2'),
+    ([(1, 3), (1, 3)], 3, 5, 'two hosts, the second at 127.0.0.1, have the number 1'),
+    ([(2, 3)], 3, 1, r'hosts \[1\] did not come up at 127.0.0.1:\d+ in time'),
+])
+def test_all_hosts_hear_what_keeps_them_apart(others, n_hosts, seconds, message):
+  messages = meet(*others, n_hosts=n_hosts, seconds=seconds)
+  assert all(re.search(message, said) for said in messages.values()), messages
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ({'coordinator': 'here'}, "coordinator is 'here'"), ({'coordinator': 'a:b'}, "coordinator is 'a:b'"),
+    ({'coordinator': 'a:1', 'n_hosts': 0}, 'n_hosts is 0'), ({'coordinator': 'a:1', 'n_hosts': 2, 'host': 2}, 'host is 2 of 2'),
+    ({'coordinator': f'127.0.0.1:{free_port()}', 'n_hosts': 2, 'host': 1, 'seconds': 1}, 'host 0 did not answer at 127.0.0.1'),
+    ({}, 'no cluster could be detected'),
+])
+def test_bad_settings_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    hosts.connect(**arguments)

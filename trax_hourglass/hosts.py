@@ -1,0 +1,128 @@
+"""Several hosts as one: every host starts the same command, and `connect` makes their devices one set (`jax.distributed`).
+
+Letters: H hosts.
+"""
+
+import contextlib
+import socket
+import time
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+_RETRY_SECONDS = 0.2
+_GO = 'go'
+
+
+def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
+  """Joins the other hosts; call it before anything touches a device.
+
+  Args:
+    coordinator: 'ADDRESS:PORT' of host 0, free there and reachable from all; None leaves all three to what JAX detects
+      of the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU.
+    n_hosts: H.
+    host: number of this host, 0 .. H - 1.
+    seconds: how long to wait for the other hosts.
+
+  Raises:
+    ValueError: numbers that contradict each other, no cluster to be detected, or hosts that do not come up in time.
+  """
+  if coordinator is None:
+    try:
+      jax.distributed.initialize(initialization_timeout=seconds)
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(f'no cluster could be detected ({error}): give coordinator, n_hosts and host') from error
+    return
+  address, _, port = coordinator.rpartition(':')
+  if not address or not port.isdigit():
+    raise ValueError(f"coordinator is {coordinator!r}: give ADDRESS:PORT of host 0, such as '10.0.0.1:1234'")
+  if not isinstance(n_hosts, int) or n_hosts < 1:
+    raise ValueError(f'n_hosts is {n_hosts!r}: give the number of hosts')
+  if not isinstance(host, int) or not 0 <= host < n_hosts:
+    raise ValueError(f"host is {host!r} of {n_hosts} hosts: give this one's number, from 0 to {n_hosts - 1}")
+  # JAX would wait as well, but end the process with a C++ stack trace when a host is missing.
+  deadline = time.monotonic() + seconds
+  if host == 0:
+    _wait_for_all(coordinator, int(port), n_hosts, deadline)
+  else:
+    _wait_for_first(coordinator, (address, int(port)), n_hosts, host, deadline)
+  jax.distributed.initialize(coordinator, n_hosts, host, initialization_timeout=max(60, seconds))
+
+
+def _wait_for_all(coordinator, port, n_hosts, deadline):
+  """Returns when each of the other hosts has called, and tells them to go."""
+  callers, answer = {}, None
+  try:
+    with socket.create_server(('', port)) as server:
+      _take_calls(server, n_hosts, deadline, callers)
+    answer = _GO
+  except TimeoutError:
+    missing = sorted(set(range(1, n_hosts)) - set(callers))
+    answer = (f'hosts {missing} did not come up at {coordinator} in time: check that they run, that they can reach this '
+              'address, and that no firewall closes the port')
+  except OSError as error:
+    answer = f'host 0 cannot listen on port {port} ({error}): choose another'
+  except ValueError as error:
+    answer = str(error)
+  for connection in callers.values():
+    with contextlib.suppress(OSError), connection:
+      connection.sendall(f'{answer}\n'.encode())
+  if answer != _GO:
+    raise ValueError(answer)
+
+
+def _take_calls(server, n_hosts, deadline, callers):
+  """Collects a connection from each of the other hosts; each says its number and how many hosts it counts."""
+  while len(callers) < n_hosts - 1:
+    server.settimeout(max(_RETRY_SECONDS, deadline - time.monotonic()))
+    connection, (address, *_) = server.accept()
+    connection.settimeout(1.0)
+    try:
+      host, theirs = map(int, connection.makefile().readline().split())
+    except (OSError, ValueError):  # Not one of ours.
+      connection.close()
+      continue
+    known = host in callers
+    callers[(address, host) if known else host] = connection
+    if theirs != n_hosts:
+      raise ValueError(f'host {host} at {address} counts {theirs} hosts where host 0 counts {n_hosts}')
+    if known:
+      raise ValueError(f'two hosts, the second at {address}, have the number {host}')
+
+
+def _wait_for_first(coordinator, address, n_hosts, host, deadline):
+  """Returns when host 0 says that all are there."""
+  while True:
+    left = max(_RETRY_SECONDS, deadline - time.monotonic())
+    try:
+      with socket.create_connection(address, timeout=left) as connection:
+        connection.sendall(f'{host} {n_hosts}\n'.encode())
+        answer = connection.makefile().readline().strip()
+      if answer != _GO:
+        raise ValueError(answer or f'host 0 at {coordinator} went away')
+      return
+    except OSError as error:
+      if time.monotonic() > deadline:
+        raise ValueError(f'host 0 did not answer at {coordinator} in time ({error}): check that it runs, that the address '
+                         'is right, and that no firewall closes the port') from error
+      time.sleep(_RETRY_SECONDS)
+
+
+def is_first():
+  """Whether this host is the one that writes files and prints."""
+  return jax.process_index() == 0
+
+
+def check_same(what, value):
+  """Raises ValueError if hosts hold different values of a whole number.
+
+  Args:
+    what: its name, for the message.
+    value: this host's.
+  """
+  if jax.process_count() == 1:
+    return
+  values = multihost_utils.process_allgather(np.asarray(value)).tolist()
+  if len(set(values)) > 1:
+    raise ValueError(f'{what} differs between hosts: {values}')

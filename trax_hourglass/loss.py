@@ -1,0 +1,75 @@
+"""Cross-entropy of a language model, with logits that need not exist as a whole.
+
+Letters: B batch, L tokens, V vocabulary, D model width, C tokens of a chunk.
+"""
+
+import jax
+import jax.numpy as jnp
+from trax import fastmath
+from trax import layers as tl
+
+
+def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
+  """Returns -log p of each target in nats, (B, L) float32, and the model's new state.
+
+  Args:
+    model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the two halves of `hourglass.LanguageModel`.
+    tokens: (B, L).
+    targets: (B, L).
+    weights: the model's.
+    state: the model's.
+    rng: JAX PRNG key uint32 (2,).
+    chunk: C, tokens of each sequence whose logits exist at a time, forward and backward; None for all.
+  """
+  if chunk is None:
+    logits, state = model.pure_fn(tokens, weights, state, rng)
+    return _nats(logits, targets), state
+  vectors, state = model.vectors(tokens, weights, state, rng)
+
+  @jax.checkpoint  # The backward pass makes a chunk's logits again.
+  def nats(vectors, targets, weights):
+    return _nats(model.logits(vectors, weights), targets)
+
+  length = tokens.shape[1]
+  n_chunks = -(-length // chunk)
+  def cut(x):
+    x = jnp.pad(x, ((0, 0), (0, n_chunks * chunk - length)) + ((0, 0),) * (x.ndim - 2))
+    return x.reshape(x.shape[0], n_chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
+  _, by_chunk = jax.lax.scan(lambda _, x: (None, nats(*x, weights)), None, (cut(vectors), cut(targets)))
+  return by_chunk.swapaxes(0, 1).reshape(targets.shape[0], -1)[:, :length], state
+
+
+def _nats(logits, targets):
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+
+
+def check_chunk(model, chunk):
+  """Raises ValueError unless `chunk` is None, or a whole number above 0 for a model of this project."""
+  if chunk is None:
+    return
+  if not isinstance(chunk, int) or chunk < 1:
+    raise ValueError(f'loss_chunk is {chunk!r}: give a number of tokens above 0, or None for all at once')
+  if not hasattr(model, 'vectors'):
+    raise ValueError(f'loss_chunk is {chunk}, but {model.name} does not give vectors apart from logits: leave it None')
+
+
+class LossInChunks(tl.Serial):
+  """`Serial(model, WeightedCategoryCrossEntropy())` with logits by chunks: (tokens, targets, weights) -> mean nats."""
+
+  def __init__(self, model, chunk):
+    """Creates the layer; it is initialised if the model is.
+
+    Args:
+      model: a `hourglass.LanguageModel`.
+      chunk: C.
+    """
+    super().__init__(model, tl.WeightedCategoryCrossEntropy())
+    self._chunk = chunk
+
+  def forward(self, batch):
+    tokens, targets, token_weights = batch
+    model, (rng, _) = self.sublayers[0], fastmath.random.split(self.rng, 2)  # As Serial would.
+    nats, state = token_nats(model, tokens, targets, self.weights[0], self.state[0], rng, self._chunk)
+    self.state = (state, ())
+    return (nats * token_weights).sum() / token_weights.sum()
