@@ -1,6 +1,7 @@
 """Each patch of trax_compat.py: what it mends works, and does not work without it."""
 
 import contextlib
+import inspect
 import logging
 import pathlib
 import subprocess
@@ -53,6 +54,23 @@ def loop(output_dir=None):
                             lr_schedule=lr.warmup(2, 0.01), n_steps_per_checkpoint=1)
   return training.Loop(tl.Serial(tl.Dense(4), tl.Dropout(0.0), tl.Dense(1)), [task], output_dir=output_dir,
                        random_seed=0)
+
+
+def test_assert_shape_names_its_place_without_looking_through_all_modules(monkeypatch):
+  searched = []
+  getmodule = inspect.getmodule
+  monkeypatch.setattr(inspect, 'getmodule', lambda *args: searched.append(args) or getmodule(*args))
+
+  def message():
+    layer = tl.assert_shape('bl->b')(lambda: tl.Fn('Whole', lambda x: x))()
+    with pytest.raises(tl.LayerError) as raised:
+      layer(np.zeros((2, 3)))
+    return str(raised.value)
+
+  line = message.__code__.co_firstlineno + 1
+  assert f'Defined at {__file__}:{line}' in message() and not searched
+  with without('assert_shape'):
+    assert f'Defined at {__file__}:{line}' in message() and searched
 
 
 def test_tree_unflatten_resumes_a_run(tmp_path):
@@ -136,11 +154,11 @@ def test_import_is_silent_and_trax_trainer_imports():
   code = 'import trax_hourglass, trax.trainer; print("imported")'
   result = python('-c', code)
   assert (result.stdout, result.stderr) == ('imported\n', '')
-  without_stand_in = python(code.replace('trax_hourglass, ', ''))
+  without_stand_in = python('-c', code.replace('trax_hourglass, ', ''))
   assert 'xla_extension' in without_stand_in.stderr and 'absl::InitializeLog' in without_stand_in.stderr
 
 
 def test_other_messages_are_let_through():
   code = ('from trax_hourglass import trax_compat as c; import os\n'
           'with c._without_noise(): os.write(2, b"I0000 known\\nsomething new\\n")')
-  assert python(code).stderr == 'something new\n'
+  assert python('-c', code).stderr == 'something new\n'

@@ -8,10 +8,12 @@ JAX, gzip and NumPy stay as they are for everybody else.
 import contextlib
 import functools
 import importlib.util
+import inspect
 import os
 import sys
 import tempfile
 import types
+from unittest import mock
 
 # What these lines say is known and of no use to our users: TensorFlow's CPU features and missing GPU libraries (JAX does
 # the computing), and Gym's end of life (Trax imports it for reinforcement learning).
@@ -39,8 +41,26 @@ def _without_noise():
           sys.stderr.write(line)
 
 
+def _frames():
+  """Stands in for `inspect.stack` where only frames are wanted: [(frame,), ...], the caller's first."""
+  frame, frames = sys._getframe(1), []
+  while frame is not None:
+    frames.append((frame,))
+    frame = frame.f_back
+  return frames
+
+
+def _place(frame):
+  """Stands in for `inspect.getframeinfo` where only file and line are wanted."""
+  return types.SimpleNamespace(filename=frame.f_code.co_filename, lineno=frame.f_lineno)
+
+
+# Trax's `assert_shape` asks Python where it was called from, once a layer class. Python then looks for the module of each
+# frame among all that are loaded, thousands with TensorFlow: nine tenths of the time that importing Trax takes.
+_QUICK = {'stack': _frames, 'getframeinfo': _place}
+
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
-with _without_noise():
+with _without_noise(), mock.patch.multiple(inspect, **_QUICK):
   import gzip
 
   import jax
@@ -86,6 +106,12 @@ class _Module(types.ModuleType):
 
   def __getattr__(self, name):
     return getattr(self._module, name)
+
+
+@_patch
+def assert_shape(replace):
+  """Not removed but slow, see above: layers of ours and of others that are defined later ask too."""
+  replace(sys.modules['trax.layers.assert_shape'], 'inspect', _Module(inspect, **_QUICK))
 
 
 @_patch
