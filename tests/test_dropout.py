@@ -43,8 +43,10 @@ def test_keys_give_independent_masks():
 
 def test_split_keys_are_distinct():
   split = np.asarray(keys.split(jax.random.PRNGKey(1), 1000))
-  assert len({tuple(key) for key in split}) == 1000
   assert split.shape == (1000, 2) and split.dtype == np.uint32
+  of_each = np.concatenate([keys.split(key, 30) for key in split[:30]])
+  assert len({tuple(key) for key in [*split, *of_each]}) == 1000 + 30 * 30
+  np.testing.assert_array_equal(split[:7], keys.split(jax.random.PRNGKey(1), 7))
 
 
 def run(x, mode='train', **options):
