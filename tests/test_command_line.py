@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,13 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys):
   with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
     raise KeyboardInterrupt
   assert stop.value.code == 130 and capsys.readouterr().err == 'train: stopped\n'
+
+
+def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
+    signal.raise_signal(signal.SIGTERM)
+  assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_commands_of_the_readme_exist():

@@ -90,7 +90,7 @@ def errors_as_one_line(command):
   def stop(signum, frame):
     raise SystemExit(128 + signum)
 
-  signal.signal(signal.SIGTERM, stop)
+  before = signal.signal(signal.SIGTERM, stop)
   try:
     yield
   except (UsageError, ValueError) as error:
@@ -99,6 +99,8 @@ def errors_as_one_line(command):
   except KeyboardInterrupt:
     print(f'{command}: stopped', file=sys.stderr)
     raise SystemExit(130) from None
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def parser(description):

@@ -78,9 +78,10 @@ class Trainer:
       part, number = part_and_number
       total, loss, state, gradients = sums
       (part_loss, state), part_gradients = differentiate(weights, state, part, jax.random.fold_in(rng, number))
-      share = part[-1].sum()  # A part's loss is a mean over its token weights.
-      gradients = jax.tree.map(lambda g, p: g + share * p, gradients, part_gradients)
-      return (total + share, loss + share * part_loss, state, gradients), None
+      share = part[-1].sum()  # A part's loss is a mean over its token weights, and not a number where all are 0.
+      add = lambda sum_, mean: sum_ + jnp.where(share == 0, 0, share * mean)
+      gradients = jax.tree.map(add, gradients, part_gradients)
+      return (total + share, add(loss, part_loss), state, gradients), None
 
     # Every accumulate-th row: so a part has rows of every device, and none moves.
     parts = jax.tree.map(lambda x: x.reshape(-1, self._accumulate, *x.shape[1:]).swapaxes(0, 1), batch)

@@ -1,0 +1,164 @@
+"""Models to measure, each with the trainer it is trained by: ours, our flat baseline, and Trax's Hourglass in Trax's trainer."""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+from trax_hourglass import trax_compat  # pylint: disable=unused-import, wrong-import-position
+
+import jax  # pylint: disable=wrong-import-position
+import jax.numpy as jnp  # pylint: disable=wrong-import-position
+import numpy as np  # pylint: disable=wrong-import-position
+import trax  # pylint: disable=wrong-import-position
+from trax import layers as tl  # pylint: disable=wrong-import-position
+from trax import optimizers  # pylint: disable=wrong-import-position
+from trax import shapes  # pylint: disable=wrong-import-position
+
+from trax_hourglass import configurables  # pylint: disable=wrong-import-position
+from trax_hourglass import flops  # pylint: disable=wrong-import-position
+from trax_hourglass import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
+from trax_hourglass.training import step  # pylint: disable=wrong-import-position
+
+NAMES = ('ours', 'flat', 'trax')
+
+
+def add_flags(parser, d_model, d_ff, n_heads):
+  """Adds the flags that say what the models are."""
+  parser.add_argument('--hierarchy', default='2@1 4@3 2@1')
+  parser.add_argument('--d_model', type=int, default=d_model)
+  parser.add_argument('--d_ff', type=int, default=d_ff)
+  parser.add_argument('--n_heads', type=int, default=n_heads)
+  parser.add_argument('--dropout', type=float, default=0.1)
+  parser.add_argument('--recompute', default='elementwise', help='ours and flat only; see Hourglass.recompute')
+  parser.add_argument('--dtype', default='float32', help="'float32' or 'bfloat16'; ours and flat only")
+  parser.add_argument('--batch', type=int, default=1)
+  parser.add_argument('--models', default=','.join(NAMES), help='which of these, by commas')
+  parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
+
+
+def our_model(args, hierarchy):
+  """Returns our Hourglass at the given hierarchy."""
+  return configurables.Hourglass(256, hierarchy, args.d_model, args.d_ff, args.n_heads, args.dropout,
+                                 recompute=args.recompute)
+
+
+def flat_hierarchy(hierarchy):
+  """Returns the flat hierarchy with the same number of blocks, resamplings (one block each) not counted."""
+  return f'{sum(level.n_before + level.n_after for level in hierarchy_lib.parse(hierarchy))}@1'
+
+
+def trax_model(args):
+  """Returns the authors' Hourglass with the same sizes and the same layer types."""
+  first, *inner, last = args.hierarchy.split()
+  return trax.models.HourglassLM(
+      256, args.d_model, args.d_ff, vanilla_layers=tuple(int(part.split('@')[0]) for part in (first, last)),
+      hierarchy=' '.join(inner), n_heads=args.n_heads, dropout=args.dropout, mode='train')
+
+
+class Subject:
+  """A model with its trainer and what was measured of it."""
+
+  def __init__(self, name, args, length):
+    """Initialises the model.
+
+    Args:
+      name: one of NAMES.
+      args: the flags of `add_flags`.
+      length: tokens of a sequence; for Trax's model a multiple of its factors.
+    """
+    self.name = name
+    self.shape = args.batch, length
+    tokens = np.random.RandomState(0).randint(0, 256, self.shape).astype(np.int32)
+    self.batch = (tokens, tokens, np.ones(tokens.shape, np.float32))
+    started = time.perf_counter()
+    hierarchy = flat_hierarchy(args.hierarchy) if name == 'flat' else args.hierarchy
+    self._model = trax_model(args) if name == 'trax' else our_model(args, hierarchy)
+    model_with_loss = tl.Serial(self._model, tl.WeightedCategoryCrossEntropy())
+    model_with_loss.init(shapes.signature(self.batch))
+    optimizer = optimizers.Adam(4e-4, weight_decay_rate=0.0, b2=0.98, eps=1e-9)
+    optimizer.tree_init(model_with_loss.weights)
+    self.trainer = (optimizers.Trainer(model_with_loss, optimizer) if name == 'trax' else
+                    step.Trainer(model_with_loss, optimizer, dtype=args.dtype))
+    self.seconds = []
+    self.result = {'parameters': sum(np.size(w) for w in jax.tree.leaves(self._model.weights)),
+                   'init_seconds': time.perf_counter() - started}
+
+  def compile(self):
+    """Compiles the step ahead of time and notes seconds, bytes and, of our models, operations."""
+    if self.name != 'trax':
+      self.result['step_flops'] = flops.training_step(self._model, *self.shape)
+    started = time.perf_counter()
+    lowered = self._update().lower(*self._update_arguments())
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    self.result.update(
+        trace_seconds=traced - started,
+        compile_seconds=time.perf_counter() - traced,
+        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes)
+
+  def _update(self):
+    trainer = self.trainer
+    return trainer.update if isinstance(trainer, step.Trainer) else jax.jit(trainer._accelerated_update_fn)
+
+  def _update_arguments(self):
+    trainer, rng = self.trainer, np.zeros(2, np.uint32)
+    if isinstance(trainer, step.Trainer):
+      return trainer.arguments(self.batch, rng, 1, 4e-4)
+    model = trainer.accelerated_model_with_loss
+    return (model.weights, trainer.slots), 1, trainer._opt_params, self.batch, model.state, rng
+
+  def step(self, number):
+    """Runs and times one step."""
+    started = time.perf_counter()
+    loss, _ = self.trainer.one_step(self.batch, np.array([0, number], np.uint32), number, 4e-4)
+    self.result['last_loss'] = float(loss)
+    jax.block_until_ready(self.trainer.slots)
+    self.seconds.append(time.perf_counter() - started)
+
+  def summarise(self):
+    """Adds times to the result; the first step, which compiles, is left out."""
+    if len(self.seconds) > 1:
+      # With two measured steps the quartiles are outside of them.
+      middle = statistics.median(self.seconds[1:])
+      self.result.update(step_seconds=middle, step_seconds_spread=max(self.seconds[1:]) - min(self.seconds[1:]),
+                         tokens_per_second=self.shape[0] * self.shape[1] / middle, steps_measured=len(self.seconds) - 1)
+
+
+def peak_resident_bytes():
+  """Returns the most memory that this process has held so far, in bytes."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def matmul_flops_per_second(dtype):
+  """Returns the best of 5 measured rates of a large square matrix product on this machine."""
+  n = 2048 if jax.default_backend() == 'cpu' else 8192
+  x = jnp.ones((n, n), dtype)
+  product = jax.jit(jnp.matmul)
+  product(x, x).block_until_ready()
+  best = float('inf')
+  for _ in range(5):
+    started = time.perf_counter()
+    product(x, x).block_until_ready()
+    best = min(best, time.perf_counter() - started)
+  return 2 * n**3 / best
+
+
+def machine():
+  """Returns what the numbers were measured on."""
+  device = jax.devices()[0]
+  return {'device': f'{device.platform} {device.device_kind}', 'cores': os.cpu_count(), 'machine': platform.machine(),
+          'jax': jax.__version__, 'python': platform.python_version()}
+
+
+def markdown(rows, columns):
+  """Returns a markdown table, one row a dictionary; columns that no row has are left out."""
+  columns = [column for column in columns if any(column in row for row in rows)]
+  def cell(value):
+    return f'{value:,}' if isinstance(value, int) else f'{value:.4g}' if isinstance(value, float) else str(value or '')
+  lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
+  return '\n'.join(lines + [f'| {" | ".join(cell(row.get(column)) for column in columns)} |' for row in rows])
