@@ -9,7 +9,7 @@ import pytest
 
 import trax_hourglass as th
 from trax_hourglass.data import batches
-from trax_hourglass.data import byte_corpus
+from trax_hourglass.data import corpus as corpora
 
 
 def all_bytes(data):
@@ -20,7 +20,7 @@ def test_file_is_split_by_position(tmp_path):
   content = bytes(range(200)) * 5
   (tmp_path / 'f').write_bytes(content)
   corpus = th.ByteCorpus(str(tmp_path / 'f'))
-  splits = [all_bytes(corpus.split(name)) for name in byte_corpus.SPLITS]
+  splits = [all_bytes(corpus.split(name)) for name in corpora.SPLITS]
   assert b''.join(splits) == content and [len(s) for s in splits] == [900, 50, 50]
 
 
@@ -29,9 +29,9 @@ def test_small_folder_is_split_by_position_across_files(tmp_path):
     (tmp_path / f'{i}').write_bytes(bytes([i]) * n)
   (tmp_path / '.hidden').write_bytes(b'no')
   corpus = th.ByteCorpus(str(tmp_path))
-  whole = b''.join(all_bytes(corpus.split(name)) for name in byte_corpus.SPLITS)
+  whole = b''.join(all_bytes(corpus.split(name)) for name in corpora.SPLITS)
   assert whole == b'\0' * 7 + b'\2' * 20 + b'\3' * 3 + b'\4' * 10
-  assert [len(corpus.split(name)) for name in byte_corpus.SPLITS] == [36, 2, 2]
+  assert [len(corpus.split(name)) for name in corpora.SPLITS] == [36, 2, 2]
 
 
 def test_large_folder_is_split_by_file_whatever_the_others(tmp_path):
@@ -42,7 +42,7 @@ def test_large_folder_is_split_by_file_whatever_the_others(tmp_path):
     text = all_bytes(th.ByteCorpus(str(tmp_path)).split(name)).decode()
     return set(text.split(',')) - {''}
 
-  before = {name: files(name) for name in byte_corpus.SPLITS}
+  before = {name: files(name) for name in corpora.SPLITS}
   assert sum(map(len, before.values())) == 150 and len(before['train']) > 100 and before['valid'] and before['test']
   (tmp_path / '007.txt').unlink()
   (tmp_path / 'new.txt').write_bytes(b'new,')
@@ -54,7 +54,7 @@ def test_default_is_the_standard_library_without_tests():
   corpus = th.ByteCorpus()
   train, valid = (corpus.split(name) for name in ('train', 'valid'))
   assert len(train) > 5e6 and 0.01 < len(valid) / len(train) < 0.2
-  files = [str(file) for name in byte_corpus.SPLITS for file, _, _ in corpus.split(name)._stretches]
+  files = [str(file) for name in corpora.SPLITS for file, _, _ in corpus.split(name)._stretches]
   assert len(files) == len(set(files)) and all(f.startswith(sysconfig.get_path('stdlib')) for f in files)
   assert not any('/test/' in f or 'site-packages' in f for f in files)
 
@@ -68,12 +68,12 @@ def test_reading_across_files(tmp_path_factory, data):
     before = data.draw(st.binary(max_size=3))
     (folder / f'{i}').write_bytes(before + piece + b'after')
     stretches.append((folder / f'{i}', len(before), len(piece)))
-  whole, corpus = b''.join(pieces), byte_corpus.Bytes(stretches)
+  whole, tokens = b''.join(pieces), corpora.Tokens(stretches)
   start = data.draw(st.integers(0, len(whole)))
   length = data.draw(st.integers(0, len(whole) - start))
-  assert len(corpus) == len(whole) and bytes(corpus.read(start, length)) == whole[start:start + length]
+  assert len(tokens) == len(whole) and bytes(tokens.read(start, length)) == whole[start:start + length]
   with pytest.raises(ValueError, match='not all within'):
-    corpus.read(start, len(whole) - start + 1)
+    tokens.read(start, len(whole) - start + 1)
 
 
 class Numbers:

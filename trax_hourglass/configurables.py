@@ -12,6 +12,11 @@ from trax_hourglass import attention_layers
 from trax_hourglass import hourglass
 from trax_hourglass import resampling
 from trax_hourglass.data import byte_corpus
+from trax_hourglass.data import cifar10
+from trax_hourglass.data import image_folder
+from trax_hourglass.data import imagenet
+from trax_hourglass.data import wiki40b
+from trax_hourglass.data import wikipedia
 from trax_hourglass.training import fit as fit_lib
 from trax_hourglass.training import schedules
 
@@ -43,5 +48,12 @@ UpsampleByAttention = _register(resampling.UpsampleByAttention, 'layers')
 Hourglass = _register(hourglass.Hourglass, 'models')
 
 ByteCorpus = _register(byte_corpus.ByteCorpus, 'data')
+Enwik8 = _register(wikipedia.Enwik8, 'data')
+Text8 = _register(wikipedia.Text8, 'data')
+Wiki40b = _register(wiki40b.Wiki40b, 'data')
+Cifar10 = _register(cifar10.Cifar10, 'data')
+VanDenOordImagenet = _register(imagenet.VanDenOordImagenet, 'data')
+ChrabaszczImagenet = _register(imagenet.ChrabaszczImagenet, 'data')
+ImageFolder = _register(image_folder.ImageFolder, 'data')
 WarmupCosine = _register(schedules.WarmupCosine, 'training')
 fit = _register(fit_lib.fit, 'training', denylist=['output_dir'])

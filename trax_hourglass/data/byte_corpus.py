@@ -10,15 +10,16 @@ import os
 import pathlib
 import sysconfig
 
-import numpy as np
+from trax_hourglass.data.corpus import Corpus
+from trax_hourglass.data.corpus import SPLITS
+from trax_hourglass.data.corpus import Tokens
 
-SPLITS = ('train', 'valid', 'test')
 _SHARES = (90, 5, 5)  # Percent, as for enwik8.
 _FEW_FILES = 100  # From here on splits go by file; fewer are too uneven a lot.
 _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 
 
-class ByteCorpus:
+class ByteCorpus(Corpus):
   """Bytes of a file, of all files below a folder, or of the running Python's standard library.
 
   A folder of at least 100 files is split by file, each file's split depending on its name alone (a hash of its path
@@ -47,64 +48,8 @@ class ByteCorpus:
     if total < len(SPLITS):
       raise ValueError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
                        f'{", ".join(SPLITS)}')
-    self._splits = _by_file(root, sized) if len(sized) >= _FEW_FILES else _by_position(sized, total)
-
-  vocab_size = 256
-
-  def split(self, name):
-    """Returns the `Bytes` of a split.
-
-    Args:
-      name: 'train', 'valid' or 'test'.
-
-    Raises:
-      ValueError: another name.
-    """
-    if name not in SPLITS:
-      raise ValueError(f'split {name!r} does not exist: choose one of {", ".join(SPLITS)}')
-    return self._splits[name]
-
-
-class Bytes:
-  """Stretches of files behind each other."""
-
-  def __init__(self, stretches):
-    """Takes stretches of files.
-
-    Args:
-      stretches: list of (file, first byte, number of bytes).
-    """
-    self._stretches = stretches
-    self._ends = list(itertools.accumulate(n for _, _, n in stretches))
-
-  def __len__(self):
-    return self._ends[-1] if self._ends else 0
-
-  def read(self, start, length):
-    """Returns uint8 (length,), the bytes from `start` on.
-
-    Args:
-      start: position of the first byte.
-      length: number of bytes.
-
-    Raises:
-      ValueError: not all of them exist.
-    """
-    if start < 0 or start + length > len(self):
-      raise ValueError(f'bytes {start} .. {start + length - 1} are not all within 0 .. {len(self) - 1}')
-    pieces = []
-    number = bisect.bisect_right(self._ends, start)
-    while length > 0:
-      file, first, n = self._stretches[number]
-      within = start - (self._ends[number] - n)
-      piece = np.fromfile(file, np.uint8, count=min(length, n - within), offset=first + within)
-      if not piece.size:
-        raise ValueError(f'corpus file {str(file)!r} became shorter while it was in use')
-      pieces.append(piece)
-      start += piece.size
-      length -= piece.size
-      number += 1
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+    splits = _by_file(root, sized) if len(sized) >= _FEW_FILES else _by_position(sized, total)
+    super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in splits.items()})
 
 
 def _files(root, python_sources_only):
@@ -128,7 +73,7 @@ def _by_file(root, sized):
     digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
     lot = int.from_bytes(digest[:8], 'big') % 100
     stretches[SPLITS[bisect.bisect_right(limits, lot)]].append((file, 0, size))
-  return {name: Bytes(s) for name, s in stretches.items()}
+  return {name: Tokens(s) for name, s in stretches.items()}
 
 
 def _by_position(sized, total):
@@ -143,5 +88,5 @@ def _by_position(sized, total):
       if begin < end:
         stretches.append((file, begin - position, end - begin))
       position += size
-    splits[name] = Bytes(stretches)
+    splits[name] = Tokens(stretches)
   return splits

@@ -1,0 +1,119 @@
+"""What all corpora share: the names of splits, and tokens that lie in files and are read when they are asked for.
+
+A corpus has `name`, `unit`, `vocab_size` and `split(name)`; a split has `len`, `read(start, length)` and
+`example_length`. Positions and lengths are in tokens, which are bytes unless a corpus says otherwise.
+"""
+
+import bisect
+import itertools
+import os
+
+import numpy as np
+
+SPLITS = ('train', 'valid', 'test')
+
+
+class Corpus:
+  """Splits by name.
+
+  Attributes:
+    name: for messages.
+    unit: what a token is, 'byte', 'dim' (one colour of one pixel) or 'token' (a piece of a learnt vocabulary); bits are
+      counted per unit.
+    vocab_size: tokens are 0 .. vocab_size - 1.
+  """
+
+  def __init__(self, name, splits, unit='byte', vocab_size=256, missing=None):
+    """Creates the corpus.
+
+    Args:
+      name: for messages.
+      splits: {split name: function of no argument that returns its `Tokens`}, called when the split is first asked for.
+      unit: see above.
+      vocab_size: see above.
+      missing: {split name: why it is not there and what to do}.
+    """
+    self.name, self.unit, self.vocab_size = name, unit, vocab_size
+    self._makers, self._missing, self._made = splits, missing or {}, {}
+
+  def split(self, name):
+    """Returns the `Tokens` of a split.
+
+    Args:
+      name: 'train', 'valid' or 'test'.
+
+    Raises:
+      ValueError: another name, or a split that this corpus does not hold.
+    """
+    if name not in SPLITS:
+      raise ValueError(f'split {name!r} does not exist: choose one of {", ".join(SPLITS)}')
+    if name not in self._makers:
+      raise ValueError(f'{self.name} has no {name} split: {self._missing[name]}')
+    if name not in self._made:
+      self._made[name] = self._makers[name]()
+    return self._made[name]
+
+
+class Tokens:
+  """Stretches of files behind each other.
+
+  They are read, not mapped: a page of a map that was touched counts as resident memory, and random windows touch all
+  of a file in time. What is read stays in the system's page cache just the same, so it is as fast.
+
+  Attributes:
+    example_length: tokens of one example (an image), or None for running text; windows begin at its multiples.
+  """
+
+  def __init__(self, stretches, dtype=np.uint8, example_length=None):
+    """Takes stretches of files.
+
+    Args:
+      stretches: list of (file, first token, number of tokens).
+      dtype: of the tokens in the files, in the machine's order of bytes.
+      example_length: see above.
+    """
+    self.example_length = example_length
+    self._dtype = np.dtype(dtype)
+    self._stretches = stretches
+    self._ends = list(itertools.accumulate(n for _, _, n in stretches))
+
+  def __len__(self):
+    return self._ends[-1] if self._ends else 0
+
+  def read(self, start, length):
+    """Returns the tokens from `start` on, (length,) of the files' type.
+
+    Args:
+      start: position of the first token.
+      length: number of tokens.
+
+    Raises:
+      ValueError: not all of them exist, or a file became shorter.
+    """
+    if start < 0 or start + length > len(self):
+      raise ValueError(f'tokens {start} .. {start + length - 1} are not all within 0 .. {len(self) - 1}')
+    tokens = np.empty(length, self._dtype)
+    number, done = bisect.bisect_right(self._ends, start), 0
+    while done < length:
+      file, first, n = self._stretches[number]
+      within = start + done - (self._ends[number] - n)
+      piece = tokens[done:done + n - within]
+      _read(file, first + within, piece)
+      done += len(piece)
+      number += 1
+    return tokens
+
+
+def _read(file, first, into):
+  """Fills an array with a file's tokens from number `first` on."""
+  view, at = memoryview(into).cast('B'), first * into.itemsize
+  # Opened anew each time: a few microseconds, and there is no number of open files to care for, nor of threads.
+  descriptor = os.open(file, os.O_RDONLY)
+  try:
+    while view:
+      n = os.preadv(descriptor, [view], at)
+      if not n:
+        raise ValueError(f'corpus file {str(file)!r} became shorter while it was in use')
+      view, at = view[n:], at + n
+  finally:
+    os.close(descriptor)
