@@ -1,13 +1,165 @@
-"""enwik8 and text8: skeleton, signatures only."""
+"""enwik8 and text8 with their standard splits: the first 90 million bytes train, then 5 million valid and 5 million test.
+
+Both are Matt Mahoney's (http://mattmahoney.net/dc/textdata): enwik8 is the first 10^8 bytes of an English Wikipedia dump
+of 2006, text8 10^8 characters of its text in the letters a-z and single spaces.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import pathlib
+
+from trax_hourglass.data import archives
+from trax_hourglass.data import cache
+from trax_hourglass.data import download
+from trax_hourglass.data.corpus import Corpus
+from trax_hourglass.data.corpus import SPLITS
+from trax_hourglass.data.corpus import Tokens
 
 
-class Enwik8:
+@dataclasses.dataclass(frozen=True)
+class Publication:
+  """A file that everyone means the same by.
+
+  Attributes:
+    name: of the file.
+    url: of the .zip that holds it.
+    begins: its first bytes, which tell another file from a damaged one.
+    checksum: (algorithm, hexadecimal digest) of the whole file.
+    split_sha256: {split: hexadecimal digest}, of those splits for which it is known.
+    alphabet: the bytes it consists of, or None for all 256.
+    sizes: bytes of train, valid and test.
+  """
+  name: str
+  url: str
+  begins: bytes
+  checksum: tuple
+  split_sha256: dict = dataclasses.field(default_factory=dict)
+  alphabet: bytes | None = None
+  sizes: tuple = (90_000_000, 5_000_000, 5_000_000)
+
+  @property
+  def ends(self):
+    return list(itertools.accumulate(self.sizes))
+
+
+ENWIK8 = Publication(
+    name='enwik8',
+    url='http://mattmahoney.net/dc/enwik8.zip',
+    begins=b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.3/"',
+    checksum=('sha1', '57b8363b814821dc9d47aa4d41f58733519076b2'),
+    split_sha256={'train': 'f8978bd9ca51fbea387d5145d310652ab39904bcbc8ab2647932c8c2e0539e64',
+                  'valid': '16b8b889f05ebeb5684d497d49383e8e55eb3634cee2f9a023dcab68cbf64f17'})
+# Of a part of text8 no checksum is published: its first words and its alphabet have to do.
+TEXT8 = Publication(
+    name='text8',
+    url='http://mattmahoney.net/dc/text8.zip',
+    begins=b' anarchism originated as a term of abuse',
+    checksum=('md5', '3bea1919949baf155f99411df5fada7e'),
+    alphabet=b' abcdefghijklmnopqrstuvwxyz')
+
+
+class PublishedText(Corpus):
+  """A published text and its splits; the file may lack the last of them."""
+
+  def __init__(self, publication, path=None, cache_dir=None):
+    """Finds, unpacks or fetches the file, and verifies it.
+
+    Args:
+      publication: the Publication.
+      path: the file, raw or as .zip, .gz or .xz, whole or without its last splits; None downloads it. A packed file is
+        unpacked once, into the cache.
+      cache_dir: folder of the cache; None for the one of `cache.folder`.
+
+    Raises:
+      ValueError: the file is none, damaged, another or of another length; it cannot be downloaded; the cache cannot be
+        written.
+    """
+    folder = cache.folder(cache_dir)
+    if path is None:
+      file = _download(publication, folder)
+    elif archives.kind(path) == 'raw':
+      file = path
+      for _ in _verified(publication, path):
+        pass
+    else:
+      file = cache.build(folder / f'{publication.name}-{cache.fingerprint([path])}', lambda: _verified(publication, path),
+                         publication.name)
+    n = os.path.getsize(file)
+    ends = publication.ends
+    there = {name: Tokens([(file, end - size, size)])
+             for name, end, size in zip(SPLITS, ends, publication.sizes) if end <= n}
+    missing = {name: f'{str(path)!r} holds the first {n:,} bytes only, that is {" and ".join(there)}; give the whole file '
+                     f'of {ends[-1]:,} bytes' for name in SPLITS if name not in there}
+    super().__init__(publication.name, {name: lambda tokens=tokens: tokens for name, tokens in there.items()},
+                     missing=missing)
+
+
+class Enwik8(PublishedText):
+  """enwik8, as bytes."""
 
   def __init__(self, path=None, cache_dir=None):
-    raise NotImplementedError
+    """See `PublishedText`."""
+    super().__init__(ENWIK8, path, cache_dir)
 
 
-class Text8:
+class Text8(PublishedText):
+  """text8, as bytes."""
 
   def __init__(self, path=None, cache_dir=None):
-    raise NotImplementedError
+    """See `PublishedText`."""
+    super().__init__(TEXT8, path, cache_dir)
+
+
+def _download(publication, folder):
+  """Returns the raw file, downloaded if the cache does not hold it."""
+  path = folder / publication.name
+  if path.exists():
+    return path
+  packed = folder / pathlib.PurePosixPath(publication.url).name
+  try:
+    download.fetch(publication.url, packed)
+  except ValueError as error:
+    name = publication.name
+    raise ValueError(f"{error}. Or fetch {publication.url} by hand where there is a network, and name the file by "
+                     f"{name[0].upper() + name[1:]}.path = 'FILE'") from error
+  try:
+    return cache.build(path, lambda: _verified(publication, packed, whole=True), publication.name)
+  finally:  # Unpacked it is needed no more, and if it is wrong the next try must not go on with it.
+    packed.unlink(missing_ok=True)
+
+
+def _verified(publication, path, whole=False):
+  """Yields the content of a file in chunks; raises ValueError at the end, or before, unless it is the publication's."""
+  name, ends = publication.name, publication.ends
+  digests = [hashlib.sha256() for _ in ends]
+  digest_of_all = hashlib.new(publication.checksum[0])
+  n = 0
+  for chunk in archives.content(path, name):
+    if not n and not chunk.startswith(publication.begins[:len(chunk)]):
+      raise ValueError(f'{str(path)!r} begins with {chunk[:20]!r}, so it does not hold {name}, which begins with '
+                       f'{publication.begins[:20]!r}')
+    if publication.alphabet is not None and (others := chunk.translate(None, publication.alphabet)):
+      raise ValueError(f'{str(path)!r} holds the byte {others[:1]!r}, which {name} does not')
+    digest_of_all.update(chunk)
+    for digest, end, size in zip(digests, ends, publication.sizes):
+      digest.update(memoryview(chunk)[max(0, end - size - n):max(0, end - n)])
+    n += len(chunk)
+    if n > ends[-1]:
+      raise ValueError(f'{str(path)!r} holds more than the {ends[-1]:,} bytes of {name}: give the file itself')
+    yield chunk
+  if n not in ends[-1:] if whole else n not in ends:
+    lengths = ', '.join(f'{end:,} ({" and ".join(SPLITS[:i + 1])})' for i, end in enumerate(ends[:-1]))
+    raise ValueError(f'{str(path)!r} holds {n:,} bytes, and {name} has {ends[-1]:,}; also taken are its first {lengths}')
+  for split, digest, end in zip(SPLITS, digests, ends):
+    expected = publication.split_sha256.get(split)
+    if end <= n and expected and digest.hexdigest() != expected:
+      raise ValueError(_differs(path, f"the {split} split of {name}", digest, expected))
+  if n == ends[-1] and digest_of_all.hexdigest() != publication.checksum[1]:
+    raise ValueError(_differs(path, name, digest_of_all, publication.checksum[1]))
+
+
+def _differs(path, what, digest, expected):
+  return (f'{str(path)!r} is not {what}: its {digest.name} is {digest.hexdigest()}, not {expected}; the file is damaged '
+          'or another, fetch it again')

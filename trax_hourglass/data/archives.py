@@ -1,0 +1,66 @@
+"""The content of a file that is raw or packed as .zip, .gz or .xz, recognised by its first bytes."""
+
+import gzip
+import lzma
+import os
+import zipfile
+import zlib
+
+_CHUNK = 1 << 20  # Bytes.
+_PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz'}
+
+
+def kind(path):
+  """Returns 'zip', 'gz', 'xz' or 'raw'.
+
+  Raises:
+    ValueError: it is no file, or cannot be read.
+  """
+  if os.path.isdir(path):
+    raise ValueError(f'{str(path)!r} is a folder: give a file')
+  try:
+    with open(path, 'rb') as f:
+      first = f.read(8)
+  except OSError as error:
+    raise ValueError(f'{str(path)!r} cannot be read ({error.strerror}): give a file') from error
+  return next((name for magic, name in _PACKED.items() if first.startswith(magic)), 'raw')
+
+
+def content(path, member):
+  """Yields the content in chunks of bytes.
+
+  Args:
+    path: the file.
+    member: name of the file wanted of a .zip that holds several.
+
+  Raises:
+    ValueError: the file is damaged or cut off, or a .zip does not say which of its files is meant.
+  """
+  try:
+    with _open(path, member) as f:
+      while chunk := f.read(_CHUNK):
+        yield chunk
+  except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError) as error:
+    raise ValueError(f'{str(path)!r} is damaged or cut off ({error}): fetch it again') from error
+  except OSError as error:
+    raise ValueError(f'{str(path)!r} cannot be read ({error.strerror or error})') from error
+
+
+def _open(path, member):
+  packing = kind(path)
+  if packing == 'zip':
+    archive = zipfile.ZipFile(path)
+    return archive.open(_choose(path, archive, member))
+  return {'gz': gzip.open, 'xz': lzma.open, 'raw': open}[packing](path, 'rb')
+
+
+def _choose(path, archive, member):
+  files = [info for info in archive.infolist() if not info.is_dir()]
+  named = [info for info in files if os.path.basename(info.filename) == member]
+  chosen = files if len(files) == 1 else named
+  if len(chosen) != 1:
+    listed = ', '.join(info.filename for info in files[:5]) or 'none'
+    raise ValueError(f'{str(path)!r} has {len(files)} files ({listed}), where one is wanted, or one named {member!r}')
+  if chosen[0].flag_bits & 1:
+    raise ValueError(f'{str(path)!r} is encrypted: unpack it first')
+  return chosen[0]

@@ -1,0 +1,108 @@
+"""Files made once from other files or downloads, and kept; a file of this cache is whole or not there.
+
+They are written under another name, which ends in '.unfinished', and renamed when all of it is on the disk.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import sys
+
+import tqdm
+
+
+def folder(cache_dir=None):
+  """Returns the cache's folder: cache_dir, or trax_hourglass below XDG_CACHE_HOME or else ~/.cache."""
+  return pathlib.Path(cache_dir or os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'trax_hourglass')).expanduser()
+
+
+def fingerprint(files, *settings):
+  """Returns 16 hexadecimal digits that change when a file (its path, size or time) or a setting does."""
+  digest = hashlib.sha256(repr(settings).encode())
+  for file in files:
+    status = os.stat(file)
+    digest.update(repr((os.path.realpath(file), status.st_size, status.st_mtime_ns)).encode())
+  return digest.hexdigest()[:16]
+
+
+def build(path, chunks, what):
+  """Writes a file unless it is there. Of several processes that want it, one writes and the others wait.
+
+  Args:
+    path: pathlib.Path in a folder that is created if need be.
+    chunks: function of no argument that yields the content as bytes-like objects; an error it raises leaves nothing.
+    what: what the file holds, for the progress bar or line.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: the file cannot be written, such as when the disk is full.
+  """
+  if path.exists():
+    return path
+  with locked(path):
+    if path.exists():
+      return path
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    try:
+      with clear_write_errors(path):
+        file = open(unfinished, 'wb')
+      with progress(f'{what}: writing {path}') as bar:
+        for chunk in chunks():
+          with clear_write_errors(path):
+            file.write(chunk)
+          bar.update(memoryview(chunk).nbytes)
+      with clear_write_errors(path):
+        finish(file, unfinished, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        file.close()
+      unfinished.unlink(missing_ok=True)
+      raise
+  return path
+
+
+def finish(file, unfinished, path):
+  """Closes a written file and gives it its name, when it is on the disk and not only on its way there."""
+  file.flush()
+  os.fsync(file.fileno())
+  file.close()
+  os.replace(unfinished, path)
+
+
+@contextlib.contextmanager
+def locked(path):
+  """Creates the path's folder and holds its lock; the system frees it should the process die."""
+  with clear_write_errors(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = open(path.with_name(f'.{path.name}.lock'), 'ab')
+    fcntl.flock(lock, fcntl.LOCK_EX)
+  with lock:
+    yield
+
+
+@contextlib.contextmanager
+def clear_write_errors(path):
+  """Turns what the file system refuses into a ValueError that names the file and the remedy."""
+  try:
+    yield
+  except OSError as error:
+    raise ValueError(f'cannot write {path} ({error.strerror or error}): free or grant space there, or choose another '
+                     'folder by the argument cache_dir or the variable XDG_CACHE_HOME') from error
+
+
+def progress(what, total=None, initial=0):
+  """Returns a tqdm bar of bytes on a terminal; elsewhere says in one line what begins."""
+  on_terminal = sys.stderr.isatty()
+  if not on_terminal:
+    say(what)
+  return tqdm.tqdm(desc=what, total=total, initial=initial, unit='B', unit_scale=True, leave=False, file=sys.stderr,
+                   disable=not on_terminal)
+
+
+def say(line):
+  """Prints a line for the user to stderr; stdout belongs to results."""
+  tqdm.tqdm.write(line, file=sys.stderr)
