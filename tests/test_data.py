@@ -79,8 +79,9 @@ def test_reading_across_files(tmp_path_factory, data):
 class Numbers:
   """A split of the bytes 0, 1, 2 ..."""
 
-  def __init__(self, n):
+  def __init__(self, n, example_length=None):
     self._n = n
+    self.example_length = example_length
 
   def __len__(self):
     return self._n

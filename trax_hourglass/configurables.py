@@ -11,6 +11,7 @@ from trax_hourglass import trax_compat  # pylint: disable=unused-import, g-bad-i
 from trax_hourglass import attention_layers
 from trax_hourglass import hourglass
 from trax_hourglass import resampling
+from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import cifar10
 from trax_hourglass.data import image_folder
@@ -55,5 +56,7 @@ Cifar10 = _register(cifar10.Cifar10, 'data')
 VanDenOordImagenet = _register(imagenet.VanDenOordImagenet, 'data')
 ChrabaszczImagenet = _register(imagenet.ChrabaszczImagenet, 'data')
 ImageFolder = _register(image_folder.ImageFolder, 'data')
+RandomWindows = _register(batches.RandomWindows, 'data')
+Epochs = _register(batches.Epochs, 'data')
 WarmupCosine = _register(schedules.WarmupCosine, 'training')
 fit = _register(fit_lib.fit, 'training', denylist=['output_dir'])

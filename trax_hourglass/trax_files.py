@@ -67,7 +67,7 @@ def read_weights(path):
   Raises:
     ValueError: the file is missing, damaged, holds no weights, or holds anything but arrays and plain containers.
   """
-  contents = _read_pickle(path)
+  contents = unpickle(path, _read_gzip(path))
   weights = contents.get('flat_weights') if isinstance(contents, dict) else None
   if isinstance(weights, int):  # They are in a file beside it; the number is that file's compression level.
     return _read_arrays(_weights_path(path))
@@ -115,10 +115,19 @@ def _read_gzip(path):
     raise ValueError(f'{path}: cannot be read, {error}') from None
 
 
-def _read_pickle(path):
-  data = _read_gzip(path)
+def unpickle(path, data, encoding='ASCII'):
+  """Returns what a pickle holds, numpy arrays and plain containers.
+
+  Args:
+    path: where it was read, for messages.
+    data: its bytes.
+    encoding: of strings that Python 2 wrote; 'bytes' leaves them as bytes.
+
+  Raises:
+    ValueError: it is damaged, or holds anything else.
+  """
   try:
-    return _Unpickler(io.BytesIO(data)).load()
+    return _Unpickler(io.BytesIO(data), encoding=encoding).load()
   except Exception as error:  # A damaged pickle can raise anything at all.
     raise ValueError(f'{path}: refused, {error}') from None
 

@@ -7,53 +7,96 @@ Letters: B batch, L tokens, H hosts.
 
 import numpy as np
 
+from trax_hourglass.data import permutation
 from trax_hourglass.hourglass import check_vocabulary
 
 
-class RandomWindows:
-  """An endless iterator of batches of windows at random places; batch n depends on (seed, n) only.
+class Windows:
+  """An endless iterator of batches; batch n depends on (seed, n) only, so there is no state to save.
 
-  Set `step` to go on from any step.
+  Set `step` to go on from any step. A subclass says where the windows of a batch begin.
   """
 
   def __init__(self, data, batch_size, length, seed, vocab_size, host=0, n_hosts=1):
     """Checks the sizes.
 
     Args:
-      data: a split, with `len` and `read(start, length)`.
+      data: a split, with `len`, `read(start, length)` and `example_length`.
       batch_size: B, of all hosts together.
       length: L.
-      seed: whole number.
+      seed: whole number, not below 0.
       vocab_size: tokens at or above it are an error.
       host: number of this host; it reads rows host B / H .. (host + 1) B / H - 1 of each batch.
       n_hosts: H.
 
     Raises:
-      ValueError: sizes below 1, a window longer than the data, or a batch that does not divide among the hosts.
+      ValueError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide among
+        the hosts, or another seed.
     """
     check_sizes(batch_size, length)
     if length > len(data):
       raise ValueError(f'length {length} is longer than the training data, {len(data)} tokens: '
                        'shorten the length or give a larger corpus')
+    if data.example_length and length % data.example_length:
+      raise ValueError(f'length {length} cuts examples of {data.example_length} tokens: set length = {data.example_length}')
     if batch_size % n_hosts:
       raise ValueError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+      raise ValueError(f'seed is {seed!r}: give a whole number, not below 0')
+    own = batch_size // n_hosts
     self._data, self._batch_size, self._length = data, batch_size, length
     self._seed, self._vocab_size = seed, vocab_size
-    self._host, self._n_hosts = host, n_hosts
+    self._rows = slice(host * own, (host + 1) * own)
     self.step = 0
 
   def __iter__(self):
     return self
 
   def __next__(self):
-    generator = np.random.Generator(np.random.Philox(key=[self._seed, self.step]))
-    starts = generator.integers(0, len(self._data) - self._length + 1, self._batch_size)
-    own = self._batch_size // self._n_hosts
-    starts = starts[self._host * own:(self._host + 1) * own]
-    tokens = np.stack([self._data.read(start, self._length) for start in starts]).astype(np.int32)
+    starts = self.starts(self.step)[self._rows]
+    tokens = np.empty((len(starts), self._length), np.int32)
+    for row, start in zip(tokens, starts.tolist()):
+      row[:] = self._data.read(start, self._length)
     check_vocabulary(tokens, self._vocab_size)
     self.step += 1
     return tokens, tokens, np.ones(tokens.shape, np.float32)
+
+  def starts(self, step):
+    """Returns (B,), where the windows of a step's batch begin in the data, on all hosts."""
+    raise NotImplementedError
+
+
+class RandomWindows(Windows):
+  """Windows at random places, drawn independently; where data consist of examples, each begins with one."""
+
+  def starts(self, step):
+    generator = np.random.Generator(np.random.Philox(key=[self._seed, step]))
+    unit = self._data.example_length or 1
+    return generator.integers(0, (len(self._data) - self._length) // unit + 1, self._batch_size) * unit
+
+
+class Epochs(Windows):
+  """Windows behind each other, each once in an epoch and in an order of its own in each epoch.
+
+  In running text the first window of an epoch begins at a random token, so that texts are cut elsewhere in each epoch; the
+  fewer than 2 L tokens before the first and after the last window are left out for that epoch. Examples are all taken,
+  but for the last ones where L holds several. Batches run on from one epoch into the next.
+  """
+
+  def starts(self, step):
+    size, length, unit = len(self._data), self._length, self._data.example_length
+    # All epochs are of one length, so that a step's epoch is known; where texts begin to be cut needs room.
+    n = max(1, size // length if unit else (size - length + 1) // length)
+    room = min(length - 1, size - n * length) // (unit or 1)
+    numbers = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+    starts = np.empty(self._batch_size, np.int64)
+    for epoch in range(int(numbers[0]) // n, int(numbers[-1]) // n + 1):
+      generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+      first = generator.integers(0, room + 1) * (unit or 1)
+      keys = generator.integers(0, 1 << 64, permutation.N_KEYS, np.uint64)
+      chosen = numbers // n == epoch
+      starts[chosen] = first + length * permutation.permuted(numbers[chosen] % n, n, keys)
+    return starts
 
 
 def consecutive_windows(data, batch_size, length, max_tokens=None, n_rows=None, host=0, n_hosts=1):

@@ -3,19 +3,15 @@
 Bytes are read from the files when they are asked for, so memory does not grow with the corpus.
 """
 
-import bisect
-import hashlib
-import itertools
 import os
 import pathlib
 import sysconfig
 
+from trax_hourglass.data import shares
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data.corpus import Tokens
 
-_SHARES = (90, 5, 5)  # Percent, as for enwik8.
-_FEW_FILES = 100  # From here on splits go by file; fewer are too uneven a lot.
 _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 
 
@@ -48,7 +44,7 @@ class ByteCorpus(Corpus):
     if total < len(SPLITS):
       raise ValueError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
                        f'{", ".join(SPLITS)}')
-    splits = _by_file(root, sized) if len(sized) >= _FEW_FILES else _by_position(sized, total)
+    splits = _by_file(root, sized) if len(sized) >= shares.FEW else _by_position(sized, total)
     super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in splits.items()})
 
 
@@ -68,18 +64,14 @@ def _files(root, python_sources_only):
 
 def _by_file(root, sized):
   stretches = {name: [] for name in SPLITS}
-  limits = list(itertools.accumulate(_SHARES))
   for file, size in sized:
-    digest = hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
-    lot = int.from_bytes(digest[:8], 'big') % 100
-    stretches[SPLITS[bisect.bisect_right(limits, lot)]].append((file, 0, size))
+    stretches[shares.of_name(file.relative_to(root).as_posix())].append((file, 0, size))
   return {name: Tokens(s) for name, s in stretches.items()}
 
 
 def _by_position(sized, total):
-  """Cuts the files' concatenation; each split gets at least one byte."""
-  held_out = max(1, total * _SHARES[1] // 100)
-  bounds = [0, total - 2 * held_out, total - held_out, total]
+  """Cuts the files' concatenation."""
+  bounds = shares.positions(total)
   splits = {}
   for name, first, last in zip(SPLITS, bounds, bounds[1:]):
     stretches, position = [], 0

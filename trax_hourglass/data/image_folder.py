@@ -1,7 +1,80 @@
-"""Any folder of images: skeleton, signatures only."""
+"""Any folder of images as a corpus."""
+
+import pathlib
+
+from trax_hourglass.data import cache
+from trax_hourglass.data import image_files
+from trax_hourglass.data import images
+from trax_hourglass.data import shares
+from trax_hourglass.data.corpus import Corpus
+from trax_hourglass.data.corpus import SPLITS
+
+_SUBFOLDERS = {'train': ('train',), 'valid': ('valid', 'validation', 'val'), 'test': ('test',)}
+_CHOICES = {'other_sizes': ('resize', 'error'), 'corrupt': ('error', 'skip')}
 
 
-class ImageFolder:
+class ImageFolder(Corpus):
+  """The images below a folder, at one size, in the order of their names.
 
-  def __init__(self, path, size, other_sizes='resize', corrupt='error', cache_dir=None):
-    raise NotImplementedError
+  Subfolders named train, valid (or validation, val) and test are the splits. Without a subfolder named train, the images
+  are shared out by the rules of shares.py: 90 % train, 5 % valid, 5 % test.
+  """
+
+  def __init__(self, path=None, size=None, other_sizes='resize', corrupt='error', cache_dir=None):
+    """Finds the images.
+
+    Args:
+      path: the folder, or a .zip or .tar of it; required.
+      size: side of all images in pixels; required.
+      other_sizes: what to do with images of another size: 'resize' scales the shorter side (Lanczos) and cuts the longer
+        one on both ends alike; 'error'.
+      corrupt: what to do with images that cannot be read, 'error' or 'skip'.
+      cache_dir: folder of the cache; None for the one of `cache.folder`.
+
+    Raises:
+      ValueError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a split: an
+        image cannot be read or has another size (unless arguments allow it), or the cache cannot be written.
+    """
+    if path is None:
+      raise ValueError("no folder of images is named: give ImageFolder.path = 'FOLDER'")
+    if not isinstance(size, int) or size < 1:
+      raise ValueError(f'size is {size!r}: give the side of the images in pixels, ImageFolder.size = 32 or so')
+    for name, value in (('other_sizes', other_sizes), ('corrupt', corrupt)):
+      if value not in _CHOICES[name]:
+        raise ValueError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
+    source = open_source(path)
+    by_split = _by_subfolder(source.names) or shares.of_names(source.names)
+
+    def tokens(split):
+      key = cache.fingerprint(source.files, split, size, other_sizes, corrupt)
+      return images.flat_file(
+          cache.folder(cache_dir) / f'images-{split}-{key}',
+          lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size, f'{source.path} {split}')
+
+    super().__init__(str(path), {split: lambda split=split: tokens(split) for split in SPLITS if by_split.get(split)}, 'dim',
+                     missing={split: f'no image of it is in {str(path)!r}; add some' for split in SPLITS})
+
+
+def open_source(path):
+  """Returns the `Folder` or `Archive` of a path.
+
+  Raises:
+    ValueError: it is neither, or without images.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.exists():
+    raise ValueError(f'{str(path)!r} does not exist: give a folder of images, or a .zip or .tar of it')
+  source = image_files.Folder(path) if path.is_dir() else image_files.Archive(path)
+  if not source.names:
+    raise ValueError(f'{str(path)!r} holds no images: give a folder with .png, .jpg or such files')
+  return source
+
+
+def _by_subfolder(names):
+  """Returns {split: names} by the first subfolder that is named after a split; None if none is named train."""
+  by_split = {}
+  for name in names:
+    parts = name.split('/')[:-1]
+    split = next((split for part in parts for split, known in _SUBFOLDERS.items() if part in known), None)
+    by_split.setdefault(split, []).append(name)
+  return by_split if 'train' in by_split else None

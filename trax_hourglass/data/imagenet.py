@@ -1,13 +1,198 @@
-"""Downsampled ImageNet, the two of them: skeleton, signatures only."""
+"""Downsampled ImageNet, of which there are two that must not be compared: each has a class of its own.
+
+van den Oord et al. 2016 (arXiv 1601.06759): 1,281,149 training and 49,999 validation images, the one of the paper and its
+rivals, in TFDS as `downsampled_imagenet`. Chrabaszcz et al. 2017 (arXiv 1707.08819): 1,281,167 and 50,000 images scaled with
+a smoother filter, which gives lower bits per dim, as .npz with labels. Neither has a test split; results are
+reported on the validation images, here `valid`.
+"""
+
+import functools
+import pathlib
+import re
+import zipfile
+
+import numpy as np
+
+from trax_hourglass.data import cache
+from trax_hourglass.data import image_files
+from trax_hourglass.data import images
+from trax_hourglass.data import tfds_source
+from trax_hourglass.data.corpus import Corpus
+
+_SIZES = (32, 64)
+_NO_TEST = 'results are reported on the split valid'
+_ROWS = 1000  # Images of an .npz read at a time.
+_VAN_DEN_OORD, _CHRABASZCZ = 'van den Oord', 'Chrabaszcz'
+_N_IMAGES = {_VAN_DEN_OORD: {'train': 1_281_149, 'valid': 49_999}, _CHRABASZCZ: {'train': 1_281_167, 'valid': 50_000}}
 
 
-class VanDenOordImagenet:
+class _Imagenet(Corpus):
+  """One of the two."""
+
+  def __init__(self, authors, size, path, arrays, key, cache_dir):
+    """Makes splits of {split: function that yields arrays}, which depend on `key`."""
+    name = f'ImageNet {size}x{size} ({authors})'
+
+    def tokens(split):
+      counted = functools.partial(_counted, arrays[split], name, authors, split)
+      file = cache.folder(cache_dir) / f'imagenet{size}-{authors.replace(" ", "-").lower()}-{split}-{key}'
+      return images.flat_file(file, counted, size, f'{name} {split}')
+
+    not_there = f'{str(path)!r} does not hold it; add its files'
+    super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays}, 'dim',
+                     missing={'train': not_there, 'valid': not_there, 'test': _NO_TEST})
+
+
+class VanDenOordImagenet(_Imagenet):
+  """The older downsampled ImageNet, of van den Oord et al."""
 
   def __init__(self, size, path=None, data_dir=None, cache_dir=None):
-    raise NotImplementedError
+    """Finds the files.
+
+    Args:
+      size: 32 or 64, side of the images.
+      path: folder that holds, for each split wanted, images as `train_32x32` and `valid_32x32`: a folder of .png, a .zip or
+        .tar of it, or a .npz with one array (N, S, S, 3); or a .zip or .tar with the two folders. None takes them from TFDS,
+        whose own download is gone: it must be prepared.
+      data_dir: TFDS's folder; None for TFDS's own choice.
+      cache_dir: folder of the cache; None for the one of `cache.folder`.
+
+    Raises:
+      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the newer data set, TFDS
+        has not prepared it, or the cache cannot be written.
+    """
+    _check_size(size)
+    if path is None:
+      arrays, key = _from_tfds(size, data_dir)
+    else:
+      arrays, key = _older_files(pathlib.Path(path).expanduser(), size)
+    super().__init__(_VAN_DEN_OORD, size, path, arrays, key, cache_dir)
 
 
-class ChrabaszczImagenet:
+class ChrabaszczImagenet(_Imagenet):
+  """The newer downsampled ImageNet, of Chrabaszcz et al."""
 
   def __init__(self, size, path=None, cache_dir=None):
-    raise NotImplementedError
+    """Finds the files.
+
+    Args:
+      size: 32 or 64, side of the images.
+      path: folder that holds, at any depth, train_data_batch_1.npz .. 10 and val_data.npz.
+      cache_dir: folder of the cache; None for the one of `cache.folder`.
+
+    Raises:
+      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the older data set, or
+        the cache cannot be written.
+    """
+    _check_size(size)
+    if path is None:
+      raise ValueError("the newer ImageNet (Chrabaszcz) has to be fetched by hand from https://image-net.org, with a "
+                       "registration: give its folder of .npz files by ChrabaszczImagenet.path = 'FOLDER'")
+    root = pathlib.Path(path).expanduser()
+    files = {'train': sorted(root.rglob('train_data_batch_*.npz'), key=lambda file: int(re.sub(r'\D', '', file.stem) or 0)),
+             'valid': sorted(root.rglob('val_data.npz'))}
+    files = {split: found for split, found in files.items() if found}
+    if not files:
+      raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the .npz '
+                       'files of image-net.org')
+
+    def arrays(split):
+      for file in files[split]:
+        if 'labels.npy' not in _members(file):
+          raise ValueError(f'{str(file)!r} holds no labels, so it is not of the newer ImageNet (Chrabaszcz)')
+        for rows in _rows(file, 'data.npy'):
+          if rows.shape[1:] != (3 * size * size,):
+            raise ValueError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check size')
+          yield images.from_planes(rows, size)
+
+    super().__init__(_CHRABASZCZ, size, path, {split: functools.partial(arrays, split) for split in files},
+                     cache.fingerprint(sum(files.values(), [])), cache_dir)
+
+
+def _counted(arrays, name, authors, split):
+  """Yields the arrays; raises ValueError at the end if there are as many images as only the other data set has."""
+  n = 0
+  for array in arrays():
+    n += len(array)
+    yield array
+  for others, counts in _N_IMAGES.items():
+    if others != authors and n == counts[split]:
+      raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not be mixed')
+
+
+def _check_size(size):
+  if size not in _SIZES:
+    raise ValueError(f'size is {size!r}: downsampled ImageNet has {" and ".join(map(str, _SIZES))}')
+
+
+def _from_tfds(size, data_dir):
+  """Returns {split: function that yields arrays}, and what the result depends on."""
+  made = tfds_source.builder(f'downsampled_imagenet/{size}x{size}', data_dir)
+  by_hand = "its download is gone; give the files by VanDenOordImagenet.path = 'FOLDER'"
+
+  def arrays(split):
+    for image in tfds_source.examples(made, split, 'image', by_hand):
+      yield image[None]
+
+  splits = {'train': 'train', 'valid': 'validation'}
+  return ({split: functools.partial(arrays, theirs) for split, theirs in splits.items()},
+          cache.fingerprint([], str(made.data_dir)))
+
+
+def _older_files(path, size):
+  """The same from files."""
+  arrays, looked_at = {}, []
+  for split in ('train', 'valid'):
+    name = f'{split}_{size}x{size}'
+    beside = [path / f'{name}{end}' for end in ('', '.npz', '.zip', '.tar')] if path.is_dir() else []
+    found = next((candidate for candidate in beside if candidate.exists()), None)
+    if found is not None and found.suffix == '.npz':
+      arrays[split] = functools.partial(_older_npz, found)
+      looked_at.append(found)
+    elif found is not None or path.is_file():
+      source = image_files.Folder(found) if found and found.is_dir() else image_files.Archive(found or path)
+      names = source.names if found else [n for n in source.names if name in pathlib.PurePosixPath(n).parts]
+      if names:
+        arrays[split] = functools.partial(image_files.arrays, source, names, size)
+        looked_at += source.files
+  if not arrays:
+    raise ValueError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, .tar or '
+                     '.npz: give the folder they are in')
+  return arrays, cache.fingerprint(looked_at)
+
+
+def _older_npz(file):
+  names = _members(file)
+  if len(names) != 1:
+    raise ValueError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with labels it '
+                     'is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
+  yield from _rows(file, names[0])
+
+
+def _members(file):
+  try:
+    with zipfile.ZipFile(file) as archive:
+      return archive.namelist()
+  except (OSError, zipfile.BadZipFile) as error:
+    raise ValueError(f'{str(file)!r} is no .npz, or damaged ({error}): fetch it again') from error
+
+
+def _rows(file, member):
+  """Yields an array of a .npz some rows at a time: of ImageNet 64, all of it would be gigabytes.
+
+  Raises:
+    ValueError: it is damaged, or no uint8 array.
+  """
+  try:
+    with zipfile.ZipFile(file) as archive, archive.open(member) as f:
+      version = np.lib.format.read_magic(f)
+      read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+      shape, column_major, dtype = read_header(f)
+      if dtype != np.uint8 or column_major or len(shape) < 2:
+        raise ValueError(f'an array of {dtype} {shape} where rows of uint8 are wanted')
+      for first in range(0, shape[0], _ROWS):
+        n = min(_ROWS, shape[0] - first)
+        content = f.read(n * int(np.prod(shape[1:])))
+        yield np.frombuffer(content, np.uint8).reshape(n, *shape[1:])
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    raise ValueError(f'{str(file)!r}: {member} cannot be read ({error})') from error

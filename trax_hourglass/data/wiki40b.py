@@ -1,7 +1,71 @@
-"""Wiki-40B through TFDS: skeleton, signatures only."""
+"""Wiki-40B, English (Guo et al. 2020), through TensorFlow Datasets, as bytes or as SentencePiece pieces.
+
+The articles of a split stand behind each other in the order of TFDS's files, each as it is published: it begins with a line
+break and the line `_START_ARTICLE_`, followed by the title, sections and paragraphs behind markers of the same form, and
+within a paragraph `_NEWLINE_` stands for a line break. The markers are left as they are, since bits per byte of a text made
+over could not be compared with anyone's, and they are all the separation that articles need.
+"""
+
+import os
+
+import numpy as np
+
+from trax_hourglass.data import cache
+from trax_hourglass.data import tfds_source
+from trax_hourglass.data.corpus import Corpus
+from trax_hourglass.data.corpus import Tokens
+
+_NAME = 'wiki40b/en'
+_TFDS_SPLITS = {'train': 'train', 'valid': 'validation', 'test': 'test'}
+_BY_HAND = ('prepare it where there is a network, by python -c "import tensorflow_datasets as tfds; '
+            'tfds.builder(\'wiki40b/en\', data_dir=\'FOLDER\').download_and_prepare()", copy the folder here, and name it by '
+            "Wiki40b.data_dir = 'FOLDER'")
 
 
-class Wiki40b:
+class Wiki40b(Corpus):
+  """The articles' text; each split is read from TFDS once, into a flat file of the cache."""
 
   def __init__(self, data_dir=None, sentencepiece=None, cache_dir=None):
-    raise NotImplementedError
+    """Finds the data set.
+
+    Args:
+      data_dir: TFDS's folder, in which it is or will be prepared; None for TFDS's own choice.
+      sentencepiece: file of a SentencePiece model, whose pieces are the tokens; None for bytes.
+      cache_dir: folder of the cache; None for the one of `cache.folder`.
+
+    Raises:
+      ValueError: the model is none. Asking for a split: TFDS cannot prepare it, or the cache cannot be written.
+    """
+    made = tfds_source.builder(_NAME, data_dir)
+    model, vocab_size = (None, 256) if sentencepiece is None else _read_model(sentencepiece)
+    dtype = np.dtype(np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.int32)
+    key = cache.fingerprint([sentencepiece] if sentencepiece else [], str(made.data_dir))
+
+    def chunks(split):
+      change = (lambda text: text) if model is None else model.tokenize
+      for article in tfds_source.examples(made, _TFDS_SPLITS[split], 'text', _BY_HAND, change):
+        yield article if model is None else article.astype(dtype)
+
+    def tokens(split):
+      path = cache.folder(cache_dir) / f'{_NAME.replace("/", "-")}-{made.version}-{split}-{key}'
+      cache.build(path, lambda: chunks(split), f'{_NAME} {split}')
+      return Tokens([(path, 0, os.path.getsize(path) // dtype.itemsize)], dtype)
+
+    super().__init__(_NAME, {split: lambda split=split: tokens(split) for split in _TFDS_SPLITS},
+                     'byte' if model is None else 'token', vocab_size)
+
+
+def _read_model(path):
+  """Returns tensorflow_text's tokenizer of a SentencePiece model and its number of pieces."""
+  import tensorflow as tf  # pylint: disable=g-import-not-at-top
+  import tensorflow_text  # pylint: disable=g-import-not-at-top
+  try:
+    with open(path, 'rb') as f:
+      content = f.read()
+  except OSError as error:
+    raise ValueError(f'SentencePiece model {str(path)!r} cannot be read ({error.strerror}): give a .model file') from error
+  try:
+    model = tensorflow_text.SentencepieceTokenizer(content, out_type=tf.int32)
+    return model, int(model.vocab_size())
+  except (tf.errors.OpError, ValueError) as error:
+    raise ValueError(f'{str(path)!r} is no SentencePiece model: {error}') from error

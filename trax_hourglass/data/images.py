@@ -1,0 +1,50 @@
+"""Images as running tokens: each image row by row, each pixel's R, G and B in turn; 3 S^2 tokens of an image of side S.
+
+Letters: N images, S side in pixels.
+"""
+
+import os
+
+import numpy as np
+
+from trax_hourglass.data import cache
+from trax_hourglass.data.corpus import Tokens
+
+
+def flat_file(path, arrays, size, what):
+  """Returns the whole of some images as `Tokens`, from a file that is made once.
+
+  Args:
+    path: pathlib.Path of the file, in the cache.
+    arrays: function of no argument that yields uint8 (N, S, S, 3).
+    size: S.
+    what: name of the images, for messages.
+
+  Raises:
+    ValueError: there are no images, or they have another size; what `arrays` raises; the file cannot be written.
+  """
+  def chunks():
+    n = 0
+    for array in arrays():
+      if array.shape[1:] != (size, size, 3) or array.dtype != np.uint8:
+        raise ValueError(f'{what}: images of {array.dtype} {" x ".join(map(str, array.shape[1:]))}, where uint8 '
+                         f'{size} x {size} x 3 are wanted (height x width x colours)')
+      n += len(array)
+      yield np.ascontiguousarray(array)
+    if not n:
+      raise ValueError(f'{what}: there are no images')
+
+  cache.build(path, chunks, what)
+  return part(path, size)
+
+
+def part(path, size, first=0, n=None):
+  """Returns N images of a flat file from number `first` on as `Tokens`; None for all that follow."""
+  length = 3 * size * size
+  n = os.path.getsize(path) // length - first if n is None else n
+  return Tokens([(path, first * length, n * length)], example_length=length)
+
+
+def from_planes(rows, size):
+  """Turns images stored as planes, (N, 3 S^2) with all R, then all G, then all B, into (N, S, S, 3)."""
+  return rows.reshape(-1, 3, size, size).transpose(0, 2, 3, 1)
