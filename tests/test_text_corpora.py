@@ -1,0 +1,368 @@
+"""enwik8 and its like from every form of file, downloads that are cut off, Wiki-40B; a tiny text stands in for the real ones."""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import lzma
+import os
+import resource
+import struct
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import trax_hourglass as th
+from trax_hourglass.data import cache
+from trax_hourglass.data import corpus as corpora
+from trax_hourglass.data import tfds_source
+from trax_hourglass.data import wiki40b
+from trax_hourglass.data import wikipedia
+
+CONTENT = b'<begin>' + np.random.default_rng(0).integers(0, 256, 9_993, np.uint8).tobytes()
+TRAIN, VALID = CONTENT[:9_000], CONTENT[9_000:9_500]
+PUBLICATION = wikipedia.Publication(
+    'tiny8', 'http://127.0.0.1:1/tiny8.zip', b'<begin>', ('sha1', hashlib.sha1(CONTENT).hexdigest()),
+    {'train': hashlib.sha256(TRAIN).hexdigest(), 'valid': hashlib.sha256(VALID).hexdigest()}, None, (9_000, 500, 500))
+
+
+def zipped(path, **members):
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for name, content in members.items():
+      archive.writestr(name, content)
+
+
+def packed(folder, kind, content=CONTENT):
+  """Returns a file of that kind."""
+  path = folder / f'some.{kind}'
+  if kind == 'zip':
+    zipped(path, tiny8=content)
+  else:
+    path.write_bytes({'raw': bytes, 'gz': gzip.compress, 'xz': lzma.compress}[kind](content))
+  return path
+
+
+def open_corpus(path, folder, publication=PUBLICATION):
+  return wikipedia.PublishedText(publication, path, folder / 'cache')
+
+
+def left(folder):
+  """Returns what the cache holds, locks aside."""
+  cached = folder / 'cache'
+  return sorted(p.name for p in cached.iterdir() if not p.name.endswith('.lock')) if cached.exists() else []
+
+
+def read(corpus, split):
+  data = corpus.split(split)
+  assert data.example_length is None
+  return bytes(data.read(0, len(data)))
+
+
+@pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
+def test_every_form_of_file_is_the_same_corpus(tmp_path, kind):
+  path = packed(tmp_path, kind)
+  for _ in range(2):  # The second time from the cache.
+    corpus = open_corpus(str(path), tmp_path)
+    assert [read(corpus, split) for split in corpora.SPLITS] == [TRAIN, VALID, CONTENT[9_500:]]
+    assert (corpus.name, corpus.unit, corpus.vocab_size) == ('tiny8', 'byte', 256)
+  assert len(left(tmp_path)) == (kind != 'raw')
+
+
+def test_the_cache_knows_another_file_of_the_same_name(tmp_path):
+  open_corpus(packed(tmp_path, 'xz'), tmp_path)
+  assert len(open_corpus(packed(tmp_path, 'xz', CONTENT[:9_500]), tmp_path)._makers) == 2 and len(left(tmp_path)) == 2
+
+
+@pytest.mark.parametrize('kind', ['raw', 'xz'])
+def test_a_part_is_taken_and_what_it_lacks_is_said(tmp_path, kind):
+  corpus = open_corpus(packed(tmp_path, kind, CONTENT[:9_500]), tmp_path)
+  assert read(corpus, 'train') == TRAIN and read(corpus, 'valid') == VALID
+  with pytest.raises(ValueError, match=r"tiny8 has no test split: '.*' holds the first 9,500 bytes only, that is train and "
+                                       'valid; give the whole file of 10,000 bytes'):
+    corpus.split('test')
+  with pytest.raises(ValueError, match="split 'dev' does not exist: choose one of train, valid, test"):
+    corpus.split('dev')
+
+
+def spoilt(at):
+  return CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1:]
+
+
+@pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
+@pytest.mark.parametrize('content, message', [
+    (spoilt(100), 'is not the train split of tiny8: its sha256 is'), (spoilt(9_100), 'is not the valid split of tiny8'),
+    (spoilt(9_600), 'is not tiny8: its sha1 is'), (spoilt(9_100)[:9_500], 'is not the valid split of tiny8'),
+    (b'PRIMITIVE' + CONTENT, "begins with b'PRIMITIVE.*so it does not hold tiny8, which begins with b'<begin>'"),
+    (CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 \(train and'),
+    (CONTENT + b'x', 'holds more than the 10,000 bytes of tiny8'), (b'', 'holds 0 bytes, and tiny8 has 10,000'),
+])
+def test_other_content_is_refused_and_not_kept(tmp_path, kind, content, message):
+  with pytest.raises(ValueError, match=message):
+    open_corpus(packed(tmp_path, kind, content), tmp_path)
+  assert not left(tmp_path)
+
+
+@pytest.mark.parametrize('kind', ['zip', 'gz', 'xz'])
+def test_truncated_and_damaged_archives_are_refused(tmp_path, kind):
+  path = packed(tmp_path, kind)
+  whole = path.read_bytes()
+  for content in (whole[:-30], whole[:len(whole) // 2], whole[:3000] + bytes(100) + whole[3100:]):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'some\.\w+. is damaged or cut off \(.*\): fetch it again'):
+      open_corpus(path, tmp_path)
+  assert not left(tmp_path)
+
+
+def test_zip_of_several_files(tmp_path):
+  zipped(tmp_path / 'named.zip', readme=b'no', tiny8=CONTENT)
+  assert read(open_corpus(tmp_path / 'named.zip', tmp_path), 'train') == TRAIN
+  zipped(tmp_path / 'unnamed.zip', readme=b'no', other=CONTENT)
+  zipped(tmp_path / 'empty.zip')
+  with pytest.raises(ValueError, match=r"has 2 files \(readme, other\), where one is wanted, or one named 'tiny8'"):
+    open_corpus(tmp_path / 'unnamed.zip', tmp_path)
+  with pytest.raises(ValueError, match=r'has 0 files \(none\)'):
+    open_corpus(tmp_path / 'empty.zip', tmp_path)
+
+
+def test_paths_that_are_no_file(tmp_path):
+  with pytest.raises(ValueError, match='is a folder: give a file'):
+    open_corpus(tmp_path, tmp_path)
+  with pytest.raises(ValueError, match=r'cannot be read \(No such file or directory\)'):
+    open_corpus(tmp_path / 'none', tmp_path)
+
+
+def test_text_of_another_alphabet(tmp_path):
+  letters = dataclasses.replace(PUBLICATION, alphabet=b'<begin>', split_sha256={})
+  with pytest.raises(ValueError, match=r'holds the byte .*, which tiny8 does not'):
+    open_corpus(packed(tmp_path, 'raw'), tmp_path, letters)
+  assert wikipedia.TEXT8.ends == wikipedia.ENWIK8.ends == [90_000_000, 95_000_000, 100_000_000]
+  assert len(set(wikipedia.TEXT8.alphabet)) == 27
+  for corpus in (th.configurables.Enwik8, th.configurables.Text8):  # The real ones know this one from themselves.
+    with pytest.raises(ValueError, match="begins with b'<begin>"):
+      corpus(packed(tmp_path, 'raw'))
+
+
+@contextlib.contextmanager
+def limited_files(n_bytes):
+  """No file may grow beyond so many bytes; the nearest thing to a full disk that needs no rights."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_space_leaves_nothing(tmp_path):
+  path = packed(tmp_path, 'xz')
+  with limited_files(5_000), pytest.raises(ValueError, match=r'cannot write .*tiny8-\w+ \(File too large\): free or grant '
+                                                             'space there, or choose another folder by'):
+    open_corpus(path, tmp_path)
+  assert not left(tmp_path)
+  assert read(open_corpus(path, tmp_path), 'train') == TRAIN
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+  (tmp_path / 'cache').write_text('a file')
+  with pytest.raises(ValueError, match=r'cannot write .*cache/tiny8-\w+ \(File exists\)'):
+    open_corpus(packed(tmp_path, 'xz'), tmp_path)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'elsewhere'))
+  assert cache.folder() == tmp_path / 'elsewhere/trax_hourglass'
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  assert cache.folder().as_posix().endswith('/.cache/trax_hourglass') and cache.folder('here').name == 'here'
+
+
+def test_of_several_that_want_a_file_one_writes_it(tmp_path):
+  calls, barrier = [], threading.Barrier(4)
+
+  def chunks():
+    calls.append(1)
+    yield from (CONTENT[:5_000], CONTENT[5_000:])
+
+  def want():
+    barrier.wait()
+    assert cache.build(tmp_path / 'cache/f', chunks, 'f').read_bytes() == CONTENT
+
+  threads = [threading.Thread(target=want) for _ in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(calls) == 1 and left(tmp_path) == ['f']
+
+
+@contextlib.contextmanager
+def server(content, ranges=True, cuts=(), status=None):
+  """Serves content, and yields (address, list of the Range headers that came); transfers break off after `cuts` bytes."""
+  asked, cuts = [], list(cuts)
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+
+    def do_GET(self):  # pylint: disable=invalid-name
+      wanted = self.headers.get('Range')
+      asked.append(wanted)
+      if status:
+        return self.send_error(status)
+      first = int(wanted.removeprefix('bytes=').removesuffix('-')) if wanted and ranges else 0
+      if first >= len(content):
+        self.send_response(416)
+        self.send_header('Content-Range', f'bytes */{len(content)}')
+        self.send_header('Content-Length', '0')
+        return self.end_headers()
+      self.send_response(206 if first else 200)
+      if first:
+        self.send_header('Content-Range', f'bytes {first}-{len(content) - 1}/{len(content)}')
+      self.send_header('Content-Length', str(len(content) - first))
+      self.end_headers()
+      self.wfile.write(content[first:first + cuts.pop(0) if cuts else None])
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as httpd:
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    try:
+      yield f'http://127.0.0.1:{httpd.server_port}/tiny8.zip', asked
+    finally:
+      httpd.shutdown()
+      thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+  monkeypatch.setenv('no_proxy', '127.0.0.1')
+
+
+def download(url, folder):
+  return open_corpus(None, folder, dataclasses.replace(PUBLICATION, url=url))
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+  return packed(tmp_path_factory.mktemp('archive'), 'zip').read_bytes()
+
+
+def test_download_is_unpacked_and_kept(tmp_path, archive):
+  with server(archive) as (url, asked):
+    for _ in range(2):
+      assert read(download(url, tmp_path), 'test') == CONTENT[9_500:]
+  assert asked == [None] and left(tmp_path) == ['tiny8']
+
+
+@pytest.mark.parametrize('ranges, expected', [(True, [None, 'bytes=1000-', 'bytes=4000-']),
+                                              (False, [None, 'bytes=1000-', 'bytes=3000-'])])
+def test_a_transfer_that_is_cut_off_goes_on(tmp_path, archive, ranges, expected):
+  with server(archive, ranges, cuts=(1000, 3000)) as (url, asked):
+    assert read(download(url, tmp_path), 'train') == TRAIN
+  assert asked == expected and left(tmp_path) == ['tiny8']
+
+
+def test_a_transfer_that_is_cut_off_again_and_again_is_kept_for_the_next_time(tmp_path, archive):
+  with server(archive, cuts=[100] * 5) as (url, asked):
+    with pytest.raises(ValueError, match='cut off 5 times; 500 bytes are kept, and the same command goes on there'):
+      download(url, tmp_path)
+    assert left(tmp_path) == ['tiny8.zip.unfinished']
+    assert read(download(url, tmp_path), 'train') == TRAIN
+  assert asked[-1] == 'bytes=500-'
+
+
+def test_a_download_that_was_whole_but_not_renamed(tmp_path, archive):
+  for content, expected in ((archive, [f'bytes={len(archive)}-']), (archive + b'more', [f'bytes={len(archive) + 4}-', None])):
+    folder = tmp_path / str(len(content))
+    (folder / 'cache').mkdir(parents=True)
+    (folder / 'cache/tiny8.zip.unfinished').write_bytes(content)
+    with server(archive) as (url, asked):
+      assert read(download(url, folder), 'train') == TRAIN
+    assert asked == expected
+
+
+def test_a_download_with_wrong_checksum_is_not_kept(tmp_path, archive):
+  (tmp_path / 'cache').mkdir()
+  (tmp_path / 'cache/tiny8.zip.unfinished').write_bytes(b'\0' * 1000)  # As of another version of the file.
+  with server(archive) as (url, asked):
+    with pytest.raises(ValueError, match='damaged|does not hold'):
+      download(url, tmp_path)
+    assert not left(tmp_path)
+    assert read(download(url, tmp_path), 'train') == TRAIN
+  assert asked == ['bytes=1000-', None]
+
+
+def test_only_the_whole_text_is_taken_from_a_download(tmp_path):
+  with server(packed(tmp_path, 'zip', CONTENT[:9_500]).read_bytes()) as (url, _):
+    with pytest.raises(ValueError, match='holds 9,500 bytes, and tiny8 has 10,000'):
+      download(url, tmp_path)
+  assert not left(tmp_path)
+
+
+def test_no_network_and_other_answers(tmp_path, archive):
+  by_hand = r"Or fetch http.*/tiny8\.zip by hand where there is a network, and name the file by Tiny8\.path = 'FILE'"
+  with pytest.raises(ValueError, match=rf'no connection \(.*Connection refused\)\. {by_hand}'):
+    download(PUBLICATION.url, tmp_path)
+  with server(archive, status=404) as (url, _), pytest.raises(ValueError, match=f'the server answers 404 Not Found. {by_hand}'):
+    download(url, tmp_path)
+  with server(archive) as (url, _), limited_files(5_000), pytest.raises(ValueError, match='cannot write .*File too large'):
+    download(url, tmp_path)
+  assert left(tmp_path) == ['tiny8.zip.unfinished']
+  with server(archive) as (url, _):
+    assert read(download(url, tmp_path), 'train') == TRAIN
+
+
+def test_wiki40b_is_its_articles_behind_each_other(tmp_path):
+  with tfds.testing.mock_data(num_examples=5):
+    made = tfds.builder('wiki40b/en')
+    corpus = wiki40b.Wiki40b(cache_dir=tmp_path)
+    for ours, theirs in (('train', 'train'), ('valid', 'validation'), ('test', 'test')):
+      articles = [example['text'] for example in tfds.as_numpy(made.as_dataset(split=theirs))]
+      assert read(corpus, ours) == b''.join(articles) and len(articles) == 5
+  assert (corpus.name, corpus.unit, corpus.vocab_size) == ('wiki40b/en', 'byte', 256)
+  with tfds.testing.mock_data(num_examples=1):  # Kept, so this is not read.
+    assert read(wiki40b.Wiki40b(cache_dir=tmp_path), 'test') == b''.join(articles)
+
+
+def field(number, content):
+  """Returns a field of a protocol buffer: bytes, a float or a whole number."""
+  if isinstance(content, bytes):
+    return bytes([number << 3 | 2, len(content)]) + content
+  if isinstance(content, float):
+    return bytes([number << 3 | 5]) + struct.pack('<f', content)
+  return bytes([number << 3, content])
+
+
+def sentencepiece_model(n_pieces):
+  """Returns a model of single letters: piece 0 is unknown, 1 a blank, 2 .. are a, b, c ..., then private characters."""
+  letters = ['\u2581', *'abcdefghijklmnopqrstuvwxyz']
+  pieces = ['<unk>', *letters, *(chr(0xe000 + i) for i in range(n_pieces - 1 - len(letters)))]
+  kinds = [2, *[1] * (len(pieces) - 1)]
+  body = b''.join(field(1, field(1, piece.encode()) + field(2, -1.0) + field(3, kind)) for piece, kind in zip(pieces, kinds))
+  return body + field(2, field(3, 1)) + field(3, field(1, b'identity') + field(3, 0) + field(4, 0))
+
+
+@pytest.mark.parametrize('n_pieces, dtype', [(40, np.uint8), (300, np.uint16)])
+def test_wiki40b_as_sentencepiece_pieces(tmp_path, n_pieces, dtype):
+  (tmp_path / 'letters.model').write_bytes(sentencepiece_model(n_pieces))
+  with tfds.testing.mock_data(num_examples=5):
+    text = read(wiki40b.Wiki40b(cache_dir=tmp_path), 'train').decode()
+    corpus = wiki40b.Wiki40b(sentencepiece=str(tmp_path / 'letters.model'), cache_dir=tmp_path)
+    data = corpus.split('train')
+  tokens = data.read(0, len(data))
+  assert (corpus.unit, corpus.vocab_size, tokens.dtype) == ('token', n_pieces, dtype)
+  assert ''.join('? abcdefghijklmnopqrstuvwxyz'[token] for token in tokens) == text
+  np.testing.assert_array_equal(data.read(3, 4), tokens[3:7])
+  for content, message in ((b'no model', 'is no SentencePiece model'), (None, 'cannot be read')):
+    (tmp_path / 'bad.model').write_bytes(content) if content else (tmp_path / 'bad.model').unlink()
+    with pytest.raises(ValueError, match=message):
+      wiki40b.Wiki40b(sentencepiece=tmp_path / 'bad.model', cache_dir=tmp_path)
+
+
+def test_tfds_without_network(tmp_path, monkeypatch):
+  monkeypatch.setattr(tfds_source, '_PROBE', 'http://127.0.0.1:1/')
+  corpus = wiki40b.Wiki40b(data_dir=str(tmp_path / 'tfds'), cache_dir=tmp_path / 'cache')
+  with pytest.raises(ValueError, match=r'TFDS has not prepared wiki40b/en/.* in .*tfds.* and cannot \(.*Connection refused'
+                                       r".*prepare it where there is a network.*Wiki40b\.data_dir = 'FOLDER'"):
+    corpus.split('train')
+  assert not left(tmp_path) and not os.path.exists(tmp_path / 'tfds/wiki40b/en')
