@@ -23,7 +23,7 @@ def fingerprint(files, *settings):
   digest = hashlib.sha256(repr(settings).encode())
   for file in files:
     status = os.stat(file)
-    digest.update(repr((os.path.realpath(file), status.st_size, status.st_mtime_ns)).encode())
+    digest.update(repr((os.path.abspath(file), status.st_size, status.st_mtime_ns)).encode())
   return digest.hexdigest()[:16]
 
 
