@@ -10,6 +10,8 @@ import numpy as np
 from trax_hourglass.data import permutation
 from trax_hourglass.hourglass import check_vocabulary
 
+_STARTS_AT_ONCE = 256
+
 
 class Windows:
   """An endless iterator of batches; batch n depends on (seed, n) only, so there is no state to save.
@@ -83,20 +85,32 @@ class Epochs(Windows):
   but for the last ones where L holds several. Batches run on from one epoch into the next.
   """
 
+  _known = None, None
+
   def starts(self, step):
+    # Computed for many steps at once: most of the time goes into calls of NumPy, whatever the number of windows.
+    many = -(-_STARTS_AT_ONCE // self._batch_size)
+    block, within = divmod(step, many)
+    if self._known[0] != block:
+      self._known = block, self._compute(block * many * self._batch_size, many * self._batch_size)
+    return self._known[1][within * self._batch_size:(within + 1) * self._batch_size]
+
+  def _compute(self, first, n):
+    """Returns where n windows begin, counted from the first one of all epochs."""
     size, length, unit = len(self._data), self._length, self._data.example_length
-    # All epochs are of one length, so that a step's epoch is known; where texts begin to be cut needs room.
-    n = max(1, size // length if unit else (size - length + 1) // length)
-    room = min(length - 1, size - n * length) // (unit or 1)
-    numbers = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-    starts = np.empty(self._batch_size, np.int64)
-    for epoch in range(int(numbers[0]) // n, int(numbers[-1]) // n + 1):
+    # All epochs are of one length, so that a window's epoch is known; where texts begin to be cut needs room.
+    n_epoch = max(1, size // length if unit else (size - length + 1) // length)
+    room = min(length - 1, size - n_epoch * length) // (unit or 1)
+    starts = []
+    while n:
+      epoch, within = divmod(first, n_epoch)
+      numbers = np.arange(within, min(within + n, n_epoch))
       generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-      first = generator.integers(0, room + 1) * (unit or 1)
+      offset = generator.integers(0, room + 1) * (unit or 1)
       keys = generator.integers(0, 1 << 64, permutation.N_KEYS, np.uint64)
-      chosen = numbers // n == epoch
-      starts[chosen] = first + length * permutation.permuted(numbers[chosen] % n, n, keys)
-    return starts
+      starts.append(offset + length * permutation.permuted(numbers, n_epoch, keys))
+      first, n = first + len(numbers), n - len(numbers)
+    return np.concatenate(starts)
 
 
 def consecutive_windows(data, batch_size, length, max_tokens=None, n_rows=None, host=0, n_hosts=1):
