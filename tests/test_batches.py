@@ -5,6 +5,7 @@ import itertools
 import threading
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_permutations_take_each_number_everywhere():
   assert chi_squared < 144 + 5 * np.sqrt(2 * 144)  # (13 - 1)^2 degrees of freedom, five standard deviations.
 
 
+@settings(max_examples=40)  # Each computes many short epochs.
 @given(n=st.integers(5, 200), batch=st.integers(1, 7), length=st.integers(1, 5), seed=st.integers(0, 9))
 def test_an_epoch_takes_each_window_of_a_text_once(n, batch, length, seed):
   rows = itertools.chain.from_iterable(tokens for tokens, _, _ in stream(batches.Epochs, n, batch, length, seed))
@@ -70,6 +72,7 @@ def test_epochs_differ_in_order_and_in_where_texts_are_cut():
   assert len({*(first % 9)} | {*(second % 9)}) > 1 and (first != second).any() and (np.diff(first) != 9).any()
 
 
+@settings(max_examples=40)  # Each computes many short epochs.
 @given(n=st.integers(1, 30), windows=st.integers(1, 2), batch=st.integers(1, 7), seed=st.integers(0, 9))
 def test_an_epoch_takes_each_example_once_and_whole(n, windows, batch, seed):
   n = max(n, windows)

@@ -144,7 +144,8 @@ def test_images_from_tfds(tmp_path):
   images = random_images(2, 64)
   with mock_tfds(images):
     assert_split(imagenet.VanDenOordImagenet(64, cache_dir=tmp_path), 'valid', images)
-  with mock_tfds(random_images(2, 31)), pytest.raises(ValueError, match='images of uint8 31 x 31 x 3, where uint8 32 x 32 x 3'):
+  message = 'images of uint8 31 x 31 x 3, where uint8 32 x 32 x 3'
+  with mock_tfds(random_images(2, 31)), pytest.raises(ValueError, match=message):
     imagenet.VanDenOordImagenet(32, cache_dir=tmp_path).split('valid')
   with tfds.testing.mock_data(num_examples=3):
     assert len(cifar10.Cifar10(n_valid=1, cache_dir=tmp_path / 'other').split('train')) == 2 * 3072
@@ -201,7 +202,8 @@ def test_van_den_oord_imagenet_from_files(tmp_path, form, size):
   if form == 'one tar':
     write_tar(tmp_path / 'all', by_split.pop('train'), f'train_{size}x{size}/')
     del by_split['valid']
-  corpus = imagenet.VanDenOordImagenet(size, tmp_path / 'all' if form.startswith('one') else str(root), None, tmp_path / 'cache')
+  path = tmp_path / 'all' if form.startswith('one') else str(root)
+  corpus = imagenet.VanDenOordImagenet(size, path, None, tmp_path / 'cache')
   for split, images in by_split.items():
     assert_split(corpus, split, images)
   with pytest.raises(ValueError, match='has no test split: results are reported on the split valid'):
@@ -254,7 +256,8 @@ def test_bad_imagenets(tmp_path):
   write_chrabaszcz(tmp_path, {'val_data.npz': random_images(2, 64), 'train_data_batch_1.npz': random_images(2)})
   whole = (tmp_path / 'train_data_batch_1.npz').read_bytes()
   (tmp_path / 'train_data_batch_1.npz').write_bytes(whole[:1000] + bytes(900) + whole[1900:])
-  for split, message in (('valid', r'holds rows of \(12288,\), not of 3 x 32 x 32'), ('train', 'data.npy cannot be read .*CRC')):
+  for split, message in (('valid', r'holds rows of \(12288,\), not of 3 x 32 x 32'),
+                         ('train', 'data.npy cannot be read .*CRC')):
     with pytest.raises(ValueError, match=message):
       imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache').split(split)
   (tmp_path / 'train_data_batch_1.npz').write_bytes(whole[:-100])
@@ -341,8 +344,9 @@ def test_bad_image_folders(tmp_path):
   with pytest.raises(ValueError, match='is no .zip or .tar, or damaged'):
     open_folder(tmp_path / 'file', tmp_path)
   write_folder(tmp_path / 'two', random_images(2, 8))
-  for options, message in (({}, '2 files are too few for the splits'), ({'other_sizes': 'stretch'}, "other_sizes is 'stretch'"),
-                           ({'corrupt': 'repair'}, "corrupt is 'repair'"), ({'size': 0}, 'size is 0: give the side')):
+  for options, message in (({}, '2 files are too few for the splits'), ({'size': 0}, 'size is 0: give the side'),
+                           ({'other_sizes': 'stretch'}, "other_sizes is 'stretch'"),
+                           ({'corrupt': 'repair'}, "corrupt is 'repair'")):
     with pytest.raises(ValueError, match=message):
       open_folder(tmp_path / 'two', tmp_path / 'cache', **{'size': 8, **options})
   with pytest.raises(ValueError, match="no folder of images is named: give ImageFolder.path = 'FOLDER'"):

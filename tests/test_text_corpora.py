@@ -1,4 +1,4 @@
-"""enwik8 and its like from every form of file, downloads that are cut off, Wiki-40B; a tiny text stands in for the real ones."""
+"""enwik8 and its like from every form of file, downloads that are cut off, Wiki-40B; a tiny text stands in for them."""
 
 import contextlib
 import dataclasses
@@ -97,7 +97,7 @@ def spoilt(at):
     (spoilt(100), 'is not the train split of tiny8: its sha256 is'), (spoilt(9_100), 'is not the valid split of tiny8'),
     (spoilt(9_600), 'is not tiny8: its sha1 is'), (spoilt(9_100)[:9_500], 'is not the valid split of tiny8'),
     (b'PRIMITIVE' + CONTENT, "begins with b'PRIMITIVE.*so it does not hold tiny8, which begins with b'<begin>'"),
-    (CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 \(train and'),
+    (CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 \(train '),
     (CONTENT + b'x', 'holds more than the 10,000 bytes of tiny8'), (b'', 'holds 0 bytes, and tiny8 has 10,000'),
 ])
 def test_other_content_is_refused_and_not_kept(tmp_path, kind, content, message):
@@ -272,7 +272,8 @@ def test_a_transfer_that_is_cut_off_again_and_again_is_kept_for_the_next_time(tm
 
 
 def test_a_download_that_was_whole_but_not_renamed(tmp_path, archive):
-  for content, expected in ((archive, [f'bytes={len(archive)}-']), (archive + b'more', [f'bytes={len(archive) + 4}-', None])):
+  for content, expected in ((archive, [f'bytes={len(archive)}-']),
+                            (archive + b'more', [f'bytes={len(archive) + 4}-', None])):
     folder = tmp_path / str(len(content))
     (folder / 'cache').mkdir(parents=True)
     (folder / 'cache/tiny8.zip.unfinished').write_bytes(content)
@@ -303,8 +304,9 @@ def test_no_network_and_other_answers(tmp_path, archive):
   by_hand = r"Or fetch http.*/tiny8\.zip by hand where there is a network, and name the file by Tiny8\.path = 'FILE'"
   with pytest.raises(ValueError, match=rf'no connection \(.*Connection refused\)\. {by_hand}'):
     download(PUBLICATION.url, tmp_path)
-  with server(archive, status=404) as (url, _), pytest.raises(ValueError, match=f'the server answers 404 Not Found. {by_hand}'):
-    download(url, tmp_path)
+  with server(archive, status=404) as (url, _):
+    with pytest.raises(ValueError, match=f'the server answers 404 Not Found. {by_hand}'):
+      download(url, tmp_path)
   with server(archive) as (url, _), limited_files(5_000), pytest.raises(ValueError, match='cannot write .*File too large'):
     download(url, tmp_path)
   assert left(tmp_path) == ['tiny8.zip.unfinished']

@@ -15,7 +15,8 @@ import tqdm
 
 def folder(cache_dir=None):
   """Returns the cache's folder: cache_dir, or trax_hourglass below XDG_CACHE_HOME or else ~/.cache."""
-  return pathlib.Path(cache_dir or os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'trax_hourglass')).expanduser()
+  caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(cache_dir or os.path.join(caches, 'trax_hourglass')).expanduser()
 
 
 def fingerprint(files, *settings):

@@ -68,7 +68,9 @@ class Cifar10(Corpus):
       first, n = (0, n_train) if name == 'train' else (n_train, n_valid)
       return images.part(flat('train'), _SIZE, first, n)
 
-    test = lambda: images.part(flat('test'), _SIZE)
+    def test():
+      return images.part(flat('test'), _SIZE)
+
     splits = {}
     if 'train' in arrays:
       splits['train'] = lambda: train_or_valid('train')
@@ -149,6 +151,6 @@ def _read_pickle(file):
   contents = trax_files.unpickle(file, file.read_bytes(), encoding='bytes')
   rows = contents.get(b'data') if isinstance(contents, dict) else None
   if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (_ROW - 1,):
-    raise ValueError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 in its '
-                     'python version')
+    raise ValueError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '
+                     'in its python version')
   return rows

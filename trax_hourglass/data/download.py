@@ -36,7 +36,8 @@ def fetch(url, path):
           os.replace(unfinished, path)
         return
       cache.say(f'{url}: cut off at byte {_size(unfinished):,}, trying again')
-  raise ValueError(f'{url}: cut off {_TRIES} times; {_size(unfinished):,} bytes are kept, and the same command goes on there')
+  raise ValueError(f'{url}: cut off {_TRIES} times; {_size(unfinished):,} bytes are kept, and the same command goes on '
+                   'there')
 
 
 def _try(url, unfinished):

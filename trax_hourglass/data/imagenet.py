@@ -10,6 +10,7 @@ import functools
 import pathlib
 import re
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -117,7 +118,8 @@ def _counted(arrays, name, authors, split):
     yield array
   for others, counts in _N_IMAGES.items():
     if others != authors and n == counts[split]:
-      raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not be mixed')
+      raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not be '
+                       'mixed')
 
 
 def _check_size(size):
@@ -156,16 +158,16 @@ def _older_files(path, size):
         arrays[split] = functools.partial(image_files.arrays, source, names, size)
         looked_at += source.files
   if not arrays:
-    raise ValueError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, .tar or '
-                     '.npz: give the folder they are in')
+    raise ValueError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, .tar '
+                     'or .npz: give the folder they are in')
   return arrays, cache.fingerprint(looked_at)
 
 
 def _older_npz(file):
   names = _members(file)
   if len(names) != 1:
-    raise ValueError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with labels it '
-                     'is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
+    raise ValueError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with labels '
+                     'it is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
   yield from _rows(file, names[0])
 
 
@@ -194,5 +196,5 @@ def _rows(file, member):
         n = min(_ROWS, shape[0] - first)
         content = f.read(n * int(np.prod(shape[1:])))
         yield np.frombuffer(content, np.uint8).reshape(n, *shape[1:])
-  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f'{str(file)!r}: {member} cannot be read ({error})') from error

@@ -18,8 +18,8 @@ from trax_hourglass.data.corpus import Tokens
 _NAME = 'wiki40b/en'
 _TFDS_SPLITS = {'train': 'train', 'valid': 'validation', 'test': 'test'}
 _BY_HAND = ('prepare it where there is a network, by python -c "import tensorflow_datasets as tfds; '
-            'tfds.builder(\'wiki40b/en\', data_dir=\'FOLDER\').download_and_prepare()", copy the folder here, and name it by '
-            "Wiki40b.data_dir = 'FOLDER'")
+            'tfds.builder(\'wiki40b/en\', data_dir=\'FOLDER\').download_and_prepare()", copy the folder here, and name it '
+            "by Wiki40b.data_dir = 'FOLDER'")
 
 
 class Wiki40b(Corpus):
