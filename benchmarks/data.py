@@ -159,8 +159,8 @@ def table(report):
   lines += [f'| {name} | {row["megabytes_per_second"]:.0f} | {row["spread"]:.0f} |'
             for name, row in report['speed_on_one_core'].items()]
   memory_ = report['memory']
-  lines += ['', f'{memory_["batches"]:,} batches of 8 x 2048 all over {memory_["file_bytes"] / 1e9:g} GB: resident memory grew '
-            f'by {memory_["read_growth_bytes"] / 1e6:.1f} MB; by {memory_["map_growth_bytes"] / 1e6:.1f} MB with a memory '
+  lines += ['', f'{memory_["batches"]:,} batches of 8 x 2048 all over {memory_["file_bytes"] / 1e9:g} GB: resident memory '
+            f'grew by {memory_["read_growth_bytes"] / 1e6:.1f} MB; by {memory_["map_growth_bytes"] / 1e6:.1f} MB with a memory '
             'map.', '',
             '| batches | step ms | waiting microseconds | share |', '|---|---|---|---|']
   lines += [f'| {name} | {1e3 * row["step_seconds"]:.0f} | {row["waiting_microseconds"]:.0f} | {row["waiting_share"]:.2%} |'

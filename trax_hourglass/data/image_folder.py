@@ -42,7 +42,7 @@ class ImageFolder(Corpus):
     for name, value in (('other_sizes', other_sizes), ('corrupt', corrupt)):
       if value not in _CHOICES[name]:
         raise ValueError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
-    source = open_source(path)
+    source = _open_source(path)
     by_split = _by_subfolder(source.names) or shares.of_names(source.names)
 
     def tokens(split):
@@ -55,7 +55,7 @@ class ImageFolder(Corpus):
                      missing={split: f'no image of it is in {str(path)!r}; add some' for split in SPLITS})
 
 
-def open_source(path):
+def _open_source(path):
   """Returns the `Folder` or `Archive` of a path.
 
   Raises:

@@ -7,6 +7,7 @@ over could not be compared with anyone's, and they are all the separation that a
 """
 
 import os
+import pathlib
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Wiki40b(Corpus):
     made = tfds_source.builder(_NAME, data_dir)
     model, vocab_size = (None, 256) if sentencepiece is None else _read_model(sentencepiece)
     dtype = np.dtype(np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.int32)
-    key = cache.fingerprint([sentencepiece] if sentencepiece else [], str(made.data_dir))
+    key = cache.fingerprint([os.path.expanduser(sentencepiece)] if sentencepiece else [], str(made.data_dir))
 
     def chunks(split):
       change = (lambda text: text) if model is None else model.tokenize
@@ -60,8 +61,7 @@ def _read_model(path):
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
   import tensorflow_text  # pylint: disable=g-import-not-at-top
   try:
-    with open(path, 'rb') as f:
-      content = f.read()
+    content = pathlib.Path(path).expanduser().read_bytes()
   except OSError as error:
     raise ValueError(f'SentencePiece model {str(path)!r} cannot be read ({error.strerror}): give a .model file') from error
   try:

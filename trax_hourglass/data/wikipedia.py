@@ -77,6 +77,7 @@ class PublishedText(Corpus):
         written.
     """
     folder = cache.folder(cache_dir)
+    path = path if path is None else pathlib.Path(path).expanduser()
     if path is None:
       file = _download(publication, folder)
     elif archives.kind(path) == 'raw':
