@@ -136,7 +136,7 @@ def fit(output_dir,
     if loop.is_chief:
       _write_versions(output_dir)
     loop.run(n_steps - loop.step)
-    windows.close()
+  windows.close()
 
   bar = functools.partial(tqdm.tqdm, desc='scoring the valid split', unit='batch', leave=False, file=sys.stderr,
                           disable=not (loop.is_chief and sys.stderr.isatty()))
