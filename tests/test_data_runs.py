@@ -29,7 +29,7 @@ def test_every_data_config_names_a_corpus_of_256_tokens(file):
 def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
   test_images.write_folder(tmp_path / 'images', test_images.random_images(60, 2))
   bindings = [f"ImageFolder.path = '{tmp_path / 'images'}'", f"ImageFolder.cache_dir = '{tmp_path / 'cache'}'",
-              'ImageFolder.size = 2', 'length = 12', 'n_steps = 2', 'fit.windows = @Epochs']
+              'ImageFolder.size = 2', 'length = 12', 'n_steps = 2', 'fit.windows = @Epochs', "Hourglass.hierarchy = '1@1'"]
   command_line.parse_gin([test_training.TINY, str(FOLDER / 'image_folder.gin')], bindings)
   assert th.fit(str(tmp_path / 'run')).step == 2
   assert 'fit.windows = @Epochs' in (tmp_path / 'run/config.gin').read_text()
