@@ -37,7 +37,8 @@ def from_trax(source, model):
   """Sets the weights of our model from the authors'.
 
   Args:
-    source: an initialised `trax.models.HourglassLM`, or the path of its `.pkl.gz` checkpoint.
+    source: an initialised `trax.models.HourglassLM`, the path of its `.pkl.gz` checkpoint, or the list of arrays that
+      `trax_files.read_weights` makes of one.
     model: a `Hourglass` with the same options; initialised here if it is not yet.
 
   Returns:
@@ -51,7 +52,7 @@ def from_trax(source, model):
     if not arrays:
       raise ValueError('the source model has no weights yet: call its init first')
   else:
-    arrays = trax_files.read_weights(source)
+    arrays = source if isinstance(source, list) else trax_files.read_weights(source)
   _ensure_initialised(model)
   leaves, index, tree = _flatten(model.weights)
   slots = list(_trax_order(model, model.weights))

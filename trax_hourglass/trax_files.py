@@ -76,6 +76,20 @@ def read_weights(path):
   return [_from_bits(w) for w in weights]
 
 
+def read_step(path):
+  """Returns how many steps a checkpoint was trained for, or None where it does not say.
+
+  Args:
+    path: the `.pkl.gz` file.
+
+  Raises:
+    ValueError: the file is missing or damaged, or holds anything but arrays and plain containers.
+  """
+  contents = _read_pickle(path)
+  step = contents.get('step') if isinstance(contents, dict) else None
+  return None if step is None else int(step)
+
+
 def write_weights(path, weights, input_shape):
   """Writes a checkpoint of weights alone, for `init_from_file(..., weights_only=True)` and Trax's `init_checkpoint`.
 

@@ -1,0 +1,90 @@
+"""Opening a run again: the model with its weights, in either layout, or one clear message."""
+
+import pathlib
+import shutil
+
+import gin
+import jax
+import numpy as np
+import pairs
+import pytest
+from trax import shapes
+
+import trax_hourglass as th
+from trax_hourglass import command_line
+from trax_hourglass import interop
+from trax_hourglass import run_directory
+
+TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run directory after two steps."""
+  directory = tmp_path_factory.mktemp('run')
+  gin.clear_config()
+  command_line.parse_gin([TINY], ['fit.n_steps = 2', 'fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'])
+  th.fit(str(directory))
+  return directory
+
+
+@pytest.fixture(scope='module')
+def opened(trained):
+  gin.clear_config()
+  return run_directory.load(trained)
+
+
+def test_run_opens_with_the_weights_it_was_left_with(trained, opened):
+  assert opened.step == 2 and opened.checkpoint == trained / 'model.pkl.gz'
+  command_line.parse_gin([TINY], [])
+  plain = th.Hourglass(mode='eval')
+  plain.init_from_file(str(opened.checkpoint), weights_only=True, input_signature=shapes.ShapeDtype((1, 6), np.int32))
+  jax.tree.map(np.testing.assert_array_equal, opened.model.weights, plain.weights)
+
+
+def test_settings_of_the_run(trained):
+  run_directory.load(trained, bindings=['length = 12'])
+  assert run_directory.setting('batch_size') == 2 and run_directory.setting('length') == 12
+  assert len(run_directory.setting('corpus').split('valid')) == pathlib.Path(__file__).stat().st_size // 20
+  assert run_directory.setting('shard_weights', False) is False
+  with pytest.raises(ValueError, match='fit.seedling'):
+    run_directory.setting('seedling')
+
+
+def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):
+  path = tmp_path / 'authors.pkl.gz'
+  interop.to_trax(opened.model, str(path))
+  again = run_directory.load(config_files=[TINY], checkpoint=path)
+  jax.tree.map(np.testing.assert_array_equal, again.model.weights, opened.model.weights)
+  assert again.step is None and again.checkpoint == path
+
+
+@pytest.mark.parametrize('bindings, message', [
+    (['Hourglass.vocab_size = 300'], 'vocabulary of 256 and the config one of 300'),
+    (['Hourglass.d_model = 28'], 'width of 14 and the config one of 28'),
+    (['Hourglass.hierarchy = "2@1 1@3 1@1"'], 'hierarchies'),
+    (['Hourglass.d_ff = 11'], 'has shape'),
+])
+def test_checkpoint_of_another_model(trained, bindings, message):
+  with pytest.raises(ValueError, match=message):
+    run_directory.load(trained, bindings=bindings)
+
+
+def test_what_is_missing_is_said(trained, tmp_path):
+  with pytest.raises(ValueError, match="nowhere' is missing"):
+    run_directory.load(tmp_path / 'nowhere')
+  with pytest.raises(ValueError, match='is a file'):
+    run_directory.load(trained / 'config.gin')
+  with pytest.raises(ValueError, match='no checkpoint'):
+    run_directory.load(tmp_path)
+  for name in ('model.pkl.gz', 'model.weights.npy.gz'):
+    shutil.copy(trained / name, tmp_path)
+  with pytest.raises(ValueError, match='no config.gin'):
+    run_directory.load(tmp_path)
+  with pytest.raises(ValueError, match='run directory, or a checkpoint'):
+    run_directory.load(config_files=[TINY])
+  with pytest.raises(ValueError, match='fit.model'):
+    run_directory.load(checkpoint=trained / 'model.pkl.gz', config_files=['data/bytes.gin'])
+  (tmp_path / 'model.weights.npy.gz').unlink()
+  with pytest.raises(ValueError, match='no such file'):
+    run_directory.load(tmp_path, config_files=[TINY])
