@@ -113,20 +113,6 @@ def test_windows_reach_both_ends():
   assert starts == {0, 1, 2}
 
 
-@given(n=st.integers(1, 60), batch=st.integers(1, 4), length=st.integers(1, 9), limit=st.none() | st.integers(1, 70),
-       n_hosts=st.integers(1, 3), rows_more=st.integers(0, 3))
-def test_consecutive_windows_take_each_token_once(n, batch, length, limit, n_hosts, rows_more):
-  n_rows = -(-(batch + rows_more) // n_hosts) * n_hosts
-  seen = []
-  hosts = [batches.consecutive_windows(Numbers(n), batch, length, limit, n_rows, host, n_hosts) for host in range(n_hosts)]
-  for parts in zip(*hosts, strict=True):
-    there = [tokens[weights == 1] for tokens, weights, _ in parts]
-    assert {tokens.shape for tokens, _, _ in parts} == {weights.shape for _, weights, _ in parts} == {(n_rows // n_hosts, length)}
-    assert {count for *_, count in parts} == {sum(map(len, there))}
-    seen.extend(np.concatenate(there))
-  assert seen == list(range(min(n, limit or n)))
-
-
 @given(batch=st.integers(1, 4), n_hosts=st.integers(1, 3), step=st.integers(0, 9))
 def test_hosts_rows_are_one_host_s_batch(batch, n_hosts, step):
   def take(host, n_hosts_):

@@ -65,7 +65,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   resumed = test_training.run(tmp_path / 'two', *bindings)
   whole = test_training.run(tmp_path / 'one', *bindings)
   assert resumed.step == whole.step == 4
-  np.testing.assert_allclose(resumed.valid_bits_per_byte, whole.valid_bits_per_byte, rtol=1e-5)
+  np.testing.assert_allclose(resumed.valid_bits_per_token, whole.valid_bits_per_token, rtol=1e-5)
 
 
 def meet(*others, n_hosts=2, seconds=5):

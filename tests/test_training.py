@@ -9,16 +9,13 @@ import pathlib
 import gin
 import jax
 import numpy as np
-import pairs
 import pytest
 import tensorflow as tf
 import trax
-from trax import layers as tl
 from trax.supervised import trainer_lib
 
 import trax_hourglass as th
 from trax_hourglass import command_line
-from trax_hourglass import evaluation
 from trax_hourglass.data import batches
 from trax_hourglass.training import schedules
 import test_data
@@ -51,7 +48,7 @@ def finished(tmp_path_factory):
 
 def test_result_and_run_directory(finished):
   directory, result = finished
-  assert result.step == 4 and result.n_tokens_scored == 100 and 4 < result.valid_bits_per_byte < 9
+  assert result.step == 4 and result.n_tokens_scored == 100 and 4 < result.valid_bits_per_token < 9
   assert {'config.gin', 'versions.json', 'model.pkl.gz', 'train', 'eval'} <= set(os.listdir(directory))
   assert json.loads((directory / 'versions.json').read_text())['jax'] == jax.__version__
   nats, bits = (events(directory, f'metrics/{name}') for name in ('WeightedCategoryCrossEntropy', 'BitsPerToken'))
@@ -63,11 +60,11 @@ def test_result_and_run_directory(finished):
 def test_equal_seeds_give_equal_losses(finished, tmp_path):
   directory, result = finished
   again = run(tmp_path)
-  assert again.valid_bits_per_byte == result.valid_bits_per_byte
+  assert again.valid_bits_per_token == result.valid_bits_per_token
   tag = 'metrics/WeightedCategoryCrossEntropy'
   assert events(tmp_path, tag) == events(directory, tag)
   other = run(tmp_path / 'other', 'fit.seed = 1')
-  assert other.valid_bits_per_byte != result.valid_bits_per_byte
+  assert other.valid_bits_per_token != result.valid_bits_per_token
 
 
 def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
@@ -76,8 +73,8 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
   assert part.step == 2
   whole = run(tmp_path)
   assert whole.step == 4
-  np.testing.assert_allclose(whole.valid_bits_per_byte, finished[1].valid_bits_per_byte, rtol=1e-6)
-  assert run(tmp_path).valid_bits_per_byte == whole.valid_bits_per_byte  # Nothing left to train: only scored.
+  np.testing.assert_allclose(whole.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-6)
+  assert run(tmp_path).valid_bits_per_token == whole.valid_bits_per_token  # Nothing left to train: only scored.
 
 
 def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
@@ -91,14 +88,14 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
 def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
   for chunk in (4, 13):
     result = run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')  # With dropout; 13 tokens are four chunks, or one.
-    np.testing.assert_allclose(result.valid_bits_per_byte, finished[1].valid_bits_per_byte, rtol=1e-5)
+    np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
 
 def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
   directory, result = finished
   gin.clear_config()
   command_line.parse_gin([str(directory / 'config.gin')], [])
-  assert th.fit(str(tmp_path)).valid_bits_per_byte == result.valid_bits_per_byte
+  assert th.fit(str(tmp_path)).valid_bits_per_token == result.valid_bits_per_token
 
 
 def test_learns(tmp_path):
@@ -106,7 +103,7 @@ def test_learns(tmp_path):
   result = run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120', 'warmup_steps = 10',
                'peak_learning_rate = 2e-2', 'Hourglass.dropout = 0.0', 'length = 24')
   # Eight letters in turn: after the first of a window nothing is left to guess.
-  assert result.valid_bits_per_byte < 1.5
+  assert result.valid_bits_per_token < 1.5
 
 
 @pytest.mark.parametrize('binding, message', [
@@ -148,23 +145,6 @@ def test_trains_under_trax_own_trainer(tmp_path):
   trained = trainer_lib.train(str(tmp_path))
   assert trained.step == 3
   assert 'trax_hourglass.models.Hourglass' in (tmp_path / 'config.gin').read_text()
-
-
-def test_score_counts_each_token_once_and_uniform_is_eight_bits():
-  model = tl.Serial(tl.Embedding(256, 3), tl.Dense(256))
-  model.init(trax.shapes.signature(pairs.tokens(5)))
-  model.weights = jax.tree.map(np.zeros_like, model.weights)
-  for batch_size, length in ((1, 7), (3, 10), (50, 100)):
-    result = evaluation.score(model, test_data.Numbers(101), batch_size, length)
-    assert result.n_tokens == 101 and abs(result.bits_per_token - 8) < 1e-6
-
-
-def test_batch_size_does_not_change_the_score():
-  model = pairs.initialise(pairs.ours('1@1 1@3 1@1', vocab_size=251), 6)
-  scores = [evaluation.score(model, test_data.Numbers(61), batch_size, 6).bits_per_token for batch_size in (1, 4, 11)]
-  np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
-  with pytest.raises(ValueError, match='nothing to score'):
-    evaluation.score(model, test_data.Numbers(0), 1, 6)
 
 
 def test_schedule_by_hand():

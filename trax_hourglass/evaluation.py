@@ -1,10 +1,12 @@
-"""Bits per byte of a model on held-out data, over all devices of all hosts.
+"""Bits per byte or dimension of a model on held-out data, over all devices of all hosts.
 
-A bit is a factor of 2 in probability: the mean of -log2 p(token) over all tokens. Letters: B batch, L tokens.
+A bit is a factor of 2 in probability: the mean of -log2 p(token) over all tokens. How much context a token is scored with
+is told by windows, see data/evaluation_windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
 """
 
 import dataclasses
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,12 @@ import numpy as np
 
 from trax_hourglass import loss
 from trax_hourglass import mesh as mesh_lib
-from trax_hourglass.data import batches
+from trax_hourglass.data import evaluation_windows
 from trax_hourglass.hourglass import check_vocabulary
+
+# Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the authors'
+# code does. Images are scored whole in all of them.
+PROTOCOLS = {'paper': (4096, 128), 'ablation': (2048, 2048), 'notebook': (6912, 128)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +27,29 @@ class Score:
   """Result of an evaluation.
 
   Attributes:
-    bits_per_token: mean bits; per byte, where tokens are bytes.
+    bits_per_token: mean bits; per byte or dimension, where tokens are bytes of text or images.
+    standard_error: of that mean, were windows drawn independently; None with a single window. Neighbours in a text
+      resemble each other, and then the true error is larger, most so with a short stride.
     n_tokens: tokens scored, each once.
+    n_windows: windows that they were scored in.
+    length: tokens of a window.
+    stride: tokens that windows move by.
+    seconds: of the evaluation, compilation included.
+    tokens_per_second: tokens scored in a second, without the first batches, which wait for a compilation.
   """
   bits_per_token: float
+  standard_error: float | None
   n_tokens: int
+  n_windows: int
+  length: int
+  stride: int
+  seconds: float
+  tokens_per_second: float
+
+  @property
+  def context(self):
+    """Tokens before each scored one at least, but at the beginning."""
+    return self.length - self.stride
 
 
 class Scorer:
@@ -47,44 +71,58 @@ class Scorer:
     self._vocab_size = getattr(model, 'vocab_size', math.inf)
 
     def nats(weights, state, tokens, token_weights):
-      by_token, _ = loss.token_nats(model, tokens, tokens, weights, state, jax.random.PRNGKey(0), chunk)
-      return (by_token * token_weights).sum(axis=-1)
+      n_scored = token_weights.shape[1]
+      by_token, _ = loss.token_nats(_OfLastTokens(model, n_scored), tokens, tokens[:, -n_scored:], weights, state,
+                                    jax.random.PRNGKey(0), chunk)
+      return by_token * token_weights
 
     self.nats = jax.jit(nats, out_shardings=mesh_lib.everywhere(self._mesh))
 
-  def score(self, weights, state, data, batch_size, length, max_tokens=None, progress=lambda batches: batches):
-    """Scores data in windows behind each other, each starting without context.
+  def score(self, weights, state, data, batch_size, length, stride=None, max_tokens=None, on_batch=None):
+    """Scores data in windows.
 
     Args:
       weights: the model's; on the mesh, or the same on all hosts.
       state: the model's, likewise.
-      data: a split, with `len` and `read(start, length)`.
+      data: a split, with `len` and `read(start, length)`, and `example_length` where it is made of examples.
       batch_size: B; does not change the result but for rounding. Rows without tokens fill it up to the number of devices.
       length: L.
+      stride: tokens that windows move by; None for L, windows without context.
       max_tokens: score only so many; None for all.
-      progress: wraps the range of batch numbers, for a progress bar.
+      on_batch: called after each batch with tokens scored, tokens to score in all, and mean bits so far.
 
     Returns:
       The Score, the same on all hosts.
 
     Raises:
-      ValueError: nothing to score, or sizes below 1.
+      ValueError: nothing to score, or sizes out of their range.
     """
-    if not len(data) or max_tokens == 0:
-      raise ValueError('there is nothing to score: the split is empty or max_tokens is 0')
+    started = time.monotonic()
+    if not isinstance(batch_size, int) or batch_size < 1:
+      raise ValueError(f'batch_size is {batch_size!r}: give a whole number above 0')
+    n_tokens = len(data) if max_tokens is None else min(max_tokens, len(data))
+    if n_tokens < 1:
+      raise ValueError('there is nothing to score: the split is empty or max_tokens is below 1')
+    example_length = getattr(data, 'example_length', None)
+    length, stride = evaluation_windows.sizes(length, stride, example_length)
     weights, state = jax.tree.map(self._placed, (weights, state))
+    tally = _Tally(n_tokens, on_batch)
+    for windows in evaluation_windows.plan(n_tokens, length, stride, example_length):
+      tally.wait_for_compilation()
+      unread = None
+      for tokens, token_weights, counts in self._batches(windows, data, batch_size):
+        check_vocabulary(tokens, self._vocab_size)
+        by_token = self.nats(weights, state, *mesh_lib.place_rows((tokens, token_weights), self._mesh))
+        if unread:  # The device has a batch to work on while the one before is read and the next one made.
+          tally.add(*unread)
+        unread = by_token, counts
+      tally.add(*unread)
+    return tally.score(length, stride, time.monotonic() - started)
+
+  def _batches(self, windows, data, batch_size):
+    batch_size = min(batch_size, len(windows.starts))
     n_rows = -(-batch_size // self._mesh.size) * self._mesh.size
-    windows = batches.consecutive_windows(data, batch_size, length, max_tokens, n_rows, jax.process_index(),
-                                          jax.process_count())
-    n_batches = math.ceil(min(len(data), max_tokens or len(data)) / (batch_size * length))
-    total, n_tokens = 0.0, 0
-    for _, (tokens, token_weights, n) in zip(progress(range(n_batches)), windows):
-      check_vocabulary(tokens, self._vocab_size)
-      by_row = self.nats(weights, state, *mesh_lib.place_rows((tokens, token_weights), self._mesh))
-      # Rows are added in float64: a sum of millions of float32 would lose the last digits.
-      total += np.asarray(by_row, np.float64).sum()
-      n_tokens += n
-    return Score(total / n_tokens / math.log(2), n_tokens)
+    return windows.batches(data, batch_size, n_rows, jax.process_index(), jax.process_count())
 
   def _placed(self, x):
     if isinstance(x, jax.Array) and getattr(x.sharding, 'mesh', None) == self._mesh:
@@ -92,6 +130,74 @@ class Scorer:
     return mesh_lib.place(x, mesh_lib.everywhere(self._mesh))
 
 
-def score(model, data, batch_size, length, max_tokens=None, progress=lambda batches: batches):
+class _OfLastTokens:
+  """A language model's output at the last S tokens only: what the vocabulary's projection costs, it costs for those."""
+
+  def __init__(self, model, n_scored):
+    self._model, self._n_scored = model, n_scored
+
+  def vectors(self, tokens, weights, state, rng):
+    vectors, state = self._model.vectors(tokens, weights, state, rng)
+    return vectors[:, -self._n_scored:], state
+
+  def logits(self, vectors, weights):
+    return self._model.logits(vectors, weights)
+
+  def pure_fn(self, tokens, weights, state, rng):
+    if not hasattr(self._model, 'vectors'):
+      logits, state = self._model.pure_fn(tokens, weights, state, rng)
+      return logits[:, -self._n_scored:], state
+    vectors, state = self.vectors(tokens, weights, state, rng)
+    return self.logits(vectors, weights), state
+
+
+class _Tally:
+  """Adds up batches, in float64: a sum of millions of float32 would lose the last digits."""
+
+  def __init__(self, n_tokens, on_batch):
+    self._n_tokens, self._on_batch = n_tokens, on_batch
+    self._nats, self._counts, self._total, self._n_added = [], [], 0.0, 0
+    self._clock, self._seconds, self._tokens_timed = None, 0.0, 0
+
+  def wait_for_compilation(self):
+    """Leaves the next batch out of the speed."""
+    self._clock = None
+
+  def add(self, nats, counts):
+    """Adds the nats (B, S) of a batch, 0 where there is no token, and how many tokens its windows scored."""
+    nats = np.asarray(nats, np.float64)[:len(counts)].sum(axis=1)
+    self._nats.append(nats)
+    self._counts.append(counts)
+    self._total += nats.sum()
+    self._n_added += int(counts.sum())
+    now = time.monotonic()
+    if self._clock is not None:
+      self._seconds += now - self._clock
+      self._tokens_timed += int(counts.sum())
+    self._clock = now
+    if self._on_batch:
+      self._on_batch(self._n_added, self._n_tokens, self._total / self._n_added / math.log(2))
+
+  def score(self, length, stride, seconds):
+    """Returns the Score."""
+    bits, counts = np.concatenate(self._nats) / math.log(2), np.concatenate(self._counts)
+    n_tokens, n_windows = int(counts.sum()), len(counts)
+    mean = bits.sum() / n_tokens
+    # Of a mean over windows that hold unequally many tokens (Cochran, Sampling Techniques, section 6.3).
+    error = None
+    if n_windows > 1:
+      error = math.sqrt(n_windows / (n_windows - 1) * ((bits - mean * counts)**2).sum()) / n_tokens
+    return Score(
+        bits_per_token=float(mean),
+        standard_error=error,
+        n_tokens=n_tokens,
+        n_windows=n_windows,
+        length=length,
+        stride=stride,
+        seconds=seconds,
+        tokens_per_second=self._tokens_timed / self._seconds if self._tokens_timed else n_tokens / seconds)
+
+
+def score(model, data, batch_size, length, stride=None, max_tokens=None, on_batch=None):
   """Scores data with an initialised model in mode 'eval'; arguments, result and errors as `Scorer.score`'s."""
-  return Scorer(model).score(model.weights, model.state, data, batch_size, length, max_tokens, progress)
+  return Scorer(model).score(model.weights, model.state, data, batch_size, length, stride, max_tokens, on_batch)

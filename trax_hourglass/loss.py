@@ -15,7 +15,7 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
   Args:
     model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the two halves of `hourglass.LanguageModel`.
     tokens: (B, L).
-    targets: (B, L).
+    targets: (B, L), or those of the last tokens if the model gives outputs for these only.
     weights: the model's.
     state: the model's.
     rng: JAX PRNG key uint32 (2,).
@@ -30,7 +30,7 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
   def nats(vectors, targets, weights):
     return _nats(model.logits(vectors, weights), targets)
 
-  length = tokens.shape[1]
+  length = targets.shape[1]
   n_chunks = -(-length // chunk)
   def cut(x):
     x = jnp.pad(x, ((0, 0), (0, n_chunks * chunk - length)) + ((0, 0),) * (x.ndim - 2))

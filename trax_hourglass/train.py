@@ -5,7 +5,6 @@
     python -m trax_hourglass.train --output_dir DIR                  goes on with the run in DIR
 """
 
-import dataclasses
 import json
 import pathlib
 import sys
@@ -42,9 +41,9 @@ def train(args):
   if not hosts.is_first():
     return
   if args.json:
-    print(json.dumps(dataclasses.asdict(result)))
+    print(json.dumps(result.as_dict()))
     return
-  print(f'{result.valid_bits_per_byte:.4f} valid bits per byte ({result.n_tokens_scored:,} bytes scored, '
+  print(f'{result.valid_bits_per_token:.4f} valid bits per {result.unit} ({result.n_tokens_scored:,} {result.unit}s scored, '
         f'{result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in {result.output_dir}; '
         f"train on: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir {result.output_dir} "
         f"--config 'n_steps = {2 * result.step}'")

@@ -113,38 +113,6 @@ class Epochs(Windows):
     return np.concatenate(starts)
 
 
-def consecutive_windows(data, batch_size, length, max_tokens=None, n_rows=None, host=0, n_hosts=1):
-  """Yields windows behind each other, each token once, as batches whose missing tokens have weight 0.
-
-  Args:
-    data: a split, with `len` and `read(start, length)`.
-    batch_size: windows of a batch.
-    length: L.
-    max_tokens: stop after so many tokens; None for all.
-    n_rows: B, at least batch_size; rows beyond it are empty, so that B divides among devices. None for batch_size.
-    host: number of this host, which reads its own rows only.
-    n_hosts: H, divides B.
-
-  Yields:
-    (tokens (B / H, L), weights (B / H, L)), and the number of tokens of all hosts' rows.
-
-  Raises:
-    ValueError: sizes below 1.
-  """
-  check_sizes(batch_size, length)
-  own = (n_rows or batch_size) // n_hosts * length
-  end = len(data) if max_tokens is None else min(max_tokens, len(data))
-  for first in range(0, end, batch_size * length):
-    n_tokens = min(batch_size * length, end - first)
-    before = host * own
-    n_own = min(max(0, n_tokens - before), own)
-    tokens = np.zeros(own, np.int32)
-    if n_own:
-      tokens[:n_own] = data.read(first + before, n_own)
-    weights = (np.arange(own) < n_own).astype(np.float32)
-    yield tokens.reshape(-1, length), weights.reshape(-1, length), n_tokens
-
-
 def check_sizes(batch_size, length):
   """Raises ValueError unless both are whole numbers above 0."""
   for name, value in (('batch_size', batch_size), ('length', length)):

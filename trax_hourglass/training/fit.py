@@ -7,19 +7,17 @@ import json
 import os
 import pathlib
 import platform
-import sys
 import time
 
 import gin
 import jax
-import tqdm
 from trax import layers as tl
 from trax.supervised import training
 
 from trax_hourglass import evaluation
 from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.data import batches
-from trax_hourglass.data import prefetch
+from trax_hourglass.scoring_progress import ScoringProgress
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.progress import Progress
@@ -30,19 +28,26 @@ class Result:
   """What a training run came to.
 
   Attributes:
-    valid_bits_per_byte: on the valid split, see evaluation.py.
+    valid_bits_per_token: on the valid split, see evaluation.py.
+    unit: what a token is, 'byte', 'dim' or 'token'.
     n_tokens_scored: tokens of the valid split that went into it.
     n_parameters: trained numbers.
     step: steps trained in all.
     seconds: of this call, evaluations included.
     output_dir: the run directory.
   """
-  valid_bits_per_byte: float
+  valid_bits_per_token: float
+  unit: str
   n_tokens_scored: int
   n_parameters: int
   step: int
   seconds: float
   output_dir: str
+
+  def as_dict(self):
+    """Returns the fields, bits under a name with their unit: 'valid_bits_per_byte', or 'per_dim' or 'per_token'."""
+    fields = dataclasses.asdict(self)
+    return {f'valid_bits_per_{fields.pop("unit")}': fields.pop('valid_bits_per_token'), **fields}
 
 
 def fit(output_dir,
@@ -53,7 +58,6 @@ def fit(output_dir,
         n_steps=gin.REQUIRED,
         batch_size=gin.REQUIRED,
         length=gin.REQUIRED,
-        windows=batches.RandomWindows,
         eval_every=1000,
         eval_batches=10,
         checkpoint_every=1000,
@@ -69,13 +73,12 @@ def fit(output_dir,
   Args:
     output_dir: the run directory: checkpoints, TensorBoard events, config, versions. Several hosts share it.
     model: function of `mode` that returns a language model, tokens (B, L) -> logits (B, L, V).
-    corpus: has `split(name)` and `vocab_size`, such as a ByteCorpus.
+    corpus: has `split(name)`, `vocab_size` and `unit`, such as a ByteCorpus.
     optimizer: Trax optimizer.
     schedule: function step -> learning rate.
     n_steps: steps to train, counted from the run's beginning.
     batch_size: B, sequences of a step, over all hosts.
     length: L, tokens of a sequence.
-    windows: how sequences are chosen from the train split, a class such as batches.RandomWindows or batches.Epochs.
     eval_every: steps between evaluations on the first batches of the valid split.
     eval_batches: batches of such an evaluation.
     checkpoint_every: steps between checkpoints.
@@ -109,12 +112,13 @@ def fit(output_dir,
     raise ValueError('the valid split is empty: give a larger corpus')
   train_model, eval_model = model(mode='train'), model(mode='eval')
   vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
-  windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
-                                        jax.process_index(), jax.process_count()))
+  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, vocab_size,
+                                  jax.process_index(), jax.process_count())
   scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
 
   def evaluate(weights, state):
-    score = scorer.score(weights, state, valid, batch_size, length, eval_batches * batch_size * length)
+    score = scorer.score(weights, state, valid, batch_size, length,
+                         max_tokens=eval_batches * batch_size * length)
     return {'BitsPerToken': score.bits_per_token}
 
   loop = loop_lib.Loop(
@@ -130,19 +134,19 @@ def fit(output_dir,
       output_dir=output_dir,
       checkpoint_at=lambda step: step % checkpoint_every == 0 or step == n_steps,
       eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
-      callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length)])
+      callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit)])
   windows.step = loop.step
   if loop.step < n_steps:
     if loop.is_chief:
       _write_versions(output_dir)
     loop.run(n_steps - loop.step)
-  windows.close()
 
-  bar = functools.partial(tqdm.tqdm, desc='scoring the valid split', unit='batch', leave=False, file=sys.stderr,
-                          disable=not (loop.is_chief and sys.stderr.isatty()))
-  result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length, max_valid_tokens, bar)
+  with ScoringProgress('scoring the valid split', corpus.unit) as progress:
+    result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length,
+                          max_tokens=max_valid_tokens, on_batch=progress)
   return Result(
-      valid_bits_per_byte=result.bits_per_token,
+      valid_bits_per_token=result.bits_per_token,
+      unit=corpus.unit,
       n_tokens_scored=result.n_tokens,
       n_parameters=sum(w.size for w in jax.tree.leaves(train_model.weights)),
       step=loop.step,

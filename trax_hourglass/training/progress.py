@@ -14,16 +14,17 @@ _LINE_SECONDS = 15.0
 class Progress(callbacks.TrainingStepCallback):
   """Shows loss in bits, tokens per second and time left."""
 
-  def __init__(self, loop, n_steps, tokens_per_step):
+  def __init__(self, loop, n_steps, tokens_per_step, unit):
     """Creates the callback.
 
     Args:
       loop: the training loop; its `loss` is the last step's, in nats.
       n_steps: step at which training ends.
       tokens_per_step: tokens of a batch.
+      unit: what a token is, such as 'byte'.
     """
     super().__init__(loop)
-    self._tokens_per_step = tokens_per_step
+    self._tokens_per_step, self._unit = tokens_per_step, unit
     self._on_terminal = loop.is_chief and sys.stderr.isatty()
     self._prints_lines = loop.is_chief and not self._on_terminal
     self._bar = tqdm.tqdm(total=n_steps, initial=loop.step, unit='step', dynamic_ncols=True, file=sys.stderr,
@@ -49,11 +50,11 @@ class Progress(callbacks.TrainingStepCallback):
     seconds = max(time.monotonic() - self._shown_at, 1e-9)
     rate = (step - self._shown_step) * self._tokens_per_step / seconds
     speed = f'compiled in {seconds:.0f} s' if first else f'{rate:,.0f} tokens/s'
-    self._bar.set_postfix_str(f'{bits:.3f} bits/byte, {speed}')
+    self._bar.set_postfix_str(f'{bits:.3f} bits/{self._unit}, {speed}')
     if first or last or now - self._printed_at > _LINE_SECONDS:
       left = '' if first else f', {(self._n_steps - step) * self._tokens_per_step / rate:.0f} s left'
       if self._prints_lines:
-        print(f'step {step}/{self._n_steps}: {bits:.3f} bits/byte, {speed}{left}', file=sys.stderr, flush=True)
+        print(f'step {step}/{self._n_steps}: {bits:.3f} bits/{self._unit}, {speed}{left}', file=sys.stderr, flush=True)
       self._printed_at = now
     # The clock starts again after the wait for the loss, which is part of the step.
     self._shown_at, self._shown_step = time.monotonic(), step

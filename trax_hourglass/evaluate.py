@@ -1,0 +1,56 @@
+"""Scores a trained model in bits per byte, or per dim for images.
+
+    python -m trax_hourglass.evaluate --output_dir DIR                         the valid split of the run's corpus
+    python -m trax_hourglass.evaluate --output_dir DIR --split test --protocol paper
+    python -m trax_hourglass.evaluate --checkpoint model.pkl.gz --config_file gin/paper/trax_enwik8.gin --protocol paper
+                                                                  a checkpoint of trax.models.HourglassLM
+"""
+
+import json
+
+from trax_hourglass import command_line
+
+
+def main():
+  """Parses the command line, scores, prints one line."""
+  parser = command_line.parser(__doc__)
+  parser.add_argument('--output_dir', metavar='DIR', help='run directory')
+  parser.add_argument('--checkpoint', metavar='FILE.pkl.gz', help="another checkpoint, ours or the authors'")
+  parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
+  parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 moved by 128, the last 128 scored; "
+                      "'notebook': of 6912; 'ablation': of 2048 without context; images are scored whole by all")
+  parser.add_argument('--context', type=int, metavar='N', help='tokens before each scored one at least')
+  parser.add_argument('--stride', type=int, metavar='N', help='tokens that windows move by, scored in each')
+  parser.add_argument('--max_tokens', type=int, metavar='N', help='score only the first so many')
+  parser.add_argument('--batch_size', type=int, metavar='N', help="windows at a time; default: the run's")
+  parser.add_argument('--json', action='store_true', help='print one JSON object')
+  command_line.add_gin_flags(parser)
+  command_line.add_host_flags(parser)
+  args = parser.parse_args()
+  with command_line.errors_as_one_line('evaluate'):
+    evaluate(args)
+
+
+def evaluate(args):
+  """Scores as the parsed arguments say and prints the result."""
+  command_line.connect_hosts(args)
+  from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
+  from trax_hourglass import run_directory  # pylint: disable=g-import-not-at-top
+  from trax_hourglass import run_evaluation  # pylint: disable=g-import-not-at-top
+  run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
+  result = run_evaluation.evaluate(run, args.split, args.protocol, args.context, args.stride, args.max_tokens,
+                                   args.batch_size)
+  if not hosts.is_first():
+    return
+  if args.json:
+    print(json.dumps(result.as_dict()))
+    return
+  score, unit = result.score, result.unit
+  error = '' if score.standard_error is None else f' ± {score.standard_error:.4f}'
+  print(f'{score.bits_per_token:.4f}{error} bits per {unit} ({score.n_tokens:,} {unit}s of the {result.split} split scored in '
+        f'{score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride {score.stride:,}; '
+        f'{score.tokens_per_second:,.0f} {unit}s/s; step {result.step}) of {result.checkpoint}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,96 @@
+"""Scoring an opened run: the windows that a protocol or a user asks for, the corpus and sizes of the run's config."""
+
+import dataclasses
+
+from trax_hourglass import evaluation
+from trax_hourglass import run_directory
+from trax_hourglass.scoring_progress import ScoringProgress
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """A score and what it is of.
+
+  Attributes:
+    score: the Score.
+    unit: what a token is, 'byte', 'dim' or 'token'.
+    split: 'train', 'valid' or 'test'.
+    protocol: name of the protocol, or None.
+    step: steps the model was trained for, or None where its checkpoint does not say.
+    checkpoint: path of the checkpoint.
+  """
+  score: evaluation.Score
+  unit: str
+  split: str
+  protocol: str | None
+  step: int | None
+  checkpoint: str
+
+  def as_dict(self):
+    """Returns all fields, bits under a name with their unit: 'bits_per_byte', 'bits_per_dim' or 'bits_per_token'."""
+    score = dataclasses.asdict(self.score)
+    return {
+        f'bits_per_{self.unit}': score.pop('bits_per_token'), **score, 'context': self.score.context,
+        **{name: getattr(self, name) for name in ('split', 'protocol', 'step', 'checkpoint')}}
+
+
+def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_tokens=None, batch_size=None):
+  """Scores a run's model on its corpus; gin must hold the run's configuration, as `run_directory.load` leaves it.
+
+  Args:
+    run: a run_directory.Run in mode 'eval'.
+    split: 'train', 'valid' or 'test'.
+    protocol: a name in evaluation.PROTOCOLS, or None for windows as long as in training, without context.
+    context: tokens before each scored one at least, in place of the protocol's; None for that.
+    stride: tokens that windows move by, in place of the protocol's; None for that.
+    max_tokens: score only the first so many; None for all.
+    batch_size: windows at a time; None for as many as in training.
+
+  Returns:
+    The Evaluation.
+
+  Raises:
+    ValueError: an unknown split or protocol, numbers out of their range, or tokens outside the model's vocabulary.
+  """
+  corpus = run_directory.setting('corpus')
+  data = corpus.split(split)
+  length, stride = window_sizes(protocol, context, stride, run_directory.setting('length'), data.example_length)
+  batch_size = run_directory.setting('batch_size') if batch_size is None else batch_size
+  scorer = evaluation.Scorer(run.model, chunk=run_directory.setting('loss_chunk', None))
+  with ScoringProgress(f'scoring the {split} split', corpus.unit) as progress:
+    score = scorer.score(run.model.weights, run.model.state, data, batch_size, length, stride, max_tokens, progress)
+  return Evaluation(score, corpus.unit, split, protocol, run.step, str(run.checkpoint))
+
+
+def window_sizes(protocol, context, stride, length, example_length=None):
+  """Returns (tokens of a window, tokens that windows move by).
+
+  Args:
+    protocol: a name in evaluation.PROTOCOLS, or None for windows of `length`; examples are scored whole in either case.
+    context: in place of what this comes to, or None.
+    stride: likewise.
+    length: tokens of a window in training.
+    example_length: tokens of an example, or None where the data is one text.
+
+  Raises:
+    ValueError: an unknown protocol, or numbers out of their range.
+  """
+  if protocol is not None and protocol not in evaluation.PROTOCOLS:
+    raise ValueError(f'protocol {protocol!r} does not exist: choose one of {", ".join(evaluation.PROTOCOLS)}')
+  if example_length is not None:
+    length, usual_stride = example_length, example_length
+  else:
+    length, usual_stride = evaluation.PROTOCOLS.get(protocol, (length, length))
+  if stride is not None and stride < 1:
+    raise ValueError(f'stride is {stride}: give a number of tokens above 0')
+  if context is not None and context < 0:
+    raise ValueError(f'context is {context}: give a number of tokens, 0 for none')
+  if context is None and stride is None:
+    return length, usual_stride
+  if context is not None and stride is not None:
+    return context + stride, stride
+  # With one of the two the windows keep their length.
+  stride = length - context if stride is None else stride
+  if not 1 <= stride <= length:
+    raise ValueError(f'context is {context} and stride {stride} in windows of {length} tokens: give both')
+  return length, stride

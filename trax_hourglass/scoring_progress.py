@@ -1,0 +1,45 @@
+"""What an evaluation shows while it goes on: a bar on a terminal, plain lines elsewhere, both on stderr."""
+
+import sys
+import time
+
+import tqdm
+
+from trax_hourglass import hosts
+
+_LINE_SECONDS = 15.0
+
+
+class ScoringProgress:
+  """Shows bits so far, tokens per second and time left; a context manager, and a `Scorer.score`'s `on_batch`."""
+
+  def __init__(self, what, unit):
+    """Creates it; only the first host shows anything.
+
+    Args:
+      what: said before the numbers.
+      unit: what a token is, such as 'byte'.
+    """
+    self._what, self._unit = what, unit
+    self._on_terminal = hosts.is_first() and sys.stderr.isatty()
+    self._prints_lines = hosts.is_first() and not self._on_terminal
+    self._bar = tqdm.tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, file=sys.stderr,
+                          disable=not self._on_terminal)
+    self._began = self._printed_at = time.monotonic()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._bar.close()
+
+  def __call__(self, n_done, n_tokens, bits):
+    self._bar.total = n_tokens
+    self._bar.set_postfix_str(f'{bits:.4f} bits/{self._unit}', refresh=False)
+    self._bar.update(n_done - self._bar.n)
+    now = time.monotonic()
+    if self._prints_lines and now - self._printed_at > _LINE_SECONDS:
+      rate = n_done / (now - self._began)
+      print(f'{self._what}: {n_done:,} of {n_tokens:,} {self._unit}s, {bits:.4f} bits/{self._unit}, {rate:,.0f} '
+            f'{self._unit}s/s, {(n_tokens - n_done) / rate:.0f} s left', file=sys.stderr, flush=True)
+      self._printed_at = now
