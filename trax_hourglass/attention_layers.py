@@ -1,4 +1,5 @@
-"""Attention as Trax layers: relative, within a level and across the two rates of a resampling; rotary, within a level.
+"""Attention as Trax layers: relative, within a level and across the two rates of a resampling; rotary and local, within
+a level.
 
 Letters: B batch, Q queries, K keys, L vectors of a level, D model width, H heads, E = D / H.
 """
@@ -9,6 +10,7 @@ from trax.layers import base
 from trax.layers import initializers
 
 from trax_hourglass import attention
+from trax_hourglass import local_attention
 
 _KERNEL = initializers.GlorotUniformInitializer()
 _BIAS = initializers.RandomNormalInitializer(1e-6)
@@ -99,6 +101,52 @@ class RotaryAttention(base.Layer):
     return _affine(out.reshape(x.shape), output)
 
 
+class LocalAttention(base.Layer):
+  """Causal relative attention to a window of the last vectors: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
+
+  Weights and distances are those of `RelativeAttention`; see local_attention.py.
+  """
+
+  def __init__(self, spec, window, unit):
+    """Creates the layer.
+
+    Args:
+      spec: the model's BlockSpec.
+      window: vectors that a query sees, itself among them.
+      unit: tokens per vector.
+
+    Raises:
+      ValueError: a window that is no whole number above 0, or mode 'predict'.
+    """
+    if not isinstance(window, int) or window < 1:
+      raise ValueError(f'window of local attention is {window!r}: give a whole number above 0')
+    refuse_to_predict(spec, 'CausalLocalAttention')
+    super().__init__(n_in=3, name=f'LocalAttention_{spec.n_heads}_heads_{window}')
+    self._spec = spec
+    self._window = window
+    self._unit = unit
+
+  def init_weights_and_state(self, _):
+    self.weights = _affine_maps(5, self._spec.d_model, self.rng)
+
+  def forward(self, inputs):
+    x, *biases = inputs
+    position, query, key, value, output = self.weights
+    distances = self._unit * jnp.arange(1 - min(self._window, x.shape[1]), 1)
+    e = _affine(attention.sinusoids(distances, self._spec.d_model).astype(x.dtype), position)
+    out = local_attention.local_attention(
+        *(_heads(y, self._spec) for y in (_affine(x, query), _affine(x, key), _affine(x, value), e)), *biases,
+        rate=_rate(self._spec), key=self.rng)
+    return _affine(out.reshape(x.shape), output)
+
+
+def refuse_to_predict(spec, name):
+  """Raises ValueError in mode 'predict', for an attention that cannot take tokens one by one."""
+  if spec.mode == 'predict':
+    raise ValueError(f"{name} has no mode 'predict': sample from a model with CausalRelativeAttention or "
+                     'CausalRotaryAttention')
+
+
 def _affine_maps(n, d_model, rng):
   """Returns initial weights of n affine maps: ((w (D, D), b (D,)), ...)."""
   shape = (d_model, d_model)
@@ -139,3 +187,14 @@ def CausalRotaryAttention(spec, tokens_per_vector):
     tokens_per_vector: total shorten factor of the level.
   """
   return RotaryAttention(spec, unit=tokens_per_vector)
+
+
+def CausalLocalAttention(spec, tokens_per_vector, window=256):
+  """Attention to the last vectors only, of a cost linear in L: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
+
+  Args:
+    spec: the model's BlockSpec.
+    tokens_per_vector: total shorten factor of the level.
+    window: vectors that each one sees, itself among them.
+  """
+  return LocalAttention(spec, window, unit=tokens_per_vector)

@@ -39,6 +39,7 @@ def _register(function, module, **options):
 
 CausalRelativeAttention = _register(attention_layers.CausalRelativeAttention, 'layers')
 CausalRotaryAttention = _register(attention_layers.CausalRotaryAttention, 'layers')
+CausalLocalAttention = _register(attention_layers.CausalLocalAttention, 'layers')
 ShortenByAverage = _register(resampling.ShortenByAverage, 'layers')
 ShortenByLinear = _register(resampling.ShortenByLinear, 'layers')
 ShortenByAttention = _register(resampling.ShortenByAttention, 'layers')

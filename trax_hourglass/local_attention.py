@@ -1,0 +1,89 @@
+"""Causal attention to a window of the last vectors, as a pure function: exact, of static shapes, linear in the length.
+
+Query i sees keys i - W + 1 .. i. Queries are cut into blocks of W, which see no key but those of their own and of the
+block before; so a block's scores are W x 2 W, whatever the length. Blocks go one after the other, in the backward pass
+again, and the scores of one exist at a time.
+
+Letters: B batch, H heads, L vectors, W window, N blocks, E width of a head.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from trax_hourglass import dropout as dropout_lib
+from trax_hourglass import keys
+
+_MASKED = -1e9  # The score of a key that is not seen; as in Trax.
+
+
+def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None):
+  """Returns the output (B, L, H, E) of relative attention within a window, before the output projection.
+
+  Scores are those of `attention.relative_attention`: content (q + c) . k_j and position (q + l) . e(r) over sqrt(E).
+
+  Args:
+    q: queries (B, L, H, E).
+    k: keys (B, L, H, E).
+    v: values (B, L, H, E).
+    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0; W is how many vectors a query sees, itself among
+      them, and more than L are as good as L.
+    context_bias: (H, E), c.
+    location_bias: (H, E), l.
+    rate: dropout of attention weights, in [0, 1).
+    key: JAX PRNG key uint32 (2,); needed where rate > 0.
+  """
+  length, window = q.shape[1], min(q.shape[1], e.shape[0])
+  e = e[e.shape[0] - window:]
+  n_blocks = -(-length // window)
+  scale = float(q.shape[-1])**-0.5
+  queries = tuple(_blocks(((q + bias) * scale).astype(q.dtype), n_blocks, window) for bias in (context_bias, location_bias))
+  seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
+  head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
+  block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
+  out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
+  return out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
+
+
+def _block(length, rate, head_keys, e, number, content, position, k, v):
+  """Attention of one block: queries (B, W, H, E) twice, keys and values (B, 2 W, H, E) -> (B, W, H, E)."""
+  window = content.shape[1]
+  query = number * window + jnp.arange(window)[:, None]
+  key = number * window + jnp.arange(-window, window)[None, :]
+  scores = _product('bqhe,bkhe->bhqk', content, k) + _skew(_product('bqhe,dhe->bhqd', position, e))
+  visible = (key <= query) & (key > query - window) & (key >= 0)
+  weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED))
+  if rate > 0.0:
+    rows = jnp.arange(content.shape[0])[:, None, None] * length + query
+    drop = lambda weights, head_key: dropout_lib.drop(weights, head_key, rate, rows, key)
+    weights = jax.vmap(drop, in_axes=(1, 0), out_axes=1)(weights, head_keys)
+  return _product('bhqk,bkhe->bqhe', weights.astype(v.dtype), v).astype(v.dtype)
+
+
+def _blocks(x, n_blocks, window):
+  """Pads at the end and cuts: (B, L, H, E) -> (N, B, W, H, E)."""
+  x = jnp.pad(x, ((0, 0), (0, n_blocks * window - x.shape[1]), (0, 0), (0, 0)))
+  return x.reshape(x.shape[0], n_blocks, window, *x.shape[2:]).swapaxes(0, 1)
+
+
+def _with_block_before(x):
+  """Puts the block before in front of each: (N, B, W, H, E) -> (N, B, 2 W, H, E); zeros before the first."""
+  before = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+  return jnp.concatenate([before, x], axis=2)
+
+
+def _skew(x):
+  """Moves scores from their distance to their key: (..., W, W) -> (..., W, 2 W).
+
+  For query i of a block, place d of the distances belongs to key i + d + 1 of the two blocks. Rows lie behind each other in
+  memory, so that rows one number longer than they shall be move each by one more than the last.
+  """
+  *lead, window, _ = x.shape
+  x = jnp.pad(x, ((0, 0),) * (len(lead) + 1) + ((1, window),))
+  return x.reshape(*lead, -1)[..., :2 * window * window].reshape(*lead, window, 2 * window)
+
+
+def _product(axes, a, b):
+  """Products added up in float32."""
+  return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
