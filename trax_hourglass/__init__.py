@@ -1,7 +1,7 @@
 """Hourglass, a hierarchical Transformer language model, on Trax and today's JAX.
 
 Models and their parts (registered with gin on import):
-  Hourglass, and the plug-ins Causal...Attention, ShortenBy..., UpsampleBy...
+  Hourglass, and the plug-ins Causal...Attention, TraxAttention, ShortenBy..., UpsampleBy...
 Weights of the authors' implementation:
   interop.from_trax, interop.to_trax
 Training and evaluation:
@@ -24,6 +24,7 @@ if sys.argv[0] != '-m':
   from trax_hourglass.configurables import ShortenByAttention
   from trax_hourglass.configurables import ShortenByAverage
   from trax_hourglass.configurables import ShortenByLinear
+  from trax_hourglass.configurables import TraxAttention
   from trax_hourglass.configurables import UpsampleByAttention
   from trax_hourglass.configurables import UpsampleByLinear
   from trax_hourglass.configurables import UpsampleByNothing

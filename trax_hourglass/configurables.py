@@ -11,6 +11,7 @@ from trax_hourglass import trax_compat  # pylint: disable=unused-import, g-bad-i
 from trax_hourglass import attention_layers
 from trax_hourglass import hourglass
 from trax_hourglass import resampling
+from trax_hourglass import trax_attention
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import cifar10
@@ -40,6 +41,7 @@ def _register(function, module, **options):
 CausalRelativeAttention = _register(attention_layers.CausalRelativeAttention, 'layers')
 CausalRotaryAttention = _register(attention_layers.CausalRotaryAttention, 'layers')
 CausalLocalAttention = _register(attention_layers.CausalLocalAttention, 'layers')
+TraxAttention = _register(trax_attention.TraxAttention, 'layers')
 ShortenByAverage = _register(resampling.ShortenByAverage, 'layers')
 ShortenByLinear = _register(resampling.ShortenByLinear, 'layers')
 ShortenByAttention = _register(resampling.ShortenByAttention, 'layers')
