@@ -12,8 +12,8 @@ import trax_hourglass as th
 from trax_hourglass import command_line
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
-RUNS = sorted(str(f.relative_to(FOLDER)) for f in FOLDER.rglob('*.gin')
-              if f.name != 'base.gin' and f.parent.name != 'data')
+# Those that train within minutes; test_paper_configs.py has the others.
+RUNS = ['quickstart.gin', 'baselines/quickstart_flat.gin']
 
 # The lines of Trax's own configs that name what could be ambiguous after importing ours.
 TRAX_CONFIG = '''
@@ -36,7 +36,7 @@ multifactor.constant = 1.0
 
 
 def test_gin_folder_does_not_shadow_gin():
-  assert not (FOLDER / '__init__.py').exists() and RUNS
+  assert not (FOLDER / '__init__.py').exists()
 
 
 @pytest.mark.parametrize('file', RUNS)

@@ -9,6 +9,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from trax_hourglass import trax_compat  # Before anything else that imports Trax.  pylint: disable=unused-import
+
 import gin
 import jax
 import jax.numpy as jnp
@@ -84,12 +86,21 @@ def setting(name, default=_REQUIRED):
     ValueError: nothing is bound and there is no default.
   """
   try:
-    return copy.deepcopy(gin.query_parameter(f'fit.{name}'))  # gin makes a reference's object when it is copied.
+    return bound(f'fit.{name}')
   except ValueError:
     if default is _REQUIRED:
       raise ValueError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
                        'gin/quickstart.gin') from None
     return default
+
+
+def bound(parameter):
+  """Returns what a gin parameter such as 'Hourglass.hierarchy' is bound to, macros and references resolved.
+
+  Raises:
+    ValueError: nothing is bound to it.
+  """
+  return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
 
 
 def _find(output_dir, config_files, checkpoint):

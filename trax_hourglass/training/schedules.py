@@ -1,4 +1,7 @@
-"""The paper's learning rate schedule for text."""
+"""Learning rate schedules of the paper that Trax lacks; `trax.supervised.lr_schedules` has rsqrt with warm-up.
+
+They are plain Python: arithmetic on the device would wait for the training step that is under way.
+"""
 
 import math
 
@@ -16,9 +19,7 @@ def WarmupCosine(peak, warmup_steps, n_steps):
   Raises:
     ValueError: no steps, more steps of warm-up than steps, or something that is no number.
   """
-  for name, value in (('peak', peak), ('warmup_steps', warmup_steps), ('n_steps', n_steps)):
-    if not isinstance(value, (int, float)):
-      raise ValueError(f'{name} of the learning rate schedule is {value!r}: give a number')
+  _check_numbers(peak=peak, warmup_steps=warmup_steps, n_steps=n_steps)
   if not 0 <= warmup_steps <= n_steps or n_steps < 1:
     raise ValueError(f'warmup_steps is {warmup_steps} of n_steps {n_steps}: give at least one step, and no more warm-up '
                      'than steps')
@@ -27,6 +28,42 @@ def WarmupCosine(peak, warmup_steps, n_steps):
     if step < warmup_steps:
       return peak * step / warmup_steps
     progress = (step - warmup_steps) / max(1, n_steps - warmup_steps)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return peak * _half_cosine(progress)
 
   return learning_rate
+
+
+def CosineEnd(before, first_step, n_steps):
+  """Returns another schedule up to a step, and from there half a cosine from where it is down to 0 at the last step.
+
+  The paper's schedule for ImageNet32, after Trax's `warmup_and_rsqrt_decay`.
+
+  Args:
+    before: schedule, a function step -> learning rate.
+    first_step: step at which the cosine begins.
+    n_steps: steps of the whole training.
+
+  Raises:
+    ValueError: no step left for the cosine, or something that is no number.
+  """
+  _check_numbers(first_step=first_step, n_steps=n_steps)
+  if not 0 <= first_step < n_steps:
+    raise ValueError(f'first_step of the cosine is {first_step} of n_steps {n_steps}: give a step before the last')
+
+  def learning_rate(step):
+    if step <= first_step:
+      return before(step)
+    return before(first_step) * _half_cosine((step - first_step) / (n_steps - first_step))
+
+  return learning_rate
+
+
+def _check_numbers(**values):
+  for name, value in values.items():
+    if not isinstance(value, (int, float)):
+      raise ValueError(f'{name} of the learning rate schedule is {value!r}: give a number')
+
+
+def _half_cosine(progress):
+  """From 1 at progress 0 to 0 at progress 1 and later."""
+  return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,175 @@
+"""gin/paper and gin/baselines: each file says what it is, builds the model that the paper counts, and has its schedule."""
+
+import math
+import pathlib
+import re
+
+import gin
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from trax import layers as tl
+from trax import shapes
+
+import trax_hourglass as th
+from trax_hourglass import command_line
+from trax_hourglass import loss
+from trax_hourglass import run_directory
+from trax_hourglass.data import batches
+from trax_hourglass.training import step
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+
+# File: parameters, counted by this code, and what the paper prints or a sum by hand confirms.
+PARAMETERS = {
+    'paper/enwik8_ablation.gin': 48_080_128,
+    'paper/enwik8.gin': 138_616_576,
+    'paper/trax_enwik8.gin': 123_211_008,
+    'paper/cifar10.gin': 42_038_016,
+    'paper/trax_cifar10.gin': 42_824_960,
+    'paper/imagenet32.gin': 111_125_760,
+    'paper/trax_imagenet32.gin': 111_125_760,
+    'paper/imagenet64.gin': 135_068_416,
+    'paper/trax_imagenet64.gin': 135_068_416,
+    'paper/imagenet64_local.gin': 142_155_520,
+    'paper/wiki40b.gin': 62_790_912,
+    'paper/trax_wiki40b.gin': 95_328_512,
+    'baselines/enwik8_flat.gin': 27_584_768,
+    'baselines/cifar10_flat.gin': 34_414_848,
+    'baselines/imagenet64_reformer.gin': 117_346_048,
+}
+# Hierarchy: parameters, and millions of them as Table 1 prints.
+TABLE_1 = {
+    '6@1': (20_754_688, 21), '2@1 1@3 2@1': (24_174_848, 24), '2@1 4@4 2@1': (34_419_968, 34), '8@1': (27_584_768, 28),
+    '2@1 4@3 2@1': (34_419_968, 34), '2@1 8@4 2@1': (48_080_128, 48), '2@1 1@2 4@4 1@2 2@1': (48_085_248, 48),
+    '2@1 8@3 2@1': (48_080_128, 48), '10@1': (34_414_848, 34), '3@1 8@4 3@1': (54_910_208, 55), '12@1': (41_244_928, 41),
+    '4@1 8@4 4@1': (61_740_288, 62), '2@1 16@3 2@1': (75_400_448, 75), '14@1': (48_075_008, 48),
+    '5@1 8@2 5@1': (68_570_368, 69),
+}
+
+
+def parse(file, *bindings):
+  """Configures gin with a file, and what a user has to say besides."""
+  gin.clear_config()
+  command_line.parse_gin([file], ["Wiki40b.sentencepiece = 'FILE.model'", *bindings])
+
+
+def shape_model():
+  """Returns parameters and shape of the logits of the configured model, of which nothing is computed."""
+  model, tokens = th.Hourglass(mode='train'), shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
+
+  def run(key):
+    weights, state = model.init(tokens, rng=key)
+    return weights, model.pure_fn(np.zeros(tokens.shape, np.int32), weights, state, key)[0]
+
+  weights, logits = jax.eval_shape(run, jax.ShapeDtypeStruct((2,), np.uint32))
+  return sum(math.prod(w.shape) for w in jax.tree.leaves(weights)), logits.shape
+
+
+def test_all_files_are_here():
+  found = {str(file.relative_to(FOLDER)) for part in ('paper', 'baselines') for file in (FOLDER / part).glob('*.gin')}
+  assert found == {*PARAMETERS, 'baselines/quickstart_flat.gin'}
+
+
+@pytest.mark.parametrize('file', PARAMETERS)
+def test_file_opens_with_command_and_result(file):
+  text = (FOLDER / file).read_text()
+  opening = text[:text.index('\n\n')]
+  assert f'-m trax_hourglass.train --config_file gin/{file}' in opening and 'ot yet run' in opening
+  assert all(line.startswith('#') for line in opening.splitlines())
+
+
+@pytest.mark.parametrize('file', PARAMETERS)
+def test_model_of_the_file_has_its_size(file):
+  parse(file)
+  n_parameters, logits = shape_model()
+  assert n_parameters == PARAMETERS[file]
+  assert logits == (1, run_directory.setting('length'), gin.query_parameter('Hourglass.vocab_size'))
+
+
+@pytest.mark.parametrize('hierarchy', TABLE_1)
+def test_rows_of_table_1_have_the_parameters_that_it_prints(hierarchy):
+  parse('paper/enwik8_ablation.gin', f"hierarchy = '{hierarchy}'")
+  n_parameters, _ = shape_model()
+  assert (n_parameters, round(n_parameters / 1e6)) == TABLE_1[hierarchy]
+
+
+@pytest.mark.parametrize('file, rates', [
+    ('paper/enwik8_ablation.gin', {2000: 2e-4, 4000: 4e-4, 102000: 2e-4, 200000: 0.0}),
+    ('paper/enwik8.gin', {10000: 2e-4, 20000: 4e-4, 185000: 2e-4, 350000: 0.0}),
+    ('paper/trax_enwik8.gin', {4000: 4.1e-4, 179000: 2.05e-4, 354000: 0.0}),
+    ('paper/cifar10.gin', {5000: 1e-3, 52500: 5e-4, 100000: 0.0}),
+    ('paper/imagenet32.gin', {4000: 2.45e-4, 8000: 4.9e-4, 32000: 2.45e-4, 400000: 4.9e-4 / 50**0.5,
+                              435000: 4.9e-4 / 50**0.5 / 2, 470000: 0.0}),
+    ('paper/trax_imagenet32.gin', {8000: 4.9e-4, 400000: 4.9e-4 / 50**0.5}),
+    ('paper/imagenet64.gin', {8000: 3.5e-4, 32000: 1.75e-4, 300000: 3.5e-4 / 37.5**0.5}),
+    ('paper/wiki40b.gin', {10000: 1e-3, 125000: 0.0}),
+    ('paper/trax_wiki40b.gin', {10000: 1e-3, 135000: 0.0}),
+])
+def test_learning_rates_by_hand(file, rates):
+  parse(file)
+  schedule = run_directory.setting('schedule')
+  # Trax's own warm-up ends a step later.
+  np.testing.assert_allclose([schedule(step) for step in rates], list(rates.values()), rtol=3e-4, atol=1e-12)
+  assert all(isinstance(schedule(step), float) for step in rates)  # Never a value on the device, which would wait for it.
+
+
+def test_reformer_has_lsh_attention_in_every_layer():
+  parse('baselines/imagenet64_reformer.gin')
+  assert 'PureLSHSelfAttention' in str(th.Hourglass()) and 'RelativeAttention' not in str(th.Hourglass())
+  parse('paper/imagenet64.gin')
+  assert 'PureLSHSelfAttention' in str(th.Hourglass()) and 'RelativeAttention' in str(th.Hourglass())
+
+
+@pytest.fixture(scope='module')
+def compiled_once(tmp_path_factory):
+  """Files whose tiny versions are the same program have it compiled once."""
+  settings = {'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+              'jax_persistent_cache_min_compile_time_secs': 0, 'jax_persistent_cache_min_entry_size_bytes': -1}
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def mock_tfds(file):
+  """Lets TFDS make up articles, or serve random images of 32 x 32."""
+  if 'wiki40b' in file:
+    return tfds.testing.mock_data(num_examples=5)
+  images = np.random.RandomState(0).randint(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+  return tfds.testing.mock_data(as_dataset_fn=lambda *_, **__: tf.data.Dataset.from_tensor_slices({'image': images}))
+
+
+@pytest.mark.parametrize('file', PARAMETERS)
+def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
+  """With one narrow layer on each level. Of enwik8 any bytes take the place, since a part of it is known by its checksum."""
+  parse(file)
+  levels = re.sub(r'\d+@', '1@', run_directory.bound('Hourglass.hierarchy'))
+  bindings = [f"Hourglass.hierarchy = '{levels}'", 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1',
+              'Hourglass.dropout = 0.0',  # Drops nothing, so that files which differ in this number share a program.
+              'Wiki40b.sentencepiece = None', 'VanDenOordImagenet.size = 32', 'Cifar10.n_valid = 1', 'batch_size = 1',
+              *(f"{corpus}.cache_dir = '{tmp_path}'" for corpus in ('Cifar10', 'VanDenOordImagenet', 'Wiki40b')),
+              *(['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"] if 'enwik8' in file else []),
+              f'length = {12 if "enwik8" in file or "wiki40b" in file else 3072}']
+  parse(file, *bindings)
+  with mock_tfds(file):
+    data = run_directory.setting('corpus').split('train')
+  model, optimizer = run_directory.setting('model')(mode='train'), run_directory.setting('optimizer')
+  batch = next(batches.RandomWindows(data, 1, run_directory.setting('length'), 0, model.vocab_size))
+  model.init(shapes.signature(batch[0]))
+  chunk = run_directory.setting('loss_chunk', None)
+  layer = loss.LossInChunks(model, chunk) if chunk else tl.Serial(model, tl.WeightedCategoryCrossEntropy())
+  layer.init(shapes.signature(batch))
+  optimizer.tree_init(layer.weights)
+  before = jax.tree.leaves(layer.weights)[0]
+  trainer = step.Trainer(layer, optimizer)
+  value, _ = trainer.one_step(batch, np.array([0, 1], np.uint32), 1, run_directory.setting('schedule')(1))
+  assert 0.5 < float(value) / math.log(model.vocab_size) < 1.5
+  assert not np.array_equal(jax.tree.leaves(layer.weights)[0], before)
