@@ -16,20 +16,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = str(ROOT / 'tests' / 'tiny.gin')
 
 
-def main(monkeypatch, *arguments):
-  """Runs `python -m trax_hourglass.train` in this process, which has Trax imported already."""
-  monkeypatch.setattr(sys, 'argv', ['train', *map(str, arguments)])
+def main(monkeypatch, *arguments, command=train):
+  """Runs `python -m trax_hourglass.COMMAND` in this process, which has Trax imported already; returns its exit code."""
+  monkeypatch.setattr(sys, 'argv', [command.__name__, *map(str, arguments)])
   try:
-    train.main()
+    command.main()
   except SystemExit as stop:
     return stop.code
   return 0
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize('command', ['train', 'evaluate'])
+def test_help_imports_nothing_heavy(command):
   started = time.monotonic()
-  code = ('import sys; sys.argv = ["-m", "--help"]\nimport runpy, trax_hourglass\nsys.argv[0] = "train"\n'
-          'try: runpy.run_module("trax_hourglass.train", run_name="__main__")\n'
+  code = (f'import sys; sys.argv = ["-m", "--help"]\nimport runpy, trax_hourglass\nsys.argv[0] = "{command}"\n'
+          f'try: runpy.run_module("trax_hourglass.{command}", run_name="__main__")\n'
           'finally: print([m for m in sys.modules if m.split(".")[0] in ("jax", "trax", "tensorflow", "numpy")])')
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=False)
   assert '--config_file' in result.stdout and result.stdout.splitlines()[-1] == '[]'

@@ -15,6 +15,7 @@ from trax import layers as tl
 
 from trax_hourglass import evaluation
 from trax_hourglass import run_evaluation
+from trax_hourglass import scoring_progress
 from trax_hourglass.data import evaluation_windows
 import test_data
 
@@ -136,7 +137,8 @@ def test_examples_are_scored_whole(model, scorer):
 
 def test_error_of_windows_of_unequal_size_by_hand():
   tally = evaluation._Tally(5, None)
-  tally.add(np.array([[1.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4]) * math.log(2), np.array([4, 1]))  # The third row is filling.
+  bits = np.array([[1.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])  # The third row is filling.
+  tally.add(bits * math.log(2), np.array([4, 1]))
   score = tally.score(4, 4, 1.0)
   # Mean 4 / 5; windows are off by 3 - 4 * .8 = -.2 and 1 - .8 = .2; sqrt(2 * (.04 + .04)) / 5.
   np.testing.assert_allclose([score.bits_per_token, score.standard_error], [0.8, 0.08], rtol=1e-6)
@@ -176,7 +178,8 @@ def test_bad_sizes(options, message):
 
 
 @pytest.mark.parametrize('arguments, expected', [
-    ((None, None, None, 99), (99, 99)), (('paper', None, None, 99), (4096, 128)), (('ablation', None, None, 99), (2048, 2048)),
+    ((None, None, None, 99), (99, 99)), (('paper', None, None, 99), (4096, 128)),
+    (('ablation', None, None, 99), (2048, 2048)), (('notebook', None, None, 99), (6912, 128)),
     ((None, 10, None, 99), (99, 89)), ((None, None, 10, 99), (99, 10)), ((None, 10, 5, 99), (15, 5)),
     (('paper', 1000, None, 99), (4096, 3096)), (('paper', None, None, 99, 12), (12, 12)), ((None, 8, None, 99, 12), (12, 4)),
 ])
@@ -191,3 +194,14 @@ def test_windows_of_protocols_and_flags(arguments, expected):
 def test_windows_that_make_no_sense(arguments, message):
   with pytest.raises(ValueError, match=message):
     run_evaluation.window_sizes(*arguments)
+
+
+def test_progress_tells_running_bits_in_plain_lines(monkeypatch, capsys):
+  clock = iter([0.0, 20.0, 30.0, 60.0])  # Made, and after each of three batches.
+  monkeypatch.setattr(scoring_progress.time, 'monotonic', lambda: next(clock))
+  with scoring_progress.ScoringProgress('scoring', 'dim') as progress:
+    for n_done, bits in ((100, 8.0), (200, 7.5), (500, 7.25)):
+      progress(n_done, 1000, bits)
+  assert capsys.readouterr().err.splitlines() == [
+      'scoring: 100 of 1,000 dims, 8.0000 bits/dim',
+      'scoring: 500 of 1,000 dims, 7.2500 bits/dim, 10 dims/s, 50 s left']

@@ -25,7 +25,8 @@ class ScoringProgress:
     self._prints_lines = hosts.is_first() and not self._on_terminal
     self._bar = tqdm.tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, file=sys.stderr,
                           disable=not self._on_terminal)
-    self._began = self._printed_at = time.monotonic()
+    self._printed_at = time.monotonic()
+    self._first = None  # (tokens done, when) after the first batch, which waits for a compilation.
 
   def __enter__(self):
     return self
@@ -39,7 +40,13 @@ class ScoringProgress:
     self._bar.update(n_done - self._bar.n)
     now = time.monotonic()
     if self._prints_lines and now - self._printed_at > _LINE_SECONDS:
-      rate = n_done / (now - self._began)
-      print(f'{self._what}: {n_done:,} of {n_tokens:,} {self._unit}s, {bits:.4f} bits/{self._unit}, {rate:,.0f} '
-            f'{self._unit}s/s, {(n_tokens - n_done) / rate:.0f} s left', file=sys.stderr, flush=True)
+      print(f'{self._what}: {n_done:,} of {n_tokens:,} {self._unit}s, {bits:.4f} bits/{self._unit}'
+            f'{self._speed(n_done, n_tokens, now)}', file=sys.stderr, flush=True)
       self._printed_at = now
+    self._first = self._first or (n_done, now)
+
+  def _speed(self, n_done, n_tokens, now):
+    if self._first is None:
+      return ''
+    rate = (n_done - self._first[0]) / (now - self._first[1])
+    return f', {rate:,.0f} {self._unit}s/s, {(n_tokens - n_done) / rate:.0f} s left'
