@@ -60,7 +60,7 @@ def test_padding_to_a_multiple_changes_nothing():
 
 def test_attention_is_trax_own():
   x = np.random.RandomState(0).randn(2, 8, 14).astype(np.float32)
-  mask = np.tril(np.ones((8, 8), bool))[None, None]
+  mask = np.tril(np.ones((2, 1, 8, 8), bool))
   layer, direct = plugged('queries, keys, values', spec(), 1), tl.AttentionQKV(14, n_heads=7, mode='eval')
   layer.init(shapes.signature(x), rng=jax.random.PRNGKey(0))
   direct.init((*[shapes.signature(x)] * 3, shapes.signature(mask)))

@@ -106,17 +106,20 @@ class Scorer:
     example_length = getattr(data, 'example_length', None)
     length, stride = evaluation_windows.sizes(length, stride, example_length)
     weights, state = jax.tree.map(self._placed, (weights, state))
-    tally = _Tally(n_tokens, on_batch)
-    for windows in evaluation_windows.plan(n_tokens, length, stride, example_length):
-      tally.wait_for_compilation()
-      unread = None
-      for tokens, token_weights, counts in self._batches(windows, data, batch_size):
-        check_vocabulary(tokens, self._vocab_size)
-        by_token = self.nats(weights, state, *mesh_lib.place_rows((tokens, token_weights), self._mesh))
-        if unread:  # The device has a batch to work on while the one before is read and the next one made.
-          tally.add(*unread)
-        unread = by_token, counts
-      tally.add(*unread)
+    tally, running = _Tally(n_tokens, on_batch), None
+    try:
+      for windows in evaluation_windows.plan(n_tokens, length, stride, example_length):
+        tally.wait_for_compilation()
+        before = None
+        for tokens, token_weights, counts in self._batches(windows, data, batch_size):
+          check_vocabulary(tokens, self._vocab_size)
+          running = self.nats(weights, state, *mesh_lib.place_rows((tokens, token_weights), self._mesh))
+          if before:  # The device has a batch to work on while the one before is read and the next one made.
+            tally.add(*before)
+          before = running, counts
+        tally.add(*before)
+    finally:
+      jax.block_until_ready(running)  # Stopped by Ctrl-C, Python would otherwise end under the computation, and crash.
     return tally.score(length, stride, time.monotonic() - started)
 
   def _batches(self, windows, data, batch_size):
