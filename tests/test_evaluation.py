@@ -61,7 +61,7 @@ def counts_by_hand(n, length, stride, example=None):
 
 def test_windows_by_hand():
   assert counts_by_hand(9, 4, 2) == [[(0, 4)], [(2, 2), (4, 2), (6, 1)]]
-  assert counts_by_hand(9, 4, 4) == [[(0, 4)], [(4, 4), (8, 1)]]
+  assert counts_by_hand(9, 4, 4) == [[(0, 4), (4, 4), (8, 1)]]  # One group: their batches are all of one shape.
   assert counts_by_hand(3, 4, 2) == [[(0, 3)]]
   assert counts_by_hand(10, 3, 2, example=5) == [[(0, 3), (5, 3)], [(2, 2), (7, 2)]]
   assert evaluation_windows.sizes(8, 2, example_length=5) == (5, 5)

@@ -92,11 +92,18 @@ def plan(n_tokens, length, stride, example_length=None):
     example_length: tokens of an example, or None where the split is one text.
   """
   step = example_length or n_tokens
-  starts = np.arange(0, n_tokens, step)
-  ends = np.minimum(starts + step, n_tokens)
-  groups = [Windows(starts, ends, length, length)]
+  texts = [(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step)]
+  if stride == length:  # One group, so that batches are full and of one shape.
+    return [_windows(texts, [np.arange(start, end, length) for start, end in texts], length, length)]
+  groups = [_windows(texts, [np.array([start]) for start, _ in texts], length, length)]
   # A window from s on scores tokens from s + L - S on, and is needed if there are any before the end.
-  later = [np.arange(start + stride, end - (length - stride), stride) for start, end in zip(starts, ends)]
+  later = [np.arange(start + stride, end - (length - stride), stride) for start, end in texts]
   if any(map(len, later)):
-    groups.append(Windows(np.concatenate(later), np.repeat(ends, list(map(len, later))), length, stride))
+    groups.append(_windows(texts, later, length, stride))
   return groups
+
+
+def _windows(texts, starts, length, n_scored):
+  """Returns Windows from the (start, end) of each text and the starts of its windows."""
+  ends = np.repeat([end for _, end in texts], [len(s) for s in starts])
+  return Windows(np.concatenate(starts), ends, length, n_scored)
