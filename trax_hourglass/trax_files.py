@@ -85,7 +85,7 @@ def read_step(path):
   Raises:
     ValueError: the file is missing or damaged, or holds anything but arrays and plain containers.
   """
-  contents = _read_pickle(path)
+  contents = unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None
   return None if step is None else int(step)
 

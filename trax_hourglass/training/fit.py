@@ -17,6 +17,7 @@ from trax.supervised import training
 from trax_hourglass import evaluation
 from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.data import batches
+from trax_hourglass.data import prefetch
 from trax_hourglass.scoring_progress import ScoringProgress
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import step as step_lib
@@ -58,6 +59,7 @@ def fit(output_dir,
         n_steps=gin.REQUIRED,
         batch_size=gin.REQUIRED,
         length=gin.REQUIRED,
+        windows=batches.RandomWindows,
         eval_every=1000,
         eval_batches=10,
         checkpoint_every=1000,
@@ -79,6 +81,7 @@ def fit(output_dir,
     n_steps: steps to train, counted from the run's beginning.
     batch_size: B, sequences of a step, over all hosts.
     length: L, tokens of a sequence.
+    windows: how sequences are chosen from the train split, a class such as batches.RandomWindows or batches.Epochs.
     eval_every: steps between evaluations on the first batches of the valid split.
     eval_batches: batches of such an evaluation.
     checkpoint_every: steps between checkpoints.
@@ -112,8 +115,8 @@ def fit(output_dir,
     raise ValueError('the valid split is empty: give a larger corpus')
   train_model, eval_model = model(mode='train'), model(mode='eval')
   vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
-  windows = batches.RandomWindows(corpus.split('train'), batch_size, length, seed, vocab_size,
-                                  jax.process_index(), jax.process_count())
+  windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
+                                        jax.process_index(), jax.process_count()))
   scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
 
   def evaluate(weights, state):
@@ -140,6 +143,7 @@ def fit(output_dir,
     if loop.is_chief:
       _write_versions(output_dir)
     loop.run(n_steps - loop.step)
+  windows.close()
 
   with ScoringProgress('scoring the valid split', corpus.unit) as progress:
     result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length,
