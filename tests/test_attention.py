@@ -149,7 +149,9 @@ def test_rotary_scores_depend_on_the_distance_alone(small_tiles):
   scores = np.where(np.tril(np.ones((length, length))), scores / np.sqrt(width), -np.inf)
   weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
   expected = np.einsum('bhij,bjhe->bihe', weights / weights.sum(axis=-1, keepdims=True), v)
-  got = attention.rotary_attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), unit=unit)
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
+  positions = unit * jnp.arange(length, dtype=jnp.float32)
+  got = attention.rotary_attention(attention.rotated(q, positions), attention.rotated(k, positions), v)
   np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
 

@@ -51,7 +51,7 @@ def test_causal_for_flat_and_unequal_sides(hierarchy):
 def test_a_shift_one_smaller_leaks(monkeypatch):
   """The causality test can fail: with a shift by K - 2 a group sees one token of its own future."""
   right = tl.ShiftRight
-  monkeypatch.setattr(hourglass.tl, 'ShiftRight', lambda n=1: right(n - 1) if n > 1 else right(n))
+  monkeypatch.setattr(hourglass.tl, 'ShiftRight', lambda n=1, mode='eval': right(n - 1 if n > 1 else n, mode))
   wrong = pairs.initialise(pairs.ours('1@1 1@3 1@1'), 13)
   with pytest.raises(AssertionError, match='leaks'):
     assert_causal(wrong, 13)
@@ -134,7 +134,7 @@ def test_equal_seeds_give_equal_weights():
 @pytest.mark.parametrize('options, message', [
     ({'d_model': 15, 'n_heads': 3}, 'd_model is 15'), ({'d_model': 14, 'n_heads': 4}, '14 does not divide among 4'),
     ({'n_heads': 0}, 'n_heads is 0'), ({'d_ff': 0}, 'd_ff is 0'), ({'dropout': 1.0}, 'dropout is 1.0'),
-    ({'mode': 'predict'}, "mode is 'predict'"), ({'hierarchy': '1@1 1@3'}, '1@1 1@3'), ({'vocab_size': 0}, 'vocab_size'),
+    ({'mode': 'test'}, "mode is 'test'"), ({'hierarchy': '1@1 1@3'}, '1@1 1@3'), ({'vocab_size': 0}, 'vocab_size'),
     ({'upsampling': lambda *a: th.UpsampleByAttention(*a, distances_in='miles')}, 'miles'),
     ({'vanilla_attention': lambda *_: tl.Dup()}, 'attention must map'),
 ])

@@ -12,7 +12,7 @@ from trax_hourglass import blocks
 from trax_hourglass.attention_layers import RelativeBiases
 from trax_hourglass.spec import BlockSpec
 
-SPEC = BlockSpec(2, 3, 1, 0.0, None, tl.Relu, 'elementwise', 'eval', RelativeBiases(2, 1))
+SPEC = BlockSpec(2, 3, 1, 0.0, None, tl.Relu, 'elementwise', 'eval', 1, RelativeBiases(2, 1))
 
 
 def apply(layer, *inputs, weights=None):

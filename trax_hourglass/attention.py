@@ -72,23 +72,23 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
   return blockwise.attend(content, k, v, (position, e), key, queries_per_group, rate)
 
 
-def rotary_attention(q, k, v, unit=1, rate=0.0, key=None):
+def rotary_attention(q, k, v, rate=0.0, key=None):
   """Returns the output (B, L, H, E) of attention within a level with rotary positions (arXiv 2104.09864).
 
   Args:
-    q: queries (B, L, H, E), E even.
-    k: keys (B, L, H, E).
+    q: queries (B, L, H, E), `rotated`.
+    k: keys (B, L, H, E), `rotated`.
     v: values (B, L, H, E).
-    unit: what one step counts as a distance; tokens per vector, for distances in tokens.
     rate: dropout of attention weights, in [0, 1).
     key: JAX PRNG key uint32 (2,); needed where rate > 0.
   """
-  angles = (unit * jnp.arange(q.shape[1], dtype=jnp.float32))[:, None] * _frequencies(q.shape[-1])
+  return blockwise.attend(q * float(q.shape[-1])**-0.5, k, v, None, key, 1, rate)
+
+
+def rotated(x, positions):
+  """Returns queries or keys (B, L, H, E), E even, turned by angles that grow with their positions (L,)."""
+  angles = positions[:, None] * _frequencies(x.shape[-1])
   sines, cosines = (f(angles)[None, :, None, :] for f in (jnp.sin, jnp.cos))
-
-  def rotate(x):
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cosines - second * sines, first * sines + second * cosines], axis=-1)
-    return rotated.astype(x.dtype)
-
-  return blockwise.attend(rotate(q) * float(q.shape[-1])**-0.5, rotate(k), v, None, key, 1, rate)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([first * cosines - second * sines, first * sines + second * cosines], axis=-1)
+  return turned.astype(x.dtype)

@@ -1,16 +1,22 @@
 """Attention as Trax layers: relative, within a level and across the two rates of a resampling; rotary and local, within
 a level.
 
+In mode 'predict' the state is (step, cache): how many queries came so far, int32, and what cached_attention.py keeps. The
+first call may hold many queries, later ones hold one.
+
 Letters: B batch, Q queries, K keys, L vectors of a level, D model width, H heads, E = D / H.
 """
 
+import jax
 import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 from trax.layers import initializers
 
 from trax_hourglass import attention
+from trax_hourglass import cached_attention
 from trax_hourglass import local_attention
+from trax_hourglass.spec import decodes
 
 _KERNEL = initializers.GlorotUniformInitializer()
 _BIAS = initializers.RandomNormalInitializer(1e-6)
@@ -37,35 +43,76 @@ class RelativeAttention(base.Layer):
   position, query, key, value, output. Distances are counted in tokens; see `attention.py` for the geometry.
   """
 
-  def __init__(self, spec, queries_per_group=1, keys_per_group=1, unit=1):
+  def __init__(self, spec, tokens_per_vector, queries_per_group=1, keys_per_group=1, unit=None):
     """Creates the layer.
 
     Args:
       spec: the model's BlockSpec.
+      tokens_per_vector: total factor of the finer sequence.
       queries_per_group: fine queries per coarse key when upsampling, else 1.
       keys_per_group: fine keys per coarse query when shortening, else 1.
-      unit: what a step of the finer sequence counts as a distance; tokens per vector, for distances in tokens.
+      unit: what a step of the finer sequence counts as a distance; None for its tokens.
     """
     self._within_level = queries_per_group == keys_per_group == 1
     super().__init__(n_in=3 if self._within_level else 4, name=f'RelativeAttention_{spec.n_heads}_heads')
     self._spec = spec
     self._queries_per_group = queries_per_group
     self._keys_per_group = keys_per_group
-    self._unit = unit
+    self._unit = tokens_per_vector if unit is None else unit
+    self._n_groups = spec.capacity(tokens_per_vector * queries_per_group * keys_per_group)
 
-  def init_weights_and_state(self, _):
+  def init_weights_and_state(self, input_signature):
     self.weights = _affine_maps(5, self._spec.d_model, self.rng)
+    if self._spec.decodes:
+      self.state = _empty(self._spec, self._n_groups * self._keys_per_group, input_signature[0], self._queries_per_group)
 
   def forward(self, inputs):
     queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
-    position, query, key, value, output = self.weights
-    distances = self._unit * attention.distances(
-        queries.shape[1] // self._queries_per_group, self._queries_per_group, self._keys_per_group)
-    e = _affine(attention.sinusoids(distances, self._spec.d_model).astype(queries.dtype), position)
-    out = attention.relative_attention(
-        *(_heads(x, self._spec) for x in (_affine(queries, query), _affine(keys, key), _affine(keys, value), e)),
-        *inputs[-2:], rate=_rate(self._spec), key=self.rng)
-    return _affine(out.reshape(queries.shape), output)
+    query, output = self.weights[1], self.weights[4]
+    q = _heads(_affine(queries, query), self._spec)
+    attend = self._step if self._spec.decodes and queries.shape[1] == 1 else self._all
+    out = attend(q, keys, *inputs[-2:])
+    return _affine(out.reshape(queries.shape).astype(queries.dtype), output)
+
+  def _all(self, q, keys, context_bias, location_bias):
+    """Attention of all queries (B, Q, H, E) to all keys (B, K, D); in mode 'predict' it begins the caches."""
+    n_groups = keys.shape[1] // self._keys_per_group
+    e = self._projected(attention.distances(n_groups, self._queries_per_group, self._keys_per_group), keys.dtype)
+    k, v = self._keys_and_values(keys)
+    n_queries = q.shape[1]
+    if self._spec.decodes:
+      self.state = n_queries * jnp.ones((), jnp.int32), cached_attention.write(self.state[1], 0, k, v, e[:, ::-1])
+      # The last group may still lack queries; attention itself knows whole groups only.
+      q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
+    out = attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), self.rng)
+    return out[:, :n_queries]
+
+  def _step(self, q, keys, context_bias, location_bias):
+    """Attention of one query (B, 1, H, E); the first one of a group brings the group's keys (B, A, D)."""
+    step, cache = self.state
+    group, phase = step // self._queries_per_group, step % self._queries_per_group
+    first = group * self._keys_per_group
+
+    def with_group(cache):
+      rows = cached_attention.distances(first, self._keys_per_group, self._queries_per_group, self._keys_per_group)
+      return cached_attention.write(cache, first, *self._keys_and_values(keys), self._projected(rows, keys.dtype))
+
+    if self._queries_per_group == 1:
+      cache = with_group(cache)
+    else:
+      cache = jax.lax.cond(phase == 0, with_group, lambda cache: cache, cache)
+    self.state = step + 1, cache
+    scale = float(q.shape[-1])**-0.5
+    content, position = (((q[:, 0] + bias) * scale).astype(q.dtype) for bias in (context_bias, location_bias))
+    return cached_attention.attend(cache, first + self._keys_per_group, content, position, phase)
+
+  def _keys_and_values(self, x):
+    return tuple(_heads(_affine(x, weights), self._spec) for weights in self.weights[2:4])
+
+  def _projected(self, distances, dtype):
+    """Distances (P, n) in steps of the finer sequence -> (P, n, H, E)."""
+    embedded = attention.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
+    return _heads(_affine(embedded, self.weights[0]), self._spec)
 
 
 class RotaryAttention(base.Layer):
@@ -74,12 +121,12 @@ class RotaryAttention(base.Layer):
   Weights are four affine maps, ((w, b), ...), in the order query, key, value, output. Distances are counted in tokens.
   """
 
-  def __init__(self, spec, unit):
+  def __init__(self, spec, tokens_per_vector):
     """Creates the layer.
 
     Args:
       spec: the model's BlockSpec.
-      unit: tokens per vector.
+      tokens_per_vector: total factor of the level.
 
     Raises:
       ValueError: heads of odd width; rotation takes pairs.
@@ -89,16 +136,34 @@ class RotaryAttention(base.Layer):
                        'rotary positions need an even width')
     super().__init__(name=f'RotaryAttention_{spec.n_heads}_heads')
     self._spec = spec
-    self._unit = unit
+    self._tokens_per_vector = tokens_per_vector
 
-  def init_weights_and_state(self, _):
+  def init_weights_and_state(self, input_signature):
     self.weights = _affine_maps(4, self._spec.d_model, self.rng)
+    if self._spec.decodes:
+      self.state = _empty(self._spec, self._spec.capacity(self._tokens_per_vector), input_signature)
 
   def forward(self, x):
     *maps, output = self.weights
-    out = attention.rotary_attention(*(_heads(_affine(x, weights), self._spec) for weights in maps), unit=self._unit,
-                                     rate=_rate(self._spec), key=self.rng)
-    return _affine(out.reshape(x.shape), output)
+    q, k, v = (_heads(_affine(x, weights), self._spec) for weights in maps)
+    n, first = x.shape[1], self.state[0] if self._spec.decodes and x.shape[1] == 1 else 0
+    positions = self._tokens_per_vector * (first + jnp.arange(n, dtype=jnp.float32))
+    q, k = (attention.rotated(x, positions) for x in (q, k))
+    if self._spec.decodes:
+      self.state = first + n * jnp.ones((), jnp.int32), cached_attention.write(self.state[1], first, k, v)
+    if self._spec.decodes and n == 1:
+      q *= float(q.shape[-1])**-0.5
+      out = cached_attention.attend(self.state[1], first + 1, q[:, 0])
+    else:
+      out = attention.rotary_attention(q, k, v, rate=_rate(self._spec), key=self.rng)
+    return _affine(out.reshape(x.shape).astype(x.dtype), output)
+
+
+def _empty(spec, capacity, signature, queries_per_group=None):
+  """Returns the state before the first call: step 0 and an empty cache for the batch of a signature (B, L, D)."""
+  cache = cached_attention.empty(signature.shape[0], spec.n_heads, spec.d_model // spec.n_heads, capacity, signature.dtype,
+                                 queries_per_group)
+  return jnp.zeros((), jnp.int32), cache
 
 
 class LocalAttention(base.Layer):
@@ -169,6 +234,7 @@ def _affine(x, weights):
   return jnp.dot(x, w) + b
 
 
+@decodes
 def CausalRelativeAttention(spec, tokens_per_vector):
   """Attention of a stack's blocks (paper section 2): (x (B, L, D), biases (H, E) twice) -> (B, L, D).
 
@@ -176,9 +242,10 @@ def CausalRelativeAttention(spec, tokens_per_vector):
     spec: the model's BlockSpec.
     tokens_per_vector: total shorten factor of the level.
   """
-  return RelativeAttention(spec, unit=tokens_per_vector)
+  return RelativeAttention(spec, tokens_per_vector)
 
 
+@decodes
 def CausalRotaryAttention(spec, tokens_per_vector):
   """Attention with rotary positions in place of relative ones, a third fewer products: (B, L, D) -> (B, L, D).
 
@@ -186,7 +253,7 @@ def CausalRotaryAttention(spec, tokens_per_vector):
     spec: the model's BlockSpec.
     tokens_per_vector: total shorten factor of the level.
   """
-  return RotaryAttention(spec, unit=tokens_per_vector)
+  return RotaryAttention(spec, tokens_per_vector)
 
 
 def CausalLocalAttention(spec, tokens_per_vector, window=256):

@@ -8,6 +8,7 @@ import trax.layers as tl
 
 from trax_hourglass.dropout import PositionalDropout
 from trax_hourglass.scanned import Scanned
+from trax_hourglass.spec import check_decodes
 
 
 class LayerNorm(tl.LayerNorm):
@@ -67,13 +68,13 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
   name = f'Stack_{n_blocks}@{tokens_per_vector}'
   if n_blocks == 0:
     return tl.Serial(LayerNorm(), name=name)
-  block = DecoderBlock(spec, attention(spec, tokens_per_vector))
+  block = DecoderBlock(spec, check_decodes(spec, attention(spec, tokens_per_vector), 'attention'))
   if block.n_in not in (1, 3) or block.n_out != 1:
     raise ValueError(f'attention must map x, or (x, context bias, location bias), to x; this one has {block.n_in} '
                      f'inputs and {block.n_out} outputs')
   return tl.Serial(
       WithBiases(spec) if block.n_in == 3 else [],  # vecs, biases
-      Scanned(block, n_blocks, spec.recompute),     # vecs
+      Scanned(block, n_blocks, spec.recompute, spec.decodes),  # vecs
       LayerNorm(),                                  # vecs
       name=name,
   )

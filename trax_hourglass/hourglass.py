@@ -6,7 +6,9 @@ Letters: B batch, L tokens, V vocabulary, K shorten factor, D model width.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from trax.layers import base
 import trax.layers as tl
+from trax.shapes import ShapeDtype
 
 from trax_hourglass import blocks
 from trax_hourglass import hierarchy as hierarchy_lib
@@ -15,7 +17,10 @@ from trax_hourglass import keys
 from trax_hourglass import resampling
 from trax_hourglass.attention_layers import CausalRelativeAttention
 from trax_hourglass.attention_layers import RelativeBiases
+from trax_hourglass.per_group import Expanded
+from trax_hourglass.per_group import Shortened
 from trax_hourglass.spec import BlockSpec
+from trax_hourglass.spec import check_decodes
 
 
 def Hourglass(vocab_size=256,
@@ -31,10 +36,24 @@ def Hourglass(vocab_size=256,
               shortening=resampling.ShortenByAttention,
               upsampling=resampling.UpsampleByAttention,
               recompute='elementwise',
-              mode='train'):
+              mode='train',
+              max_length=2048):
   """Returns the model: tokens (B, L) -> logits (B, L, V); any L >= 1, output i sees tokens < i.
 
   Defaults are the paper's best for text. Weights are float32.
+
+  In mode 'predict' the model is called with the beginning of a sequence and then with one token at a time, as
+  `trax.supervised.decoding` does. It does not shift: input 0 is the start token, 0, input i is token i - 1, and output i
+  is for token i, so the logits of both modes are the same row by row. What it needs of earlier calls it keeps in its state,
+  made for the batch that it was initialised with: before the first call of a new sequence, set `state` to what `init` gave.
+  With N = max_length, numbers of s bytes (4), and n(f) = ceil(N / f) vectors in a level of factor f, that is
+
+      n_before + n_after layers at factor f        (2 B + 1) n(f) D s each, rotary attention 2 B n(f) D s
+      shortening from f to K f by attention        (2 B + 1) K n(K f) D s
+      upsampling from K f to f by attention        (2 B + K) n(K f) D s
+      what serves and what waits, below factor f   B K D s, and B K D s for an upsampling of x' or as `added`
+
+  and 4 bytes for each counter. `state_bytes` tells it of a model.
 
   Args:
     vocab_size: V.
@@ -50,7 +69,8 @@ def Hourglass(vocab_size=256,
     shortening: plug-in that shortens by K; see resampling.py.
     upsampling: plug-in that brings the length back.
     recompute: 'none', 'elementwise' or 'blocks', what the backward pass makes again to save memory; see recompute.py.
-    mode: 'train' or 'eval' (no dropout).
+    mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
+    max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 
   Raises:
     ValueError: an argument out of its range, or a hierarchy that makes no sense.
@@ -59,7 +79,7 @@ def Hourglass(vocab_size=256,
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
   spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
-                   RelativeBiases(d_model, max(1, n_heads)))
+                   max_length, RelativeBiases(d_model, max(1, n_heads)))
 
   def stack(level, n_blocks):
     attention = vanilla_attention if level.total_factor == 1 else shortened_attention
@@ -72,26 +92,28 @@ def Hourglass(vocab_size=256,
     resampler = (spec, deeper[0].shorten_factor, level.total_factor)
     return [
         stack(level, level.n_before),                              # vecs
-        _valley(deeper[0].shorten_factor, shortening(*resampler), from_level(*deeper), upsampling(*resampler)),
+        _valley(spec, deeper[0].shorten_factor, check_decodes(spec, shortening(*resampler), 'shortening'),
+                from_level(*deeper), check_decodes(spec, upsampling(*resampler), 'upsampling')),
         stack(level, level.n_after),                               # vecs
     ]
 
   return LanguageModel(
+      spec,
       vocab_size,
       levels[-1].total_factor,
       tl.Dup(),                                                    # tokens, tokens
-      _pad_tokens(levels),                                         # padded tokens, tokens
-      tl.ShiftRight(),                                             # padded tokens, tokens
+      _pad_tokens(spec, levels),                                   # padded tokens, tokens
+      tl.ShiftRight(mode=mode),                                    # padded tokens, tokens
       tl.Embedding(vocab_size, d_model),                           # vecs, tokens
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*levels),                                        # vecs, tokens
-      tl.Fn('Crop', lambda vecs, tokens: vecs[:, :tokens.shape[1]]),  # vecs
+      _crop(spec),                                                 # vecs
       tl.Dense(vocab_size),                                        # logits
       tl.Fn('ToFloat32', lambda logits: logits.astype(jnp.float32)),  # logits
   )
 
 
-def _valley(shorten_factor, shorten, deeper, upsample):
+def _valley(spec, shorten_factor, shorten, deeper, upsample):
   """Shortens, goes through the deeper levels, comes back and adds: (B, L, D) -> (B, L, D).
 
   The shift by K - 1 is the smallest that is causal: coarse vector i is used at positions iK .. iK + K - 1, each of which
@@ -99,30 +121,61 @@ def _valley(shorten_factor, shorten, deeper, upsample):
   """
   return tl.Serial(
       tl.Dup(),                                                    # vecs, residual
-      tl.ShiftRight(shorten_factor - 1),                           # vecs, residual
-      shorten,                                                     # coarse, residual
-      deeper,                                                      # coarse, residual
-      tl.Select([0, 1, 1]) if upsample.n_in == 2 else [],          # coarse, residual, residual
-      upsample,                                                    # vecs, residual
-      blocks.LayerNorm(),                                              # vecs, residual
+      Shortened(spec, shorten_factor, shorten, *deeper),           # coarse, residual
+      tl.Select([0, 1, 1]),                                        # coarse, residual, residual
+      upsample if upsample.n_in == 2 else Expanded(spec, shorten_factor, upsample),  # vecs, residual
+      blocks.LayerNorm(),                                          # vecs, residual
       tl.Add(),                                                    # vecs
       name=f'Valley_{shorten_factor}',
   )
 
 
-def _pad_tokens(levels):
+def _pad_tokens(spec, levels):
   """Pads tokens (B, L) on the right with zeros to a length that every level divides; causality hides them."""
   def pad(tokens):
     missing = hierarchy_lib.padded_length(levels, tokens.shape[1]) - tokens.shape[1]
     return jnp.pad(tokens, ((0, 0), (0, missing)))
+  if spec.decodes:  # Groups that lack vectors wait for them.
+    return tl.Fn('Unpadded', lambda tokens: tokens)
   return tl.Fn(f'PadToMultipleOf_{levels[-1].total_factor}', pad)
+
+
+def _crop(spec):
+  """Cuts off the padding: (vecs (B, padded length, D), tokens (B, L)) -> (B, L, D)."""
+  if spec.decodes:
+    return _WithinLength(spec.max_length)
+  return tl.Fn('Crop', lambda vecs, tokens: vecs[:, :tokens.shape[1]])
+
+
+class _WithinLength(base.Layer):
+  """Counts the tokens of all calls and turns vectors into NaN where there was no room: (vecs (B, n, D), tokens) -> vecs.
+
+  No error can be raised in compiled code, and numbers that are merely wrong would go unnoticed. State: tokens so far, int32.
+  """
+
+  def __init__(self, max_length):
+    super().__init__(n_in=2, name=f'Within_{max_length}')
+    self._max_length = max_length
+
+  def init_weights_and_state(self, _):
+    self.state = jnp.zeros((), jnp.int32)
+
+  def forward(self, inputs):
+    vecs, tokens = inputs
+    before, n = self.state, tokens.shape[1]
+    self.state = before + n
+    fits = before + n <= self._max_length
+    if n > 1:
+      fits &= before == 0
+    return jnp.where(fits, vecs, jnp.nan).astype(vecs.dtype)
 
 
 class LanguageModel(tl.Serial):
   """A Serial that checks its tokens, (B, L) -> (B, L, V), and whose last two layers turn vectors to float32 logits."""
 
-  def __init__(self, vocab_size, length_multiple, *layers):
+  def __init__(self, spec, vocab_size, length_multiple, *layers):
     super().__init__(*layers, name='Hourglass')
+    self._decodes, self._max_length = spec.decodes, spec.max_length
     self._to_vectors, self._to_logits = tl.Serial(*layers[:-2]), tl.Serial(*layers[-2:])
     self._vocab_size = vocab_size
     self._length_multiple = length_multiple
@@ -137,13 +190,39 @@ class LanguageModel(tl.Serial):
     """What inputs are padded to a multiple of: the deepest total shorten factor, in tokens."""
     return self._length_multiple
 
+  @property
+  def max_length(self):
+    """Tokens of a sequence that there is room for in mode 'predict'; None in other modes, which take any length."""
+    return self._max_length if self._decodes else None
+
+  @property
+  def state_bytes(self):
+    """Bytes of the state; for mode 'predict' see the formula at `Hourglass`."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+
+  @property
+  def state(self):
+    """The state; in mode 'predict' the caches. Setting one that holds too many tokens is a ValueError.
+
+    That is what Trax's `Accelerate` does after a compiled call, so its user gets an error and no NaN.
+    """
+    return super().state
+
+  @state.setter
+  def state(self, state):
+    if self._decodes:
+      self._check_room(state, 0)
+    tl.Serial.state.fset(self, state)
+
   def init(self, input_signature, rng=None, use_cache=False):
     self._check(input_signature)
     with host_random.on_host():
       return super().init(input_signature, rng, use_cache)
 
   def pure_fn(self, x, weights, state, rng, use_cache=False):
-    self._check(x)
+    tokens = self._check(x)
+    if self._decodes:
+      self._check_room(state, tokens.shape[1])
     with keys.cheap_splits():
       return super().pure_fn(x, weights, state, rng, use_cache)
 
@@ -158,8 +237,32 @@ class LanguageModel(tl.Serial):
     """Returns logits (..., V), float32, of vectors (..., D); weights are the whole model's."""
     return self._to_logits.pure_fn(vectors, weights[-2:], ((), ()), None)[0]
 
+  def start(self, batch):
+    """Returns the state of mode 'predict' before the first call, for a batch of that size; the model's own stays."""
+    kept = self.weights, self.state
+    shape = jax.eval_shape(lambda: self.init(ShapeDtype((batch, 1), np.int32))[1])
+    self.weights, self.state = kept
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+
+  def n_tokens(self, state):
+    """Returns how many tokens a state of mode 'predict' has seen, int32 (); layer before the last two, see `Hourglass`."""
+    return state[-3]
+
+  def _check_room(self, state, n):
+    """Raises ValueError if n more tokens do not fit or cannot come now, where it can be known: not in compiled code."""
+    before = self.n_tokens(state)
+    if isinstance(before, jax.core.Tracer) or not isinstance(before, (np.ndarray, jax.Array)):
+      return
+    before = int(before)
+    if before + n > self._max_length:
+      raise ValueError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a larger '
+                       'Hourglass.max_length, or begin a new sequence with the state that init gave')
+    if n > 1 and before:
+      raise ValueError(f'{n} tokens at once after {before}: only the first call takes several; begin a new sequence '
+                       'with the state that init gave, or give one token a call')
+
   def _check(self, inputs):
-    """Raises ValueError for what no layer below would report, or only as a shape error of its own."""
+    """Returns the tokens; raises ValueError for what no layer below would report, or only as a shape error of its own."""
     tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
     shape = tuple(tokens.shape)
     if len(shape) != 2 or 0 in shape or not np.issubdtype(tokens.dtype, np.integer):
@@ -167,6 +270,7 @@ class LanguageModel(tl.Serial):
                        '(batch, length), both at least 1')
     if isinstance(tokens, (np.ndarray, jax.Array)) and not isinstance(tokens, jax.core.Tracer):
       check_vocabulary(tokens, self._vocab_size)
+    return tokens
 
 
 def check_vocabulary(tokens, vocab_size):

@@ -3,7 +3,8 @@
     shortening(spec, shorten_factor, tokens_per_vector)    layer  x (B, L, D) -> x' (B, L/K, D)
     upsampling(spec, shorten_factor, tokens_per_vector)    layer  (x' (B, L/K, D), x (B, L, D)) -> (B, L, D), or x' alone
 
-To add one, write such a function and register it with gin (configurables.py); further arguments can be bound there.
+To add one, write such a function and register it with gin (configurables.py); further arguments can be bound there. To
+decode, in mode 'predict', it takes what `spec.decodes` says.
 Shortening never sees the future: the model shifts its input right by K - 1.
 
 Letters: B batch, L vectors of the finer level, K shorten factor from the finer to the coarser level, D model width.
@@ -16,8 +17,12 @@ import trax.layers as tl
 from trax_hourglass import blocks
 from trax_hourglass.attention_layers import RelativeAttention
 from trax_hourglass.dropout import PositionalDropout
+from trax_hourglass.per_group import Expanded
+from trax_hourglass.spec import check_decodes
+from trax_hourglass.spec import decodes
 
 
+@decodes
 @tl.assert_shape('bld->bsd')
 def ShortenByAverage(spec, shorten_factor, tokens_per_vector):
   """Mean of each group of K vectors: (B, L, D) -> (B, L/K, D).
@@ -31,6 +36,7 @@ def ShortenByAverage(spec, shorten_factor, tokens_per_vector):
   return tl.Fn(f'Average_{shorten_factor}', lambda x: _groups(x, shorten_factor).mean(axis=2))
 
 
+@decodes
 @tl.assert_shape('bld->bsd')
 def ShortenByLinear(spec, shorten_factor, tokens_per_vector):
   """A linear map of each group's K D numbers to D: (B, L, D) -> (B, L/K, D).
@@ -49,6 +55,7 @@ def ShortenByLinear(spec, shorten_factor, tokens_per_vector):
   )
 
 
+@decodes
 @tl.assert_shape('bld->bsd')
 def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByAverage):
   """S(x) + Attention(Q = S(x), K = V = x), then feed-forward: (B, L, D) -> (B, L/K, D); the paper's best.
@@ -61,16 +68,18 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
     tokens_per_vector: total factor of the finer level.
     query: S, a shortening that makes the queries.
   """
+  queries = check_decodes(spec, query(spec.without_dropout(), shorten_factor, tokens_per_vector), 'query')
   return tl.Serial(
       blocks.LayerNorm(),                                                   # fine
       tl.Dup(),                                                             # fine, fine
-      query(spec.without_dropout(), shorten_factor, tokens_per_vector),     # coarse, fine
+      queries,                                                              # coarse, fine
       blocks.LayerNorm(),                                                   # coarse, fine
-      _attend(spec, keys_per_group=shorten_factor, unit=tokens_per_vector),  # coarse
+      _attend(spec, tokens_per_vector, keys_per_group=shorten_factor),      # coarse
       name='ShortenByAttention',
   )
 
 
+@decodes
 @tl.assert_shape('bsd->bld')
 def UpsampleByRepeat(spec, shorten_factor, tokens_per_vector):
   """Each coarse vector K times: (B, L/K, D) -> (B, L, D).
@@ -84,6 +93,7 @@ def UpsampleByRepeat(spec, shorten_factor, tokens_per_vector):
   return tl.Fn(f'Repeat_{shorten_factor}', lambda x: jnp.repeat(x, shorten_factor, axis=1))
 
 
+@decodes
 @tl.assert_shape('bsd->bld')
 def UpsampleByLinear(spec, shorten_factor, tokens_per_vector):
   """One D x D map per position in the group: (B, L/K, D) -> (B, L, D).
@@ -102,6 +112,7 @@ def UpsampleByLinear(spec, shorten_factor, tokens_per_vector):
   )
 
 
+@decodes
 @tl.assert_shape('bsd->bld')
 def UpsampleByNothing(spec, shorten_factor, tokens_per_vector):
   """Zeros: (B, L/K, D) -> (B, L, D). As U of attention upsampling it leaves x alone as the query.
@@ -115,6 +126,7 @@ def UpsampleByNothing(spec, shorten_factor, tokens_per_vector):
   return tl.Fn('Zeros', lambda x: jnp.zeros((x.shape[0], x.shape[1] * shorten_factor, x.shape[2]), x.dtype))
 
 
+@decodes
 @tl.assert_shape('bsd,bld->bld')
 def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleByLinear, distances_in='vectors'):
   """U + Attention(Q = U, K = V = x'), then feed-forward, U = x + added(x'): (x' (B, L/K, D), x (B, L, D)) -> (B, L, D).
@@ -135,23 +147,24 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
   units = {'vectors': 1, 'tokens': tokens_per_vector}
   if distances_in not in units:
     raise ValueError(f"distances_in is {distances_in!r}: choose 'vectors' or 'tokens'")
+  added = check_decodes(spec, added(spec.without_dropout(), shorten_factor, tokens_per_vector), 'added')
   return tl.Serial(
       blocks.LayerNorm(),                                                        # coarse, residual
-      tl.Dup(),                                                                  # coarse, coarse, residual
-      added(spec.without_dropout(), shorten_factor, tokens_per_vector),          # fine, coarse, residual
+      tl.Select([0, 1, 0, 1]),                                                   # coarse, residual, coarse, residual
+      Expanded(spec, shorten_factor, added),                                     # fine, coarse, residual
       blocks.LayerNorm(),                                                        # fine, coarse, residual
       tl.Select([0, 2, 1]),                                                      # fine, residual, coarse
       tl.Add(),                                                                  # fine, coarse
-      _attend(spec, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine
+      _attend(spec, tokens_per_vector, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine
       name='UpsampleByAttention',
   )
 
 
-def _attend(spec, **geometry):
+def _attend(spec, tokens_per_vector, **geometry):
   """Attention and feed-forward of a resampling, with their residuals: (queries (B, Q, D), keys (B, K, D)) -> (B, Q, D)."""
   return [
       blocks.WithBiases(spec, n_inputs=2),                                        # queries, keys, biases
-      tl.Residual(RelativeAttention(spec, **geometry), blocks.Dropout(spec)),     # queries
+      tl.Residual(RelativeAttention(spec, tokens_per_vector, **geometry), blocks.Dropout(spec)),  # queries
       blocks.FeedForward(spec),                                                   # queries
   ]
 

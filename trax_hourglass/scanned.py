@@ -1,7 +1,12 @@
 """A stack of N equal blocks as one layer: compiled once, whatever N is.
 
+In mode 'predict' blocks keep their states apart, and steps run them one after the other: a loop would copy each block's
+caches, and on a CPU its weights too, out of the stack and back for every token.
+
 Letters: N blocks, B batch, L vectors, D model width.
 """
+
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +15,28 @@ from trax.layers import base
 
 from trax_hourglass.recompute import recomputed
 
+
 class Scanned(base.Layer):
   """N copies of a block behind each other: (x (B, L, D), what all blocks share ...) -> (B, L, D).
 
-  The block maps (x, shared ...) to a new x. Weights and states are the block's with a leading axis N, first block first.
+  The block maps (x, shared ...) to a new x. Weights and states are the block's with a leading axis N, first block first; in
+  mode 'predict' the state is a tuple of the N blocks' states, and weights may also come as `Unstacked`.
   """
 
-  def __init__(self, block, n_blocks, recompute):
+  def __init__(self, block, n_blocks, recompute, decodes=False):
     """Creates the layer.
 
     Args:
       block: a layer with one output, of the shape of its first input; it serves as the pattern of all N.
       n_blocks: N, at least 1.
       recompute: what the backward pass makes again, see recompute.py.
+      decodes: whether in mode 'predict'.
     """
     super().__init__(n_in=block.n_in, name=f'Scanned_{n_blocks}', sublayers_to_print=[block])
     self._block = block
     self._n_blocks = n_blocks
     self._recompute = recompute
+    self._decodes = decodes
 
   @property
   def block(self):
@@ -41,8 +50,9 @@ class Scanned(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     rngs = fastmath.random.split(self.rng, self._n_blocks)
-    layers = [self._block.init(input_signature, rng=rng) for rng in rngs]
-    self.weights, self.state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    weights, states = zip(*(self._block.init(input_signature, rng=rng) for rng in rngs))
+    self.weights = _stacked(weights)
+    self.state = states if self._decodes else _stacked(states)
 
   def forward(self, inputs):
     x, *shared = inputs if self.n_in > 1 else (inputs,)
@@ -52,5 +62,42 @@ class Scanned(base.Layer):
       return self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
 
     rngs = fastmath.random.split(self.rng, self._n_blocks)
-    x, self.state = jax.lax.scan(recomputed(step, self._recompute), x, (self.weights, self.state, rngs))
+    if self._decodes and x.shape[1] == 1:
+      blocks = self.weights.blocks if isinstance(self.weights, Unstacked) else _blocks(self.weights, self._n_blocks)
+      states = []
+      for layer in zip(blocks, self.state, rngs):
+        x, state = step(x, layer)
+        states.append(state)
+      self.state = tuple(states)
+      return x
+    state = _stacked(self.state) if self._decodes else self.state
+    x, state = jax.lax.scan(recomputed(step, self._recompute), x, (self.weights, state, rngs))
+    self.state = _blocks(state, self._n_blocks) if self._decodes else state
     return x
+
+
+class Unstacked(typing.NamedTuple):
+  """Weights of a Scanned, one block's after the other's, for steps of mode 'predict'; see `unstacked`."""
+  blocks: tuple
+
+
+def unstacked(layer, weights):
+  """Returns a model's weights with those of each Scanned taken apart, so that compiled steps need not do it each time.
+
+  Args:
+    layer: the model.
+    weights: its weights; the result takes as much memory again.
+  """
+  if isinstance(layer, Scanned):
+    return Unstacked(_blocks(weights, layer.n_blocks))
+  if isinstance(weights, dict) or not layer.sublayers:  # A dictionary marks weights that another layer holds.
+    return weights
+  return tuple(unstacked(sublayer, w) for sublayer, w in zip(layer.sublayers, weights))
+
+
+def _stacked(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _blocks(tree, n):
+  return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(n))

@@ -1,12 +1,13 @@
 """What all layers of one model have in common, as one value handed to every plug-in."""
 
 import dataclasses
+import functools
 from typing import Any, Callable
 
 from trax_hourglass import dropout as dropout_lib
 from trax_hourglass import recompute as recompute_lib
 
-MODES = ('train', 'eval')
+MODES = ('train', 'eval', 'predict')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class BlockSpec:
     dropout_shared_axes: axes of (B, L, D) activations that share one dropout mask, or None.
     ff_activation: function returning the activation layer of feed-forward layers.
     recompute: what the backward pass makes again, see recompute.py.
-    mode: 'train' or 'eval'.
+    mode: 'train', 'eval', or 'predict' for decoding with caches.
+    max_length: tokens that caches have room for; of mode 'predict' only.
     relative_biases: the layer () -> ((H, E), (H, E)) whose two biases all relative attention of a model shares.
   """
   d_model: int
@@ -32,10 +34,11 @@ class BlockSpec:
   ff_activation: Callable[[], Any]
   recompute: str
   mode: str
+  max_length: int
   relative_biases: Any
 
   def __post_init__(self):
-    for name in ('d_model', 'd_ff', 'n_heads'):
+    for name in ('d_model', 'd_ff', 'n_heads', 'max_length'):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} is {value!r}: give a whole number above 0')
@@ -50,6 +53,46 @@ class BlockSpec:
     if self.mode not in MODES:
       raise ValueError(f'mode is {self.mode!r}: choose one of {", ".join(map(repr, MODES))}')
 
+  @property
+  def decodes(self):
+    """Whether layers keep what later calls need."""
+    return self.mode == 'predict'
+
+  def capacity(self, tokens_per_vector):
+    """Returns how many vectors of a level there can be, the last one begun counted.
+
+    Args:
+      tokens_per_vector: total factor of the level.
+    """
+    return -(-self.max_length // tokens_per_vector)
+
   def without_dropout(self):
     """Returns the same with dropout 0."""
     return dataclasses.replace(self, dropout=0.0)
+
+
+def decodes(plug_in):
+  """Decorates a plug-in whose layers work in mode 'predict' too; models of that mode take no others.
+
+  There a layer is called with a prompt of any length, or one step at a time, and keeps what later calls need in its state.
+  What comes one at a time:
+
+      attention     a vector of the level
+      shortening    a group of K shifted vectors, so one that sees its own group only needs no state
+      upsampling    the coarse vector that serves now and the finer vector, (x', x); or, if it maps x' alone to K vectors,
+                    each coarse vector once, and it needs no state
+  """
+  @functools.wraps(plug_in)
+  def marked(*args, **kwargs):
+    layer = plug_in(*args, **kwargs)
+    layer._decodes = True  # pylint: disable=protected-access
+    return layer
+  return marked
+
+
+def check_decodes(spec, layer, role):
+  """Returns a plug-in's layer, and raises ValueError in mode 'predict' unless its plug-in is marked by `decodes`."""
+  if spec.decodes and not getattr(layer, '_decodes', False):
+    raise ValueError(f"{role} {layer.name or type(layer).__name__} has no mode 'predict': choose another, or teach it to "
+                     'decode and mark the function that makes it with trax_hourglass.spec.decodes')
+  return layer

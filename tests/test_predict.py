@@ -1,0 +1,217 @@
+"""Mode 'predict': equal to the full forward pass, work done once per group, bytes as predicted, clear errors."""
+
+import os
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pairs
+import pytest
+from trax import layers as tl
+from trax import shapes
+from trax.supervised import decoding as trax_decoding
+
+import trax_hourglass as th
+from trax_hourglass import cached_attention
+from trax_hourglass import spec as spec_lib
+
+# Each example compiles three programs. PREDICT_EXAMPLES=200 is for a thorough run.
+EXAMPLES = int(os.environ.get('PREDICT_EXAMPLES', 5))
+HIERARCHIES = {  # And the product of their factors.
+    '2@1': 1, '1@1 1@2 1@1': 2, '0@1 2@3 1@1': 3, '1@1 1@4 0@1': 4, '0@1 1@2 1@4 0@2 1@1': 4, '1@1 0@2 1@6 1@2 1@1': 6}
+OPTIONS = {'relative': {}, 'rotary': dict(d_model=12, n_heads=2, vanilla_attention=th.CausalRotaryAttention,
+                                          shortened_attention=th.CausalRotaryAttention)}
+
+
+def shifted(x):
+  """What mode 'predict' takes for tokens (B, L): the start token, then all but the last."""
+  return np.pad(x, ((0, 0), (1, 0)))[:, :-1].astype(np.int32)
+
+
+def predicting(evaluated, hierarchy, *args, max_length, **options):
+  """Returns the model of mode 'predict' with the same weights."""
+  model = pairs.ours(hierarchy, *args, mode='predict', max_length=max_length, **options)
+  model.weights = evaluated.weights
+  return model
+
+
+def compiled(model):
+  """Returns the compiled function (weights, state, tokens) -> (logits, state)."""
+  return jax.jit(lambda weights, state, x: model.pure_fn(x, weights, state, jax.random.PRNGKey(0)))
+
+
+def decode(function, model, x, n_prompt, state=None):
+  """Returns logits of all positions: the first `n_prompt` in one call, the rest one by one."""
+  state = model.start(len(x)) if state is None else state
+  logits, inputs = [], shifted(x)
+  for start, end in [(0, n_prompt), *((i, i + 1) for i in range(n_prompt, x.shape[1]))]:
+    out, state = function(model.weights, state, inputs[:, start:end])
+    logits.append(out)
+  return np.concatenate(logits, axis=1)
+
+
+@hypothesis.settings(max_examples=EXAMPLES)
+@hypothesis.given(st.sampled_from(pairs.ALL), st.sampled_from(sorted(HIERARCHIES)),
+                  st.sampled_from([*['relative'] * 4, 'rotary']), st.integers(1, 3), st.data())
+def test_decoding_equals_the_full_forward_pass(pair, hierarchy, attention, batch, data):
+  product = HIERARCHIES[hierarchy]
+  n_prompt = data.draw(st.integers(1, 3 * product), 'prompt')
+  length = n_prompt + 2 * product + 1
+  model = pairs.initialise(pairs.ours(hierarchy, *pair, **OPTIONS[attention]), length)
+  x = pairs.tokens(length, batch, seed=n_prompt)
+  expected = np.asarray(pairs.forward(model)(model.weights, x))
+  cached = predicting(model, hierarchy, *pair, max_length=length, **OPTIONS[attention])
+  function = compiled(cached)
+  for n in {1, n_prompt}:
+    np.testing.assert_allclose(decode(function, cached, x, n), expected, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope='module')
+def small():
+  """A hierarchical model, evaluated and predicting, with its compiled function, room for 13 tokens."""
+  model = pairs.initialise(pairs.ours('1@1 2@3 1@1'), 13)
+  cached = predicting(model, '1@1 2@3 1@1', max_length=13)
+  return model, cached, compiled(cached)
+
+
+def test_across_blocks_of_the_caches(monkeypatch):
+  monkeypatch.setattr(cached_attention, '_FIRST_BLOCK', 2)
+  model = pairs.initialise(pairs.ours('1@1 1@2 0@1'), 11)
+  cached = predicting(model, '1@1 1@2 0@1', max_length=11)
+  x = pairs.tokens(11)
+  expected = pairs.forward(model)(model.weights, x)
+  np.testing.assert_allclose(decode(compiled(cached), cached, x, 5), expected, rtol=0, atol=1e-4)
+
+
+def test_bfloat16_is_near(small):
+  model, cached, function = small
+  to_bfloat16 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, tree)
+  x = pairs.tokens(13)
+  weights = to_bfloat16(model.weights)
+  expected = np.asarray(pairs.forward(model)(weights, x))
+  exact = np.asarray(pairs.forward(model)(model.weights, x))
+  rounded = predicting(model, '1@1 2@3 1@1', max_length=13)
+  rounded.weights = weights
+  got = decode(function, rounded, x, 4, to_bfloat16(cached.start(2)))
+  # Each activation is rounded to 8 bits, 0.4 %, in another order: decoding may be as far from the full pass in bfloat16 as
+  # that is from the exact one, some percent of the largest logit after four blocks, and no further than twice that.
+  scale = np.abs(exact).max()
+  assert np.abs(got - expected).max() < 0.06 * scale and np.abs(got - exact).max() < 0.06 * scale
+  assert np.abs(got - exact).mean() < 2 * np.abs(expected - exact).mean()
+
+
+def test_what_is_shortened_runs_once_per_group():
+  calls = {'fine': 0, 'coarse': 0}
+
+  def counting(name):
+    def count():
+      calls[name] += 1
+
+    @spec_lib.decodes
+    def attention(spec, tokens_per_vector):
+      del spec, tokens_per_vector
+      def f(x):
+        jax.debug.callback(count)
+        return x
+      return tl.Fn('Counting', f)
+    return attention
+
+  model = pairs.ours('1@1 2@3 1@1', mode='predict', max_length=20, vanilla_attention=counting('fine'),
+                     shortened_attention=counting('coarse'))
+  model.init(shapes.ShapeDtype((2, 1), np.int32))
+  function, x = compiled(model), pairs.tokens(20)
+  decode(function, model, x[:, :1], 1)  # What is counted while shapes are found out does not matter.
+  for length, n_prompt, coarse in [(1, 1, 1), (3, 1, 1), (4, 1, 2), (20, 1, 7), (20, 4, 1 + 5), (20, 6, 1 + 5)]:
+    jax.effects_barrier()
+    calls.update(fine=0, coarse=0)
+    decode(function, model, x[:, :length], n_prompt)
+    jax.effects_barrier()
+    # Two blocks each; ceil(length / 3) groups, of which those of the prompt run together.
+    assert calls == {'fine': 2 * (length - n_prompt + 1), 'coarse': 2 * coarse}
+
+
+@pytest.mark.parametrize('hierarchy, batch, length', [('2@1', 3, 7), ('1@1 2@3 0@1', 2, 11), ('1@1 1@2 1@4 0@2 2@1', 5, 9)])
+def test_bytes_of_the_state_are_as_predicted(hierarchy, batch, length):
+  model = pairs.ours(hierarchy, mode='predict', max_length=length)
+  model.init(shapes.ShapeDtype((batch, 1), np.int32))
+  d, counters = pairs.D_MODEL, 1  # One of the tokens in all.
+  levels = th.hourglass.hierarchy_lib.parse(hierarchy)
+  n = lambda level: -(-length // level.total_factor)
+  numbers = 0
+  for level in levels:
+    layers = level.n_before + level.n_after
+    numbers += layers * (2 * batch + 1) * n(level) * d
+    counters += layers
+  for level in levels[1:]:
+    k = level.shorten_factor
+    numbers += (2 * batch + 1) * k * n(level) * d + (2 * batch + k) * n(level) * d + 2 * batch * k * d
+    counters += 4
+  assert model.state_bytes == 4 * (numbers + counters)
+  assert model.state_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(model.start(batch)))
+
+
+def test_weights_are_the_same_in_all_modes(small):
+  model, cached, _ = small
+  initialised = pairs.ours('1@1 2@3 1@1', mode='predict')
+  initialised.init(shapes.ShapeDtype((1, 1), np.int32))
+  wanted = [w.shape for w in jax.tree.leaves(model.weights)]
+  assert [w.shape for w in jax.tree.leaves(initialised.weights)] == wanted
+  before = cached.weights, cached.state
+  cached.start(4)
+  assert all(a is b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves((cached.weights, cached.state))))
+
+
+@pytest.mark.parametrize('inputs', [None, np.array([[3, 1, 4, 1], [2, 7, 1, 8]])])
+def test_trax_samples_unchanged(small, inputs):
+  model, cached, _ = small
+  cached.state = cached.start(2)
+  written = trax_decoding.autoregressive_sample(cached, inputs, batch_size=2, temperature=0.0, eos_id=-1, max_length=6)
+  prompt = np.zeros((2, 0), np.int32) if inputs is None else inputs
+  whole = np.concatenate([prompt, written], axis=1)
+  padded = np.pad(whole, ((0, 0), (0, 13 - whole.shape[1]))).astype(np.int32)
+  best = np.asarray(pairs.forward(model)(model.weights, padded)).argmax(axis=-1)
+  np.testing.assert_array_equal(written, best[:, prompt.shape[1]:whole.shape[1]])
+
+
+def test_more_tokens_than_there_is_room_for(small):
+  _, cached, function = small
+  x, message = pairs.tokens(14), '14 tokens are more than max_length 13.*Hourglass.max_length'
+  cached.state = cached.start(2)
+  with pytest.raises(ValueError, match=message):
+    cached(x)
+  with pytest.raises(ValueError, match=message):
+    trax_decoding.autoregressive_sample(cached, batch_size=2, eos_id=-1, max_length=20)
+  logits = decode(function, cached, x, 13)  # Compiled code by itself can raise nothing.
+  assert np.isfinite(logits[:, :13]).all() and np.isnan(logits[:, 13:]).all()
+
+
+def test_several_tokens_in_a_later_call(small):
+  _, cached, function = small
+  x = pairs.tokens(6)
+  cached.state = cached.start(2)
+  _, state = function(cached.weights, cached.state, x[:, :1])
+  with pytest.raises(ValueError, match='6 tokens at once after 1: only the first call'):
+    cached(x, state=state)
+  assert np.isnan(function(cached.weights, state, x)[0]).all()
+  cached.state = cached.start(2)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'max_length': 0}, 'max_length is 0'),
+    ({'vanilla_attention': lambda spec, _: th.CausalRelativeAttention(spec, 1)}, None),
+    ({'vanilla_attention': lambda spec, _: tl.Serial()}, "attention Serial has no mode 'predict'.*decodes"),
+    ({'shortening': lambda *_: tl.AveragePooling(3)}, "shortening .* has no mode 'predict'"),
+    ({'upsampling': lambda *_: tl.Serial()}, "upsampling Serial has no mode 'predict'"),
+    ({'upsampling': lambda *a: th.UpsampleByAttention(*a, added=lambda *_: tl.Serial())}, "added Serial has no mode"),
+    ({'shortening': lambda *a: th.ShortenByAttention(*a, query=lambda *_: tl.Serial())}, "query Serial has no mode"),
+    ({'shortened_attention': th.configurables.CausalLocalAttention}, "CausalLocalAttention has no mode 'predict'"),
+])
+def test_what_cannot_decode_says_so(options, message):
+  build = lambda: th.Hourglass(11, '1@1 1@3 1@1', 14, 10, 7, mode='predict', **options)
+  if message is None:
+    build()
+  else:
+    with pytest.raises(ValueError, match=message):
+      build()
