@@ -4,8 +4,12 @@ Models and their parts (registered with gin on import):
   Hourglass, and the plug-ins Causal...Attention, TraxAttention, ShortenBy..., UpsampleBy...
 Weights of the authors' implementation:
   interop.from_trax, interop.to_trax
+Data, as corpora with splits:
+  ByteCorpus, Enwik8, Text8, Wiki40b, Cifar10, VanDenOordImagenet, ChrabaszczImagenet, ImageFolder
 Training and evaluation:
-  fit, ByteCorpus, run_directory.load, run_evaluation.evaluate, evaluation.score
+  fit, with RandomWindows or Epochs; run_directory.load, run_evaluation.evaluate, evaluation.score
+Sampling, from models in mode 'predict':
+  decoding.Sampler, decoding.Choice, decoding.score
 """
 
 import sys
@@ -14,21 +18,31 @@ import sys
 # seconds to import, and a command should answer --help or complain about a flag before that.
 if sys.argv[0] != '-m':
   from trax_hourglass import trax_compat  # Before anything else that imports Trax.
+  from trax_hourglass import decoding
   from trax_hourglass import evaluation
   from trax_hourglass.configurables import ByteCorpus
   from trax_hourglass.configurables import CausalLocalAttention
   from trax_hourglass.configurables import CausalRelativeAttention
   from trax_hourglass.configurables import CausalRotaryAttention
+  from trax_hourglass.configurables import ChrabaszczImagenet
+  from trax_hourglass.configurables import Cifar10
+  from trax_hourglass.configurables import Enwik8
+  from trax_hourglass.configurables import Epochs
   from trax_hourglass.configurables import fit
   from trax_hourglass.configurables import Hourglass
+  from trax_hourglass.configurables import ImageFolder
+  from trax_hourglass.configurables import RandomWindows
   from trax_hourglass.configurables import ShortenByAttention
   from trax_hourglass.configurables import ShortenByAverage
   from trax_hourglass.configurables import ShortenByLinear
+  from trax_hourglass.configurables import Text8
   from trax_hourglass.configurables import TraxAttention
   from trax_hourglass.configurables import UpsampleByAttention
   from trax_hourglass.configurables import UpsampleByLinear
   from trax_hourglass.configurables import UpsampleByNothing
   from trax_hourglass.configurables import UpsampleByRepeat
+  from trax_hourglass.configurables import VanDenOordImagenet
+  from trax_hourglass.configurables import Wiki40b
   from trax_hourglass import interop
   from trax_hourglass import run_directory
   from trax_hourglass import run_evaluation

@@ -1,0 +1,308 @@
+"""Sampling from a model in mode 'predict', all on the device: the prompt in one pass, then tokens in a compiled loop.
+
+    sampler = Sampler(model, Choice(temperature=0.9, top_p=0.95))
+    for sample in sampler.sample([b'Once upon', b'A much longer beginning'], length=200, seed=1):
+      print(bytes(sample.tokens))
+
+Sequences of a batch step together, whatever the lengths of their prompts: all begin at step 0, the shortest prompt decides
+how much the first pass takes, and where a prompt is longer its tokens are forced in the loop. So groups of all sequences
+complete at the same steps, and what runs once per group runs for all at once.
+
+The token at position p of sequence i is drawn with a key made of (seed, i, p): a sequence does not depend on its
+neighbours, or on how many there are.
+
+Letters: B batch, V vocabulary, S tokens of a piece, the turns that the compiled loop takes at a time.
+"""
+
+import dataclasses
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trax_hourglass.hourglass import check_vocabulary
+from trax_hourglass.scanned import unstacked
+
+START = 0  # The token that stands before the first one; what shifting puts there in the other modes.
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """How the next token is chosen from logits.
+
+  Attributes:
+    temperature: what logits are divided by; 0 takes the most probable token.
+    top_k: choose among so many of the most probable tokens; None for all.
+    top_p: choose among the fewest most probable tokens that together have at least this probability.
+
+  Raises:
+    ValueError: a temperature below 0, top_k below 1, or top_p outside of (0, 1].
+  """
+  temperature: float = 1.0
+  top_k: int | None = None
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    if not 0.0 <= self.temperature < float('inf'):
+      raise ValueError(f'temperature is {self.temperature}: give 0 for the most probable token, 1 for the model as it is, '
+                       'or what logits shall be divided by')
+    if self.top_k is not None and self.top_k < 1:
+      raise ValueError(f'top_k is {self.top_k}: give the number of most probable tokens to choose from, at least 1')
+    if not 0.0 < self.top_p <= 1.0:
+      raise ValueError(f'top_p is {self.top_p}: give a probability above 0 and at most 1')
+
+  def filtered(self, logits):
+    """Returns logits (..., V), divided by the temperature, -inf for tokens that top_k and top_p leave out.
+
+    Tokens as probable as the last one that is kept are kept too.
+    """
+    logits /= self.temperature
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    if self.top_k is not None and self.top_k < logits.shape[-1]:
+      logits = jnp.where(logits < ordered[..., self.top_k - 1, None], -jnp.inf, logits)
+      ordered = jnp.where(jnp.arange(ordered.shape[-1]) < self.top_k, ordered, -jnp.inf)
+    if self.top_p < 1.0:
+      probabilities = jax.nn.softmax(ordered)
+      n_kept = (jnp.cumsum(probabilities, axis=-1) - probabilities < self.top_p).sum(axis=-1, keepdims=True)
+      logits = jnp.where(logits < jnp.take_along_axis(ordered, n_kept - 1, axis=-1), -jnp.inf, logits)
+    return logits
+
+  def __call__(self, logits, keys):
+    """Returns tokens (B,), int32, for logits (B, V) and a key for each, uint32 (B, 2)."""
+    if self.temperature == 0.0:
+      return logits.argmax(axis=-1).astype(jnp.int32)
+    gumbel = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    return (self.filtered(logits) + gumbel).argmax(axis=-1).astype(jnp.int32)
+
+
+class Sample(typing.NamedTuple):
+  """What was written for one sequence, or a piece of it; prompts are not part of it.
+
+  Attributes:
+    tokens: int32 (n,), the stop token included.
+    log_probs: float32 (n,), natural logarithm of each token's probability under the model, whatever the Choice.
+  """
+  tokens: np.ndarray
+  log_probs: np.ndarray
+
+
+class Sampler:
+  """A model's compiled sampling; one compilation for each batch size and length of shortest prompt."""
+
+  def __init__(self, model, choice=Choice(), stop=None, piece=32, dtype='float32'):
+    """Creates the sampler.
+
+    Args:
+      model: a `Hourglass` in mode 'predict' with its weights. They are copied, stacks of blocks taken apart.
+      choice: the Choice.
+      stop: token that ends a sequence, or None.
+      piece: S; tokens come out so many at a time.
+      dtype: type of weights, activations and caches, 'float32' or 'bfloat16'; softmax and logits are float32.
+
+    Raises:
+      ValueError: a model of another mode, or numbers out of range.
+    """
+    if getattr(model, 'max_length', None) is None:
+      raise ValueError("the model cannot decode: build it with mode = 'predict'")
+    if stop is not None and not 0 <= stop < model.vocab_size:
+      raise ValueError(f'stop is {stop}: give a token, 0 .. {model.vocab_size - 1}')
+    if piece < 1:
+      raise ValueError(f'piece is {piece}: give the number of tokens that come out at a time, at least 1')
+    self._model = model
+    self._choice = choice
+    self._stop = stop
+    self._piece = piece
+    self._dtype = dtype
+    self._weights = self._cast(model.weights)
+    self._weights_of_steps = jax.jit(lambda weights: unstacked(model, weights))(self._weights)
+    self._first = jax.jit(self._first_pass, donate_argnums=1)
+    self._more = jax.jit(self._loop, donate_argnums=1)
+
+  def sample(self, prompts, length, seed=0, first_sequence=0):
+    """Returns a Sample for each prompt; arguments and errors as `stream`'s."""
+    pieces = list(self.stream(prompts, length, seed, first_sequence))
+    return [Sample(*(np.concatenate(parts) for parts in zip(*of_one))) for of_one in zip(*pieces)]
+
+  def stream(self, prompts, length, seed=0, first_sequence=0):
+    """Yields lists of Samples, a piece for each prompt, until all have been given `length` tokens or the stop token.
+
+    Args:
+      prompts: sequences of tokens, bytes or arrays, of any lengths from 0 on.
+      length: tokens to write after each prompt.
+      seed: whole number that decides what is drawn.
+      first_sequence: number of the first sequence, for the keys; a batch of sequences i .. j is drawn as part of all.
+
+    Raises:
+      ValueError: no prompts, tokens outside the vocabulary, or more tokens than the model has room for.
+    """
+    prompts = [as_tokens(prompt, self._model.vocab_size) for prompt in prompts]
+    longest = max(map(len, prompts), default=0)
+    if not prompts or length < 1:
+      raise ValueError(f'{len(prompts)} prompts and {length} tokens to write: give at least one of each')
+    if longest + length > self._model.max_length:
+      raise ValueError(f'a prompt of {longest} tokens and {length} more are over the maximum of {self._model.max_length}: '
+                       'shorten one of them or build the model with a larger Hourglass.max_length')
+    return self._stream(prompts, length, seed, first_sequence)
+
+  def _stream(self, prompts, length, seed, first_sequence):
+    n_before = min(map(len, prompts))
+    batch, ends = len(prompts), np.array([len(prompt) + length for prompt in prompts])
+    forced = np.full((batch, ends.max() + self._piece), -1, np.int32)
+    for row, prompt in zip(forced, prompts):
+      row[:len(prompt)] = prompt
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.PRNGKey(seed)))(
+        first_sequence + jnp.arange(batch, dtype=jnp.uint32))
+    beginning = np.concatenate([np.full((batch, 1), START, np.int32), forced[:, :n_before]], axis=1)
+    carry, *first = self._first(self._weights, self._cast(self._model.start(batch)), beginning, keys, forced[:, n_before])
+
+    yield self._pieces([x[:, None] for x in first], n_before, prompts, ends)
+    position = n_before + 1
+    while position < ends.max() and not all(np.asarray(carry.done) | (ends <= position)):
+      n = min(self._piece, ends.max() - position)
+      here = forced[:, position:position + self._piece]
+      carry, *written, n_written = self._more(self._weights_of_steps, carry, keys, here, position, n)
+      n_written = int(n_written)
+      yield self._pieces([x[:, :n_written] for x in written], position, prompts, ends)
+      position += n_written
+
+  def _pieces(self, written, position, prompts, ends):
+    """Returns what is new of tokens and log-probabilities (B, n), the first of which is at `position`, as Samples."""
+    tokens, log_probs = map(np.asarray, written)
+    samples = []
+    for row, (prompt, end) in enumerate(zip(prompts, ends)):
+      new = slice(max(0, len(prompt) - position), max(0, end - position))
+      samples.append(Sample(tokens[row, new], log_probs[row, new]))
+      samples[-1] = Sample(*(x[:self._n_until_stop(row, samples[-1].tokens, ends)] for x in samples[-1]))
+    return samples
+
+  def _n_until_stop(self, row, tokens, ends):
+    """Returns how many of a sequence's tokens come before it has stopped, and ends it there."""
+    stops = np.flatnonzero(tokens == self._stop) if self._stop is not None else ()
+    if not len(stops):
+      return len(tokens)
+    ends[row] = 0
+    return stops[0] + 1
+
+  def _first_pass(self, weights, state, beginning, keys, forced):
+    """Takes the beginning (B, n) in, and returns the loop's carry, the tokens after it and their log-probabilities."""
+    vectors, state = self._model.vectors(beginning, weights, state, keys[0])
+    position = beginning.shape[1] - 1
+    tokens, log_probs = self._choose(self._model.logits(vectors[:, -1], weights), keys, position, forced)
+    return _Carry(state, tokens, self._stops(tokens, forced)), tokens, log_probs
+
+  def _loop(self, weights, carry, keys, forced, position, n):
+    """Writes n tokens, at most S, or fewer where all sequences stop before.
+
+    Args:
+      weights: `unstacked`.
+      carry: the _Carry.
+      keys: a key for each sequence, uint32 (B, 2).
+      forced: tokens of prompts that are still to come (B, S), -1 where there is none.
+      position: number of the first token to be written.
+      n: how many.
+
+    Returns:
+      The new carry, tokens (B, S), log-probabilities (B, S), and how many there are.
+    """
+    def goes_on(loop):
+      i, carry, *_ = loop
+      return (i < n) & ~carry.done.all()
+
+    def step(loop):
+      i, carry, tokens, log_probs = loop
+      here = jax.lax.dynamic_index_in_dim(forced, i, axis=1, keepdims=False)
+      logits, state = self._model.pure_fn(carry.last[:, None], weights, carry.state, keys[0])
+      chosen, log_prob = self._choose(logits[:, 0], keys, position + i, here)
+      carry = _Carry(state, chosen, carry.done | self._stops(chosen, here))
+      return i + 1, carry, _put(tokens, i, chosen), _put(log_probs, i, log_prob)
+
+    nothing = jnp.zeros(forced.shape, jnp.float32)
+    n_written, carry, tokens, log_probs = jax.lax.while_loop(
+        goes_on, step, (jnp.zeros((), jnp.int32), carry, nothing.astype(jnp.int32), nothing))
+    return carry, tokens, log_probs, n_written
+
+  def _choose(self, logits, keys, position, forced):
+    """Returns the tokens (B,) at a position, chosen or forced, and their log-probabilities."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, position))(keys)
+    tokens = jnp.where(forced >= 0, forced, self._choice(logits, keys))
+    return tokens, jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], axis=-1)[:, 0]
+
+  def _stops(self, tokens, forced):
+    return (tokens == self._stop) & (forced < 0) if self._stop is not None else jnp.zeros(tokens.shape, bool)
+
+  def _cast(self, tree):
+    return jax.tree.map(lambda x: x.astype(self._dtype) if x.dtype == jnp.float32 else x, tree)
+
+
+class _Carry(typing.NamedTuple):
+  """What goes from turn to turn: the model's state, the last token (B,), and who has stopped (B,)."""
+  state: typing.Any
+  last: jax.Array
+  done: jax.Array
+
+
+def _put(x, i, column):
+  return jax.lax.dynamic_update_slice_in_dim(x, column[:, None], i, axis=1)
+
+
+def as_tokens(text, vocab_size):
+  """Returns the tokens of a text, int32 (n,): bytes, or a sequence of whole numbers.
+
+  Args:
+    text: the text; a str would have to be encoded first.
+    vocab_size: V.
+
+  Raises:
+    ValueError: a str, or tokens outside the vocabulary.
+  """
+  if isinstance(text, str):
+    raise ValueError(f'{text[:20]!r} is a str: encode it, for example as UTF-8')
+  tokens = np.frombuffer(text, np.uint8) if isinstance(text, bytes) else np.asarray(text)
+  if tokens.ndim != 1 or tokens.size and not np.issubdtype(tokens.dtype, np.integer):
+    raise ValueError(f'tokens have shape {tokens.shape} and type {tokens.dtype}: give a sequence of whole numbers')
+  if tokens.size:
+    check_vocabulary(tokens, vocab_size)
+  return tokens.astype(np.int32)
+
+
+def score(model, texts):
+  """Returns log-probabilities, natural, of each text's tokens given those before: one float32 (n,) array for each.
+
+  One pass over all texts as a batch, padded on the right to a power of two of tokens, so that few lengths are compiled.
+
+  Args:
+    model: a `Hourglass` with its weights, in mode 'eval' or 'predict'.
+    texts: bytes or sequences of tokens, at least one token each.
+
+  Raises:
+    ValueError: no texts, an empty one, one longer than the model has room for, or tokens outside the vocabulary.
+  """
+  texts = [as_tokens(text, model.vocab_size) for text in texts]
+  if not all(map(len, texts)) or not texts:
+    raise ValueError('there is nothing to score: give texts of at least one token each')
+  longest = max(map(len, texts))
+  if model.max_length is not None and longest > model.max_length:
+    raise ValueError(f'a text of {longest} tokens is longer than the maximum of {model.max_length}: build the model with a '
+                     'larger Hourglass.max_length')
+  padded = np.zeros((len(texts), min(1 << (longest - 1).bit_length(), model.max_length or 1 << 62)), np.int32)
+  for row, text in zip(padded, texts):
+    row[:len(text)] = text
+  decodes = model.max_length is not None
+  state = model.start(len(texts)) if decodes else model.state
+  inputs = np.concatenate([np.full((len(texts), 1), START, np.int32), padded[:, :-1]], axis=1) if decodes else padded
+  log_probs = np.asarray(_log_probs(model, inputs.shape)(model.weights, state, inputs, padded))
+  return [row[:len(text)] for row, text in zip(log_probs, texts)]
+
+
+@functools.lru_cache(maxsize=16)
+def _log_probs(model, shape):
+  """Returns the compiled function (weights, state, inputs, targets of that shape) -> log-probabilities of the targets."""
+  del shape  # Part of the key only: a shape that is not asked for any more is forgotten.
+
+  def log_probs(weights, state, inputs, targets):
+    logits, _ = model.pure_fn(inputs, weights, state, jax.random.PRNGKey(0))
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
+
+  return jax.jit(log_probs)
