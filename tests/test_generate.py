@@ -1,0 +1,191 @@
+"""`generate` as a user meets it, on runs of tiny models."""
+
+import json
+import os
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+from trax import shapes
+
+from trax_hourglass import command_line
+from trax_hourglass import decoding
+from trax_hourglass import generate
+from trax_hourglass import interop
+from trax_hourglass import run_directory
+from trax_hourglass import train
+from trax_hourglass import writing
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = str(ROOT / 'tests' / 'tiny.gin')
+SIDE = 2  # Of images, in pixels.
+
+
+def run(main, monkeypatch, *arguments):
+  """Runs a command in this process, which has Trax imported already; returns its exit code."""
+  monkeypatch.setattr(sys, 'argv', ['command', *map(str, arguments)])
+  try:
+    main()
+  except SystemExit as stop:
+    return stop.code
+  return 0
+
+
+@pytest.fixture(scope='module')
+def texts(tmp_path_factory):
+  """A run directory of a tiny model of bytes."""
+  folder = tmp_path_factory.mktemp('texts') / 'run'
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    assert run(train.main, monkeypatch, '--config_file', TINY, '--output_dir', folder, '--config', 'n_steps = 30',
+               '--config', 'fit.checkpoint_every = 30', '--config', 'fit.eval_every = 30', '--config',
+               'Hourglass.max_length = 90') == 0
+  return folder
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+  """A checkpoint in the authors' layout and a config, of a model of images of 2 x 2 that was never trained."""
+  folder = tmp_path_factory.mktemp('images')
+  for number in range(20):
+    pixels = np.random.RandomState(number).randint(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / f'{number}.png')
+  config = folder / 'images.gin'
+  config.write_text(f"""
+      include '{TINY}'
+      length = {3 * SIDE * SIDE}
+      fit.corpus = @ImageFolder()
+      ImageFolder.path = '{folder}'
+      ImageFolder.size = {SIDE}
+      """)
+  command_line.parse_gin([str(config)], [])
+  model = run_directory.setting('model')(mode='eval')
+  model.init(shapes.ShapeDtype((1, 1), np.int32))
+  interop.to_trax(model, folder / 'model.pkl.gz')
+  return ['--checkpoint', folder / 'model.pkl.gz', '--config_file', config], folder
+
+
+def test_text_as_it_comes_and_as_json(texts, monkeypatch, capsysbinary):
+  prompt = 'ä '
+  arguments = ['--output_dir', texts, '--prompt', prompt, '--length', '40', '--count', '2', '--seed', '3']
+  assert run(generate.main, monkeypatch, *arguments, '--json') == 0
+  out, _ = capsysbinary.readouterr()
+  result = json.loads(out)
+  assert result['prompt'] == prompt and len(result['texts']) == 2 and result['bytes_written'] == 80
+  assert 0 < result['bits_per_byte'] < 9 and result['tokens_per_second'] > 0
+  assert run(generate.main, monkeypatch, *arguments) == 0
+  out, err = (x.decode('utf-8') for x in capsysbinary.readouterr())
+  assert all(prompt + text in out.replace('\r', '') or '�' in text for text in result['texts'])
+  assert '1 of 2' in out and '2 of 2' in out
+  assert '80 bytes' in err and 'bytes/s' in err and f'{result["bits_per_byte"]:.3f} bits per byte' in err
+
+
+def test_characters_that_pieces_cut_are_shown_whole(capsys):
+  show = writing._Terminal(b'', 1, silent=False)  # pylint: disable=protected-access
+  for piece in (b'a\xc3', b'\xa4b\xff', b'\xe2\x82'):
+    show([decoding.Sample(np.frombuffer(piece, np.uint8), np.zeros(len(piece)))])
+  show.finish([None])
+  assert capsys.readouterr().out == 'aäb��\n'
+
+
+def check_greedy(folder, n, monkeypatch, capsys):
+  """Asserts that n bytes at temperature 0 are the argmax of the full forward pass, each after all before."""
+  prompt = 'def '
+  assert run(generate.main, monkeypatch, '--output_dir', folder, '--prompt', prompt, '--length', n, '--temperature', '0',
+             '--config', f'Hourglass.max_length = {n + len(prompt)}', '--json') == 0
+  bits = json.loads(capsys.readouterr().out)['bits_per_byte']
+  cached = run_directory.load(folder, mode='predict', bindings=[f'Hourglass.max_length = {n + len(prompt)}']).model
+  sample, = decoding.Sampler(cached, decoding.Choice(0.0)).sample([prompt.encode()], n)
+  model = run_directory.load(folder).model
+  tokens = np.array([*prompt.encode(), *sample.tokens], np.int32)[None]
+  logits = jax.jit(lambda x: model.pure_fn(x, model.weights, model.state, jax.random.PRNGKey(0))[0])(tokens)
+  np.testing.assert_array_equal(np.asarray(logits)[0, len(prompt):].argmax(axis=-1), sample.tokens)
+  assert abs(bits + sample.log_probs.mean() / np.log(2)) < 1e-3
+
+
+def test_greedy_decoding_of_a_trained_model_is_the_argmax_of_the_full_pass(texts, monkeypatch, capsys):
+  check_greedy(texts, 80, monkeypatch, capsys)
+
+
+@pytest.mark.skipif('QUICKSTART_RUN' not in os.environ, reason='QUICKSTART_RUN names no run directory of the quickstart')
+def test_greedy_decoding_of_the_quickstart(monkeypatch, capsys):
+  check_greedy(os.environ['QUICKSTART_RUN'], 1000, monkeypatch, capsys)
+
+
+def test_a_prompt_file_and_a_stop(texts, tmp_path, monkeypatch, capsys):
+  (tmp_path / 'prompt').write_bytes(b'import \xff')
+  assert run(generate.main, monkeypatch, '--output_dir', texts, '--prompt_file', tmp_path / 'prompt', '--length', '30',
+             '--stop', '32', '--top_k', '3', '--json') == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result['prompt'] == 'import �' and ' ' not in result['texts'][0][:-1]
+
+
+def test_a_grid_of_images(images, tmp_path, monkeypatch, capsys):
+  arguments, _ = images
+  assert run(generate.main, monkeypatch, *arguments, '--image', tmp_path / 'out.png', '--count', '3', '--json') == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result['dims_written'] == 3 * 12 and 'bits_per_dim' in result
+  with Image.open(tmp_path / 'out.png') as image:
+    assert image.size == (2 * SIDE + 1, 2 * SIDE + 1)
+
+
+def test_the_lower_half_is_filled_in(images, tmp_path, monkeypatch, capsys):
+  arguments, folder = images
+  assert run(generate.main, monkeypatch, *arguments, '--image', tmp_path / 'out.png', '--complete', folder / '0.png',
+             '--count', '2') == 0
+  out, err = capsys.readouterr()
+  assert out.strip() == str(tmp_path / 'out.png') and 'bits per dim' in err
+  given = np.asarray(Image.open(folder / '0.png'))
+  grid = np.asarray(Image.open(tmp_path / 'out.png'))
+  original, kept, *completed = (grid[:, first:first + SIDE] for first in range(0, grid.shape[1], SIDE + 1))
+  np.testing.assert_array_equal(original, given)
+  assert (kept[SIDE // 2:] == 0).all() and len(completed) == 2
+  for image in (kept, *completed):
+    np.testing.assert_array_equal(image[:SIDE // 2], given[:SIDE // 2])
+  assert not np.array_equal(completed[0], completed[1])
+
+
+MISTAKES = [
+    (['--length', '200'], 'a prompt of 0 tokens and 200 more are over the maximum of 90'),
+    (['--prompt', 'x' * 91], 'a prompt of 91 tokens'),
+    (['--prompt_file', '{tmp}/empty'], 'is empty'), (['--prompt_file', '{tmp}/none'], 'cannot be read'),
+    (['--temperature', '-1'], 'temperature is -1.0'), (['--top_p', '0'], 'top_p is 0.0'),
+    (['--top_p', '1.5'], 'top_p is 1.5'), (['--top_k', '0'], 'top_k is 0'), (['--count', '0'], 'count is 0'), (['--length', '0'], '0 tokens to write'),
+    (['--stop', '256', '--length', '9'], 'stop is 256'), (['--output_dir', '{tmp}/none'], '{tmp}/none'),
+    (['--config', 'Hourglass.d_model = 28'], 'd_model'), (['--config', 'Hourglass.hierarchy = "2@1"'], 'does not fit'),
+    (['--complete', '{tmp}/image.png'], '--image OUT.png'), (['--image', '{tmp}/out.png'], 'not images'),
+    (['--image', '{tmp}/none/out.png'], 'no folder'), (['--image', '{tmp}/out.gin'], 'no kind of image'),
+    (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
+    (['--image', '{tmp}/out.png', '--complete', '{tmp}/none.png'], 'cannot be read'),
+]
+
+
+@pytest.mark.parametrize('arguments, message', MISTAKES)
+def test_mistakes_are_one_line_and_exit_code_2(texts, tmp_path, monkeypatch, capsys, arguments, message):
+  (tmp_path / 'empty').write_bytes(b'')
+  check_mistake([*(['--output_dir', str(texts)] if '--output_dir' not in arguments else []), *arguments], message, tmp_path,
+                monkeypatch, capsys)
+
+
+def test_an_image_of_another_size(images, tmp_path, monkeypatch, capsys):
+  Image.new('RGB', (3, 2)).save(tmp_path / 'image.png')
+  check_mistake([*images[0], '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'],
+                'is 3 x 2 (width x height) and the model was trained on 2 x 2', tmp_path, monkeypatch, capsys)
+
+
+def check_mistake(arguments, message, tmp_path, monkeypatch, capsys):
+  """Asserts that a command line ends with exit code 2 and one line that holds the message."""
+  before = sorted(tmp_path.iterdir())
+  fill_in = lambda text: str(text).replace('{tmp}', str(tmp_path))
+  assert run(generate.main, monkeypatch, *map(fill_in, arguments)) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and len(err.strip().splitlines()) == 1 and err.startswith('generate: ')
+  assert fill_in(message) in err
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_impossible_pair_of_prompts_is_argparse_s_error(monkeypatch, capsys):
+  assert run(generate.main, monkeypatch, '--output_dir', 'x', '--prompt', 'x', '--prompt_file', 'x') == 2
+  assert 'not allowed with' in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""Writes text or images with a trained model.
+
+    python -m trax_hourglass.generate --output_dir DIR --prompt 'def main():' --length 500 --temperature 0.8
+    python -m trax_hourglass.generate --output_dir DIR --prompt_file start.txt --top_p 0.95 --count 3 --json
+    python -m trax_hourglass.generate --output_dir DIR --image grid.png --count 16              a model of images
+    python -m trax_hourglass.generate --output_dir DIR --image out.png --complete half.png      fills in the lower half
+    python -m trax_hourglass.generate --checkpoint model.pkl.gz --config_file gin/paper/trax_enwik8.gin
+                                                                   a checkpoint of trax.models.HourglassLM
+"""
+
+from trax_hourglass import command_line
+
+
+def main():
+  """Parses the command line, writes, prints speed and bits on stderr."""
+  parser = command_line.parser(__doc__)
+  parser.add_argument('--output_dir', metavar='DIR', help='run directory')
+  parser.add_argument('--checkpoint', metavar='FILE.pkl.gz', help="another checkpoint, ours or the authors'")
+  prompt = parser.add_mutually_exclusive_group()
+  prompt.add_argument('--prompt', metavar='TEXT', help='what the text begins with; default: nothing')
+  prompt.add_argument('--prompt_file', metavar='F', help='file with what the text begins with')
+  parser.add_argument('--length', type=int, metavar='N', help='bytes to write; default: 500')
+  parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 takes the most probable; default: 1')
+  parser.add_argument('--top_k', type=int, metavar='K', help='choose among the K most probable')
+  parser.add_argument('--top_p', type=float, default=1.0, metavar='P', help='choose among the most probable that make up P')
+  parser.add_argument('--seed', type=int, default=0, metavar='S', help='decides what is drawn; default: 0')
+  parser.add_argument('--count', type=int, default=1, metavar='N', help='texts or images to write; default: 1')
+  parser.add_argument('--stop', type=int, metavar='BYTE', help='byte that ends a text, 10 for the end of a line')
+  parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'), help='of weights and caches')
+  parser.add_argument('--image', metavar='OUT.png', help='write images, as a grid in this file')
+  parser.add_argument('--complete', metavar='IN.png', help='keep the upper half of this image and fill in the rest')
+  parser.add_argument('--json', action='store_true', help='print one JSON object')
+  command_line.add_gin_flags(parser)
+  args = parser.parse_args()
+  with command_line.errors_as_one_line('generate'):
+    generate(args)
+
+
+def generate(args):
+  """Writes as the parsed arguments say."""
+  from trax_hourglass import writing  # pylint: disable=g-import-not-at-top
+  if args.image is None and args.complete is not None:
+    raise command_line.UsageError('--complete makes an image: say where it goes by --image OUT.png')
+  if args.image is not None:
+    writing.write_images(args)
+  else:
+    writing.write_texts(args)
+
+
+if __name__ == '__main__':
+  main()
