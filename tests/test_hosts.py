@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
+import conftest
 import test_trax_compat
 import test_training
 from trax_hourglass import hosts
 
-FAST = '--xla_backend_optimization_level=0'
 
 
 def free_port():
@@ -29,7 +29,7 @@ def run_hosts(n_hosts, n_devices, *arguments):
   processes = [
       test_trax_compat.start_python(
           *(argument.format(coordinator=coordinator, n_hosts=n_hosts, host=host) for argument in arguments),
-          XLA_FLAGS=f'--xla_force_host_platform_device_count={n_devices} {FAST}')
+          XLA_FLAGS=f'--xla_force_host_platform_device_count={n_devices} {conftest.QUICK}')
       for host in range(n_hosts)]
   outputs = [process.communicate() for process in processes]
   assert [process.returncode for process in processes] == [0] * n_hosts, [error[-3000:] for _, error in outputs]
@@ -38,7 +38,7 @@ def run_hosts(n_hosts, n_devices, *arguments):
 
 def test_devices_and_hosts_do_not_change_the_losses():
   one = test_trax_compat.python('tests/many_devices.py', 'our_steps',
-                                XLA_FLAGS=f'--xla_force_host_platform_device_count=8 {FAST}')
+                                XLA_FLAGS=f'--xla_force_host_platform_device_count=8 {conftest.QUICK}')
   assert one.returncode == 0, one.stderr[-3000:]
   two, silent = run_hosts(2, 4, 'tests/many_devices.py', 'our_steps', '{coordinator}', '{n_hosts}', '{host}')
   assert '{' not in silent
