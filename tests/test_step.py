@@ -41,7 +41,7 @@ def test_bfloat16_is_near_and_keeps_float32_weights(whole):
   got, trainer = losses(dtype='bfloat16')
   np.testing.assert_allclose(got, whole, rtol=0.02)  # Products of numbers rounded to 8 bits.
   assert got != whole
-  assert {x.dtype for x in jax.tree.leaves((trainer.weights, trainer.slots))} == {np.dtype(np.float32)}
+  assert {x.dtype for x in jax.tree.leaves((trainer.model_with_loss.weights, trainer.slots))} == {np.dtype(np.float32)}
 
 
 def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():

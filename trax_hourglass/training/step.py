@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from trax.fastmath import numpy as jnp
 
+from trax_hourglass import keys
 from trax_hourglass import mesh as mesh_lib
 
 
@@ -67,7 +68,8 @@ class Trainer:
     """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
     def loss_and_state(weights, state, part, rng):
       weights = jax.tree.map(lambda w: w.astype(self._dtype) if w.dtype == jnp.float32 else w, weights)
-      return self.model_with_loss.pure_fn(part, weights, state, rng)
+      with keys.cheap_splits():
+        return self.model_with_loss.pure_fn(part, weights, state, rng)
 
     differentiate = jax.value_and_grad(loss_and_state, has_aux=True)
     if self._accumulate == 1:
