@@ -71,7 +71,7 @@ def test_skew_by_hand():
 
 def layer(plug_in, mode='eval', dropout_rate=0.0, tokens_per_vector=1, **options):
   """An initialised attention layer, and the function x -> output."""
-  spec = spec_lib.BlockSpec(14, 10, 7, dropout_rate, None, None, 'none', mode, None)
+  spec = spec_lib.BlockSpec(14, 10, 7, dropout_rate, None, None, 'none', mode, 1, None)
   made = plug_in(spec, tokens_per_vector, **options)
   biases = [jnp.asarray(np.random.RandomState(i).randn(7, 2), jnp.float32) for i in range(2)]
   made.init([jax.ShapeDtypeStruct(s, jnp.float32) for s in ((2, 5, 14), (7, 2), (7, 2))], rng=jax.random.PRNGKey(3))

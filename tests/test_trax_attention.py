@@ -30,7 +30,7 @@ def plugged(kind, spec, tokens_per_vector):
 
 
 def spec(mode='eval', dropout=0.0):
-  return spec_lib.BlockSpec(14, 10, 7, dropout, None, None, 'none', mode, None)
+  return spec_lib.BlockSpec(14, 10, 7, dropout, None, None, 'none', mode, 1, None)
 
 
 @pytest.mark.parametrize('kind', KINDS)
