@@ -47,9 +47,7 @@ def test_devices_and_hosts_do_not_change_the_losses():
   for runs in (of_one, of_two):
     for name, losses in runs.items():
       expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']
-      # Five steps, each on a batch of its own, are too few for a loss that must fall.
-      if len(expected) > 5:
-        assert min(expected[-5:]) < min(expected[:5]) - 0.02, 'nothing was learnt, so equal losses would say little'
+      assert expected[-1] < expected[0] - 0.02, 'nothing was learnt, so equal losses would say little'
       # Sums over devices are added in another order; Adam carries that through 50 steps.
       np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=name)
       np.testing.assert_allclose(losses[:5], expected[:5], rtol=1e-5, err_msg=name)
