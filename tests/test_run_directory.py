@@ -8,10 +8,13 @@ import jax
 import numpy as np
 import pairs
 import pytest
+import trax
 from trax import shapes
 
+import crash
 import trax_hourglass as th
 from trax_hourglass import command_line
+from trax_hourglass import export as export_command
 from trax_hourglass import interop
 from trax_hourglass import run_directory
 
@@ -35,11 +38,38 @@ def opened(trained):
 
 
 def test_run_opens_with_the_weights_it_was_left_with(trained, opened):
-  assert opened.step == 2 and opened.checkpoint == trained / 'model.pkl.gz'
-  command_line.parse_gin([TINY], [])
-  plain = th.Hourglass(mode='eval')
-  plain.init_from_file(str(opened.checkpoint), weights_only=True, input_signature=shapes.ShapeDtype((1, 6), np.int32))
-  jax.tree.map(np.testing.assert_array_equal, opened.model.weights, plain.weights)
+  assert opened.step == 2 and opened.checkpoint == trained / 'checkpoints' / '2'
+  stored = crash.outcome(trained)[0]['weights']
+  for found, expected in zip(jax.tree.leaves(opened.model.weights), stored, strict=True):
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_steps_and_the_best_can_be_chosen(trained):
+  for which in ('2', 'best'):
+    assert run_directory.load(trained, checkpoint=which).step == 2
+  for which in ('3', 'worst'):
+    with pytest.raises(ValueError, match=f"checkpoint of step 3|checkpoint 'worst' does not exist: give a step, of \\[2\\], 'best'"):
+      run_directory.load(trained, checkpoint=which)
+
+
+def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
+  def export(*flags):
+    monkeypatch.setattr('sys.argv', ['export', '--output_dir', str(trained), *map(str, flags)])
+    export_command.main()
+    assert 'weights of step 2 are in' in capsys.readouterr().out
+  one = shapes.ShapeDtype((1, 6), np.int32)
+  export('--to', tmp_path / 'ours.pkl.gz')
+  ours = th.Hourglass(mode='eval')
+  ours.init_from_file(str(tmp_path / 'ours.pkl.gz'), weights_only=True, input_signature=one)
+  jax.tree.map(np.testing.assert_array_equal, ours.weights, opened.model.weights)
+  export('--to', tmp_path / 'authors.pkl.gz', '--authors')
+  theirs = trax.models.HourglassLM(256, 14, 10, vanilla_layers=(1, 1), hierarchy='1@3', n_heads=7, mode='eval')
+  theirs.init_from_file(str(tmp_path / 'authors.pkl.gz'), weights_only=True, input_signature=one)
+  tokens = np.arange(12, dtype=np.int32)[None]
+  np.testing.assert_allclose(theirs(tokens), opened.model(tokens), atol=1e-4)
+  with pytest.raises(SystemExit) as ended:
+    export('--to', tmp_path / 'weights.txt')
+  assert ended.value.code == 2 and 'ends with .pkl.gz' in capsys.readouterr().err
 
 
 def test_settings_of_the_run(trained):
@@ -62,7 +92,7 @@ def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):
 @pytest.mark.parametrize('bindings, message', [
     (['Hourglass.vocab_size = 300'], 'vocabulary of 256 and the config one of 300'),
     (['Hourglass.d_model = 28'], 'width of 14 and the config one of 28'),
-    (['Hourglass.hierarchy = "2@1 1@3 1@1"'], 'hierarchies'),
+    (['Hourglass.hierarchy = "2@1 1@3 1@1"'], 'does not fit the model: array 3 of its weights has shape'),
     (['Hourglass.d_ff = 11'], 'has shape'),
 ])
 def test_checkpoint_of_another_model(trained, bindings, message):
@@ -77,14 +107,12 @@ def test_what_is_missing_is_said(trained, tmp_path):
     run_directory.load(trained / 'config.gin')
   with pytest.raises(ValueError, match='no checkpoint'):
     run_directory.load(tmp_path)
-  for name in ('model.pkl.gz', 'model.weights.npy.gz'):
-    shutil.copy(trained / name, tmp_path)
+  shutil.copytree(trained / 'checkpoints', tmp_path / 'checkpoints')
   with pytest.raises(ValueError, match='no config.gin'):
     run_directory.load(tmp_path)
   with pytest.raises(ValueError, match='run directory, or a checkpoint'):
     run_directory.load(config_files=[TINY])
-  with pytest.raises(ValueError, match='fit.model'):
-    run_directory.load(checkpoint=trained / 'model.pkl.gz', config_files=['data/bytes.gin'])
-  (tmp_path / 'model.weights.npy.gz').unlink()
   with pytest.raises(ValueError, match='no such file'):
-    run_directory.load(tmp_path, config_files=[TINY])
+    run_directory.load(checkpoint=tmp_path / 'model.pkl.gz', config_files=[TINY])
+  with pytest.raises(ValueError, match='fit.model'):
+    run_directory.load(trained, config_files=['data/bytes.gin'])

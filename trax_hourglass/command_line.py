@@ -93,7 +93,7 @@ def errors_as_one_line(command):
   before = signal.signal(signal.SIGTERM, stop)
   try:
     yield
-  except (UsageError, ValueError) as error:
+  except (UsageError, ValueError, OSError) as error:
     print(f'{command}: {one_line(error)}', file=sys.stderr)
     raise SystemExit(2) from None
   except KeyboardInterrupt:

@@ -126,3 +126,30 @@ def check_same(what, value):
   values = multihost_utils.process_allgather(np.asarray(value)).tolist()
   if len(set(values)) > 1:
     raise ValueError(f'{what} differs between hosts: {values}')
+
+
+def first_says(number):
+  """Returns the whole number that the first host gives; all hosts must call it together."""
+  if jax.process_count() == 1:
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
+
+
+@contextlib.contextmanager
+def together(what):
+  """Raises ValueError on all hosts if the block within raised one on any, so that none waits for another in vain.
+
+  Args:
+    what: what the block does, for the message of those that it went well on.
+  """
+  error = None
+  try:
+    yield
+  except ValueError as raised:
+    error = raised
+  if jax.process_count() > 1:
+    refused = np.flatnonzero(multihost_utils.process_allgather(np.asarray(error is not None)))
+    if len(refused) and error is None:
+      error = ValueError(f'{what}: host {refused[0]} could not, and says why')
+  if error is not None:
+    raise error

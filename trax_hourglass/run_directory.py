@@ -1,7 +1,7 @@
 """Opening a run again: its configuration, its model, and the weights of its last checkpoint.
 
-A run directory is what `fit` writes: `config.gin` and Trax's `model.pkl.gz` with the weights beside it. The authors'
-checkpoints of `trax.models.HourglassLM` open the same way, with a config file that says what model they are of.
+A run directory is what `fit` writes: `config.gin` and checkpoints. Files in Trax's format, the authors' of
+`trax.models.HourglassLM` among them, open the same way, with a config file that says what model they are of.
 """
 
 import copy
@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
+from trax_hourglass import checkpoints
 from trax_hourglass import command_line
 from trax_hourglass import interop
+from trax_hourglass import mesh
 from trax_hourglass import trax_files
 
 CONFIG = 'config.gin'
-CHECKPOINT = 'model.pkl.gz'
 _REQUIRED = object()
 
 
@@ -48,31 +49,33 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     config_files: gin files; empty for the directory's own.
     bindings: gin bindings that win over all files.
     mode: of the model, see `Hourglass`.
-    checkpoint: a `.pkl.gz` file in our layout or the authors'; None for the directory's.
+    checkpoint: which of the directory's, a step or 'best'; or a `.pkl.gz` file, ours or the authors'; None for the
+      directory's newest that is not damaged.
     signature: ShapeDtype of the tokens the model is initialised for; None for one token.
 
   Returns:
     The Run.
 
   Raises:
-    ValueError: no such directory, no config or checkpoint in it, or a checkpoint that does not fit the config's model.
+    ValueError: no such directory, no config or checkpoint in it, a damaged checkpoint, or one that does not fit the
+      config's model.
     UsageError: gin refuses the config.
   """
-  files, path = _find(output_dir, config_files, checkpoint)
+  directory = None if output_dir is None else _existing(output_dir)
+  is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
+  if directory is None and not (is_file and config_files):
+    raise ValueError('give a run directory, or a checkpoint and the config file of its model')
+  found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
+  files = list(config_files) or _own_config(directory)
   command_line.parse_gin(files, bindings)
   model = setting('model')(mode=mode)
-  arrays = trax_files.read_weights(path)
   model.init(signature or shapes.ShapeDtype((1, 1), np.int32))
-  _check_ends(path, arrays, model)
-  if _is_own_layout(arrays, model):
-    leaves, tree = jax.tree.flatten(model.weights)
-    model.weights = jax.tree.unflatten(tree, [jnp.asarray(a, leaf.dtype) for a, leaf in zip(arrays, leaves)])
+  if is_file:
+    step = _take_file(model, found, files)
   else:
-    try:
-      interop.from_trax(arrays, model)
-    except ValueError as error:
-      raise ValueError(f'{path} does not fit the model of {", ".join(files)}: {error}') from error
-  return Run(model, trax_files.read_step(path), path)
+    step = int(found.name)
+    _take_checkpoint(model, directory, step)
+  return Run(model, step, found)
 
 
 def setting(name, default=_REQUIRED):
@@ -103,22 +106,60 @@ def bound(parameter):
   return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
 
 
-def _find(output_dir, config_files, checkpoint):
-  """Returns the list of gin files and the checkpoint's path."""
-  if output_dir is None:
-    if checkpoint is None or not config_files:
-      raise ValueError('give a run directory, or a checkpoint and the config file of its model')
-    return list(config_files), pathlib.Path(checkpoint).expanduser()
+def _existing(output_dir):
   directory = pathlib.Path(output_dir).expanduser()
   if not directory.is_dir():
     what = 'a file' if directory.exists() else 'missing'
     raise ValueError(f'run directory {str(directory)!r} is {what}: give the --output_dir of a training run')
-  path = pathlib.Path(checkpoint).expanduser() if checkpoint else directory / CHECKPOINT
-  if not path.exists():
-    raise ValueError(f'there is no checkpoint {str(path)!r}: train first, at least until fit.checkpoint_every')
-  if not config_files and not (directory / CONFIG).exists():
+  return directory
+
+
+def _own_config(directory):
+  if not (directory / CONFIG).exists():
     raise ValueError(f'{str(directory)!r} holds no {CONFIG}: give the config file of the run')
-  return list(config_files) or [str(directory / CONFIG)], path
+  return [str(directory / CONFIG)]
+
+
+def _choose(directory, which):
+  """Returns the folder of a checkpoint that is as it was written: the newest, the best, or that of a step."""
+  store = checkpoints.Store(directory)
+  if which is None:
+    step = store.newest_sound()
+    if step is None:
+      raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
+  else:
+    step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
+    if step is None:
+      raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where the run was '
+                       'evaluated, or a file that ends with .pkl.gz')
+    store.check(step)
+  return store.folder / str(step)
+
+
+def _take_checkpoint(model, directory, step):
+  """Gives the model the weights of a checkpoint."""
+  store = checkpoints.Store(directory)
+  leaves, tree = jax.tree.flatten(model.weights)
+  shapes_of_weights = [tuple(shape) for shape, _ in store.notes(step)['shapes']['weights']]
+  _check_ends(store.folder / str(step), shapes_of_weights, model)
+  everywhere = mesh.everywhere(mesh.over_devices())
+  restored = store.restore(step, checkpoints.abstract({'weights': leaves}, lambda _: everywhere))
+  model.weights = jax.tree.unflatten(tree, [jnp.asarray(np.asarray(w)) for w in restored['weights']])
+
+
+def _take_file(model, path, files):
+  """Gives the model the weights of a file; returns the step that it is of, or None."""
+  arrays = trax_files.read_weights(path)
+  _check_ends(path, [array.shape for array in arrays], model)
+  if _is_own_layout(arrays, model):
+    leaves, tree = jax.tree.flatten(model.weights)
+    model.weights = jax.tree.unflatten(tree, [jnp.asarray(a, leaf.dtype) for a, leaf in zip(arrays, leaves)])
+  else:
+    try:
+      interop.from_trax(arrays, model)
+    except ValueError as error:
+      raise ValueError(f'{path} does not fit the model of {", ".join(files)}: {error}') from error
+  return trax_files.read_step(path)
 
 
 def _is_own_layout(arrays, model):
@@ -126,10 +167,10 @@ def _is_own_layout(arrays, model):
   return [a.shape for a in arrays] == [leaf.shape for leaf in jax.tree.leaves(model.weights)]
 
 
-def _check_ends(path, arrays, model):
+def _check_ends(path, found, model):
   """Raises ValueError where vocabulary or width differ; both layouts begin with the embedding (V, D)."""
   wanted = jax.tree.leaves(model.weights)[0].shape
-  found = arrays[0].shape if arrays else ()
+  found = found[0] if found else ()
   for axis, (what, parameter) in enumerate((('vocabulary', 'vocab_size'), ('width', 'd_model'))):
     if len(found) == len(wanted) == 2 and found[axis] != wanted[axis]:
       raise ValueError(f'{path} has a {what} of {found[axis]} and the config one of {wanted[axis]}: give the config that '

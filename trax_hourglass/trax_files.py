@@ -12,9 +12,11 @@ import os
 import pickle
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from trax import shapes
+from trax.layers import base
 
 try:
   from numpy._core import multiarray  # NumPy 2
@@ -94,28 +96,70 @@ def write_weights(path, weights, input_shape):
   """Writes a checkpoint of weights alone, for `init_from_file(..., weights_only=True)` and Trax's `init_checkpoint`.
 
   Args:
-    path: ends with `.pkl.gz`; written under another name and then moved there.
+    path: ends with `.pkl.gz`.
     weights: flat list of arrays.
     input_shape: (batch, length) of the tokens the model was initialised with.
 
   Raises:
     ValueError: another ending.
   """
-  _weights_path(path)
-  contents = {
+  _write(path, {
       'flat_weights': [np.asarray(w) for w in weights],
       'flat_state': [],
       'input_signature': shapes.ShapeDtype(tuple(input_shape), np.dtype(np.int32)),
-  }
+  })
+
+
+def write_model(path, model):
+  """Writes the weights of an initialised Trax layer of one input; see `write_weights`."""
+  weights, _ = base.flatten_weights_and_state(model.weights, model.state)
+  write_weights(path, weights, input_shape=(1, 1))
+
+
+def write_loop(path, model, slots, step, history, input_signature):
+  """Writes a checkpoint that `trax.supervised.training.Loop` goes on from, all of it in one file.
+
+  Args:
+    path: ends with `.pkl.gz`.
+    model: initialised Trax layer.
+    slots: of its optimizer, as Trax's optimizers hold them.
+    step: steps trained.
+    history: dictionary of a Trax `History`.
+    input_signature: tuple of ShapeDtypes that the model was initialised with.
+
+  Raises:
+    ValueError: another ending.
+  """
+  weights, state = base.flatten_weights_and_state(model.weights, model.state)
+  arrays = lambda leaves: [np.asarray(leaf) for leaf in leaves]
+  _write(path, {
+      'step': step,
+      'flat_weights': arrays(weights),
+      'flat_state': arrays(state),
+      'slots_per_task': [arrays(jax.tree.leaves(slots))],
+      'history': history,
+      'input_signature': input_signature,
+      'version_timestamp': 'Mar-10-2021',  # Of the layout; Trax's own.
+  })
+
+
+def _write(path, contents):
+  """Writes under another name and moves the whole file there."""
+  check_name(path)
   unfinished = f'{path}.unfinished'
   with gzip.open(unfinished, 'wb', compresslevel=2) as f:
     pickle.dump(contents, f)
   os.replace(unfinished, path)
 
 
-def _weights_path(path):
+def check_name(path):
+  """Raises ValueError unless the name is one that Trax reads."""
   if not str(path).endswith(_END):
     raise ValueError(f'{path}: the name of a Trax checkpoint ends with {_END}')
+
+
+def _weights_path(path):
+  check_name(path)
   return f'{str(path)[:-len(_END)]}.weights.npy.gz'
 
 

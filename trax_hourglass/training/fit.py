@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import importlib.metadata
-import json
-import os
-import pathlib
-import platform
+import signal
+import sys
 import time
 
 import gin
@@ -14,7 +11,9 @@ import jax
 from trax import layers as tl
 from trax.supervised import training
 
+from trax_hourglass import checkpoints
 from trax_hourglass import evaluation
+from trax_hourglass import hosts
 from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
@@ -22,6 +21,9 @@ from trax_hourglass.scoring_progress import ScoringProgress
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.progress import Progress
+from trax_hourglass.training.run_record import RunRecord
+
+_ON_NON_FINITE = 'stop', 'skip'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +65,20 @@ def fit(output_dir,
         eval_every=1000,
         eval_batches=10,
         checkpoint_every=1000,
+        keep_last=2,
+        keep_every=None,
+        keep_best=True,
         max_valid_tokens=None,
         dtype='float32',
         accumulate=1,
         loss_chunk=None,
         shard_weights=False,
         n_devices=None,
+        on_non_finite='stop',
         seed=0):
   """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
+
+  SIGTERM or Ctrl-C let it finish the step and save; called again, it goes on as if it had not been stopped.
 
   Args:
     output_dir: the run directory: checkpoints, TensorBoard events, config, versions. Several hosts share it.
@@ -84,13 +92,17 @@ def fit(output_dir,
     windows: how sequences are chosen from the train split, a class such as batches.RandomWindows or batches.Epochs.
     eval_every: steps between evaluations on the first batches of the valid split.
     eval_batches: batches of such an evaluation.
-    checkpoint_every: steps between checkpoints.
+    checkpoint_every: steps between checkpoints; there is one at the end in any case.
+    keep_last: newest checkpoints to keep.
+    keep_every: keep those of steps that this divides for ever, and export their weights for Trax; None for none.
+    keep_best: whether to keep the checkpoint that did best on the valid split as well.
     max_valid_tokens: score only so many tokens of the valid split at the end; None for all.
     dtype: of matrix products and activations, 'float32' or 'bfloat16'; see training/step.py.
     accumulate: parts that a batch is cut into to save memory.
     loss_chunk: tokens of a sequence whose logits exist at a time, for large vocabularies; None for all.
     shard_weights: whether each device holds only its share of weights and optimizer slots.
     n_devices: devices to train on, as many on each host; None for all there are.
+    on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step.
     seed: of weights, dropout and windows.
 
   Returns:
@@ -108,8 +120,9 @@ def fit(output_dir,
   batches.check_sizes(batch_size, length)
   mesh = mesh_lib.over_devices(n_devices)
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
-  if os.path.exists(output_dir) and not os.path.isdir(output_dir):
-    raise ValueError(f'output_dir {str(output_dir)!r} is a file: give a folder')
+  if on_non_finite not in _ON_NON_FINITE:
+    raise ValueError(f'on_non_finite is {on_non_finite!r}: choose one of {", ".join(map(repr, _ON_NON_FINITE))}')
+  kept = checkpoints.Kept(keep_last, keep_every, keep_best)
   valid = corpus.split('valid')
   if not len(valid):
     raise ValueError('the valid split is empty: give a larger corpus')
@@ -117,33 +130,39 @@ def fit(output_dir,
   vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
   windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
                                         jax.process_index(), jax.process_count()))
+  sample = next(windows)
   scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
 
-  def evaluate(weights, state):
-    score = scorer.score(weights, state, valid, batch_size, length,
-                         max_tokens=eval_batches * batch_size * length)
-    return {'BitsPerToken': score.bits_per_token}
+  def evaluate(weights, state, check_stop):
+    score = scorer.score(weights, state, valid, batch_size, length, max_tokens=eval_batches * batch_size * length,
+                         on_batch=lambda *_: check_stop())
+    return score.bits_per_token
 
-  loop = loop_lib.Loop(
-      train_model,
-      training.TrainTask(windows, tl.WeightedCategoryCrossEntropy(), optimizer, lr_schedule=schedule,
-                         n_steps_per_checkpoint=checkpoint_every, sample_batch=next(windows)),
-      eval_model,
-      evaluate,
-      random_seed=seed,
-      mesh=mesh,
-      loss_chunk=loss_chunk,
-      trainer_options={'dtype': dtype, 'accumulate': accumulate, 'shard_weights': shard_weights},
-      output_dir=output_dir,
-      checkpoint_at=lambda step: step % checkpoint_every == 0 or step == n_steps,
-      eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
-      callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit)])
-  windows.step = loop.step
-  if loop.step < n_steps:
-    if loop.is_chief:
-      _write_versions(output_dir)
-    loop.run(n_steps - loop.step)
+  with RunRecord(output_dir, corpus, kept, on_failure=lambda *failure: loop.save_failed(*failure)) as record:
+    windows.step = record.step or 0
+    loop = loop_lib.Loop(
+        train_model,
+        training.TrainTask(windows, tl.WeightedCategoryCrossEntropy(), optimizer, lr_schedule=schedule,
+                           n_steps_per_checkpoint=checkpoint_every, sample_batch=sample),
+        eval_model,
+        evaluate,
+        random_seed=seed,
+        record=record,
+        mesh=mesh,
+        loss_chunk=loss_chunk,
+        trainer_options={'dtype': dtype, 'accumulate': accumulate, 'shard_weights': shard_weights,
+                         'skip_non_finite': on_non_finite == 'skip'},
+        checkpoint_at=lambda step: step % checkpoint_every == 0 or bool(keep_every) and step % keep_every == 0,
+        eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
+        export_at=lambda step: bool(keep_every) and step % keep_every == 0,
+        callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit)])
+    if loop.step < n_steps:
+      loop.run(n_steps - loop.step)
   windows.close()
+  if loop.stopped_by:
+    if hosts.is_first():
+      print(f'stopped at step {loop.step}, which is saved: the same command goes on from there', file=sys.stderr, flush=True)
+    raise KeyboardInterrupt if loop.stopped_by == signal.SIGINT else SystemExit(128 + loop.stopped_by)
 
   with ScoringProgress('scoring the valid split', corpus.unit) as progress:
     result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length,
@@ -156,14 +175,3 @@ def fit(output_dir,
       step=loop.step,
       seconds=time.monotonic() - started,
       output_dir=str(output_dir))
-
-
-def _write_versions(output_dir):
-  """Notes what made the run, beside its config."""
-  packages = ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config')
-  versions = {name: importlib.metadata.version(name) for name in packages}
-  versions.update(python=platform.python_version(), devices=[d.device_kind for d in jax.devices()])
-  path = pathlib.Path(output_dir) / 'versions.json'
-  unfinished = path.with_suffix('.unfinished')
-  unfinished.write_text(json.dumps(versions, indent=1) + '\n')
-  os.replace(unfinished, path)

@@ -1,62 +1,228 @@
-"""Trax's training loop around our step: tasks, history, checkpoints and TensorBoard stay Trax's."""
+"""Trax's training loop around our step: tasks, history and callbacks stay Trax's; a run of it can be cut anywhere.
 
-import contextlib
+What a step does depends on (seed, step) and on what a checkpoint holds, and on nothing else.
+"""
+
+import collections
 import math
+import sys
+import time
 from unittest import mock
 
+import gin
 import jax
 import numpy as np
-from trax import layers as tl
+from trax import jaxboard
 from trax import shapes
 from trax.fastmath import random
+from trax.supervised import history
 from trax.supervised import training
 
+from trax_hourglass import checkpoints
 from trax_hourglass import hosts
 from trax_hourglass import loss as loss_lib
 from trax_hourglass import mesh as mesh_lib
+from trax_hourglass import trax_files
+from trax_hourglass.training import event_files
 from trax_hourglass.training import step as step_lib
+from trax_hourglass.training.stopping import Stopping
+
+_MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
+_METRIC = 'BitsPerToken'
 
 
 class Loop(training.Loop):
-  """`trax.supervised.training.Loop` whose step is one compiled function and whose randomness is one of (seed, step).
+  """`trax.supervised.training.Loop` whose step is one compiled function and whose checkpoints are those of checkpoints.py.
 
-  It runs on all hosts alike; the first alone writes.
+  It runs on all hosts alike; the first alone writes events and exports.
+
+  Attributes:
+    loss: the last step's, in nats, still on a device.
+    stopped_by: the signal that ended `run`, or None.
   """
 
-  def __init__(self, model, task, eval_model, evaluate, random_seed, mesh=None, loss_chunk=None, trainer_options=None,
-               **options):
-    """Creates the loop, initialises the models and loads the output directory's checkpoint if there is one.
+  def __init__(self, model, task, eval_model, evaluate, random_seed, record, mesh=None, loss_chunk=None,
+               trainer_options=None, export_at=None, **options):
+    """Creates the loop, initialises the models and takes over the run's checkpoint if there is one.
 
     Args:
       model: the model in mode 'train'.
-      task: a TrainTask.
+      task: a TrainTask, whose batches are of step `record.step` on.
       eval_model: the model in mode 'eval'.
-      evaluate: function (weights, state) of the model -> {metric: value}.
+      evaluate: function (weights, state, stop) of the model -> bits per token, which may raise what `stop()` raises
+        between its batches.
       random_seed: seed of weights and dropout.
+      record: a RunRecord that was entered.
       mesh: the devices, see mesh.py; None for all there are.
       loss_chunk: tokens of a sequence whose logits exist at a time, see loss.py; None for all.
-      trainer_options: arguments of `step.Trainer` by name: dtype, accumulate, shard_weights.
-      **options: further arguments of Trax's loop, by name.
+      trainer_options: arguments of `step.Trainer` by name.
+      export_at: function step -> whether weights are exported in Trax's format; None for never.
+      **options: `checkpoint_at`, `eval_at` and `callbacks` of Trax's loop.
 
     Raises:
-      ValueError: a `loss_chunk` that the model cannot be trained by, or a checkpoint that only some hosts can see.
+      ValueError: a `loss_chunk` that the model cannot be trained by, or a checkpoint that does not fit the model.
     """
     loss_lib.check_chunk(model, loss_chunk)
-    self.loss = None
-    self._unchecked = []  # (step, learning rate, loss, gradients' length) since `check_finite`, on the device.
-    self._evaluate = evaluate
+    self.loss, self.stopped_by = None, None
+    self._record, self._evaluate, self._export_at = record, evaluate, export_at or (lambda step: False)
     self._loss_chunk = loss_chunk
     self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
     self._seed = random_seed
+    self._unread = []  # (step, learning rate, statistics) since `settle`, on the device.
+    self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
+    self._saved = None
     model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
     eval_model.weights, eval_model.state = model.weights, model.state
-    # Our step divides a batch among devices by itself; the loop sees one.
+    # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder.
     with mock.patch.object(training, 'init_host_and_devices', _as_one_device):
-      super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, **options)
-    if self._output_dir is not None:
-      self._output_dir_per_eval_task = [self._output_dir]
-    self._saved_step = self.step or None  # A resumed run's.
-    hosts.check_same(f'the step to go on from in {self._output_dir}', self.step)
+      super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None, **options)
+    self._output_dir = str(record.path)
+    if record.step is not None:
+      self._restore(record.step, record.notes)
+
+  def run(self, n_steps=1):
+    """Trains for some steps, or until a signal asks to stop; either way ends with a checkpoint.
+
+    Raises:
+      ValueError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
+      KeyboardInterrupt: Ctrl-C was pressed a second time.
+    """
+    last = self.step + n_steps
+    self._events = {part: event_files.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
+    self._clock = time.monotonic()
+    try:
+      with Stopping() as stopping:
+        self._stopping = stopping
+        try:
+          if self.step and self._eval_at(self.step) and self.step not in dict(self.history.get('eval', f'metrics/{_METRIC}')):
+            self.run_evals()  # The run was stopped within this evaluation.
+          while self.step < last and self.stopped_by is None:
+            self._step += 1
+            self._run_one_step(0, False)
+            self._after_step(last)
+        except _Stopped:
+          pass
+        self.stopped_by = stopping.signal
+        self.save_checkpoint()
+        self._record.store.wait()
+    finally:
+      for events in self._events.values():
+        events.close()
+    self._eval_model.weights = self._model.weights
+    if self._saved != self.step:
+      raise ValueError(f'the checkpoint of step {self.step} could not be written to {self._record.store.folder}: make room '
+                       f'there and start the same command again; it goes on from step {max(self._record.store.steps(), default=0)}')
+
+  def _run_one_step(self, task_index, task_changed):
+    step, task = self.step, self._tasks[task_index]
+    for callback in self._callbacks:
+      if callback.call_at(step):
+        callback.on_step_begin(step)
+    learning_rate = task.learning_rate(step)
+    self.loss, stats = self._trainer.one_step(
+        task.next_batch(), _dropout_rng(self._seed, step), step=step, learning_rate=learning_rate)
+    self._unread.append((step, learning_rate, stats))
+    self._record.has_begun = True
+    for callback in self._callbacks:
+      if callback.call_at(step):
+        callback.on_step_end(step)
+    return self.loss, stats
+
+  def _after_step(self, last):
+    """Logs, evaluates and saves, where it is time for it."""
+    self._record.store.poll()
+    if self._stopping.asked(self.step):
+      self.stopped_by = self._stopping.signal
+    if self._eval_at(self.step):
+      self._log_training()
+      if self.stopped_by is None:
+        self.run_evals()
+    if self._checkpoint_at(self.step) and self.step < last:
+      self.save_checkpoint()
+    if self._export_at(self.step):
+      self.export(self._record.path / f'model_{self.step}.pkl.gz')
+
+  def settle(self):
+    """Reads what the steps since the last call came to; waits for the device.
+
+    Raises:
+      ValueError: a loss, gradient or weight is not finite, and steps are not to be skipped.
+    """
+    unread, self._unread = self._unread, []
+    for step, learning_rate, stats in unread:
+      stats = {name: float(value) for name, value in stats.items()}
+      was_skipped = stats.pop('skipped', 0.0)
+      if was_skipped:
+        self._n_skipped += 1
+        print(f'step {step} skipped: its loss or gradient is not finite', file=sys.stderr, flush=True)
+      if self._n_skipped >= _MOST_SKIPPED or not was_skipped and not all(map(math.isfinite, stats.values())):
+        self._record.store.wait()
+        kept = max(self._record.store.steps(), default=None)
+        kept = 'no checkpoint was written yet' if kept is None else f'the last good checkpoint is of step {kept}'
+        raise ValueError(f'loss, gradient or weights of step {step} are not finite, at learning rate {learning_rate:.3g}; {kept}: '
+                         'lower the learning rate or lengthen the warm-up')
+      if not was_skipped:
+        self._n_skipped = 0
+        self._n_summed += 1
+        for name, value in stats.items():
+          self._sums[name] = self._sums.get(name, 0.0) + value
+
+  def save_checkpoint(self, basename=None):
+    """Begins to write a checkpoint of this step, whatever the name; training need not wait for it."""
+    del basename
+    if self._saved == self.step or not self.step:
+      return
+    self.settle()
+    bits = dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
+    notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': bits,
+             'since_logged': [self._n_summed, self._sums], 'n_skipped': self._n_skipped}
+    self._saved = self.step
+    self._record.store.save(self.step, self._trainer.arrays(), notes)
+
+  def save_failed(self, step, error):
+    """Says that a checkpoint could not be written; training goes on."""
+    if self._saved == step:
+      self._saved = None
+    if self.is_chief:
+      print(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
+            f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
+
+  def export(self, path):
+    """Writes weights, slots and history as a checkpoint of Trax's loop; see trax_files.write_loop. All hosts must call it."""
+    with self._trainer.in_host_memory():
+      if self.is_chief:
+        trax_files.write_loop(path, self._model, self._trainer.slots, self.step, self.history.to_dict(),
+                              self._batch_signature[:self._model.n_in])
+
+  def run_evals(self, summary_writers=None):
+    """Logs the bits that `evaluate` returns for the weights of now."""
+    del summary_writers
+    self._log('eval', {f'metrics/{_METRIC}': self._evaluate(self._model.weights, self._model.state, self._check_stop)})
+
+  def _check_stop(self):
+    if jax.process_count() == 1 and self._stopping.signal is not None:  # Several hosts would stop at different batches.
+      raise _Stopped
+
+  def _log_training(self):
+    """Writes what Trax's loop writes, and bits; prints nothing (see progress.py)."""
+    self.settle()
+    if self.step == 1:
+      self._events['train'].text(1, 'gin_config', jaxboard.markdownify_operative_config_str(gin.operative_config_str()))
+    means = {name: total / max(1, self._n_summed) for name, total in self._sums.items()}
+    loss = means.pop('loss', math.nan)
+    now = time.monotonic()
+    self._log('train', {
+        f'metrics/{self._tasks[0].loss_name}': loss,
+        f'metrics/{_METRIC}': loss / math.log(2),
+        'training/learning_rate': self._tasks[0].learning_rate(self.step),
+        'training/steps per second': self._n_summed / max(now - self._clock, 1e-9),
+        **{f'training/{name}': value for name, value in means.items()}})
+    self._sums, self._n_summed, self._clock = {}, 0, now
+
+  def _log(self, part, scalars):
+    for name, value in scalars.items():
+      self._history.append(part, name, self.step, float(value))
+    self._events[part].write(self.step, scalars)
 
   def _init_trainer(self, task):
     if self._loss_chunk is None:
@@ -66,61 +232,25 @@ class Loop(training.Loop):
     task.optimizer.tree_init(model.weights)
     return step_lib.Trainer(model, task.optimizer, **self._trainer_options)
 
-  def _run_one_step(self, task_index, task_changed):
-    step, task = self.step, self._tasks[task_index]
-    for callback in self._callbacks:
-      if callback.call_at(step):
-        callback.on_step_begin(step)
-    learning_rate = task.learning_rate(step)
-    self.loss, stats = self._trainer_per_task[task_index].one_step(
-        task.next_batch(), _dropout_rng(self._seed, step), step=step, learning_rate=learning_rate)
-    self._unchecked.append((step, learning_rate, self.loss, stats['gradients_l2']))
-    for callback in self._callbacks:
-      if callback.call_at(step):
-        callback.on_step_end(step)
-    return self.loss, stats
+  @property
+  def _trainer(self):
+    return self._trainer_per_task[0]
 
-  def check_finite(self):
-    """Raises ValueError if a loss or gradient since the last call was not finite; waits for the device."""
-    unchecked, self._unchecked = self._unchecked, []
-    for step, learning_rate, *values in unchecked:
-      if not all(math.isfinite(value) for value in values):
-        kept = f'the last checkpoint is of step {self._saved_step}' if self._saved_step else 'no checkpoint was written yet'
-        raise ValueError(f'loss or gradient of step {step} is not finite, at learning rate {learning_rate:.3g}; {kept}: '
-                         'lower the learning rate or lengthen the warm-up')
+  def _restore(self, step, notes):
+    like = checkpoints.abstract(self._trainer.arrays(), self._trainer.sharding)
+    self._trainer.take(self._record.store.restore(step, like))
+    self._step = self._saved = step
+    self._n_summed, self._sums = notes['since_logged']
+    self._n_skipped = notes['n_skipped']
+    values = {part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
+              for part, of_part in notes['history']['_values'].items()}
+    self._history = history.History.from_dict({'_values': values})
+    if notes['seed'] != self._seed:
+      raise ValueError(f'seed is {self._seed} and the run began with {notes["seed"]}: give that, or another output_dir')
 
-  def save_checkpoint(self, basename):
-    self.check_finite()
-    with self._trainer_per_task[0].in_host_memory():
-      if self.is_chief:
-        super().save_checkpoint(basename)
-    self._saved_step = self.step
 
-  def run_evals(self, summary_writers=None):
-    """Writes the metrics that `evaluate` returns for the weights of now."""
-    metrics = self._evaluate(self._model.weights, self._model.state)
-    self.log_summary(metrics, summary_writers[0] if summary_writers else None, 'metrics/', 'eval')
-
-  @contextlib.contextmanager
-  def _open_summary_writers(self):
-    if not self.is_chief:
-      yield [None], [None]
-      return
-    with super()._open_summary_writers() as writers:
-      yield writers
-
-  def _log_training_progress(self, task, total_loss, n_steps, elapsed_time, optimizer_metrics, summary_writer):
-    """Writes what Trax's loop writes, and bits; prints nothing (see progress.py)."""
-    if self.step == 1:
-      self._save_gin(summary_writer)
-    loss = float(total_loss) / max(1, n_steps)
-    self.log_summary({task.loss_name: loss, 'BitsPerToken': loss / math.log(2)}, summary_writer, 'metrics/', 'train')
-    rates = {'learning_rate': task.learning_rate(self.step), 'steps per second': n_steps / elapsed_time}
-    means = {name: float(value) / max(1, n_steps) for name, value in optimizer_metrics.items()}
-    self.log_summary({**rates, **means}, summary_writer, 'training/', 'train')
-
-  def _log_step(self, msg, stdout=True):
-    super()._log_step(msg, stdout=False)
+class _Stopped(Exception):
+  """An evaluation was stopped; it is made anew when the run goes on."""
 
 
 def _dropout_rng(seed, step):

@@ -45,7 +45,7 @@ class Progress(callbacks.TrainingStepCallback):
     first, last = self._printed_at == -math.inf, step == self._n_steps
     if now - self._shown_at < _LOSS_SECONDS and not (first or last):
       return
-    self._loop.check_finite()
+    self._loop.settle()
     bits = float(self._loop.loss) / math.log(2)
     seconds = max(time.monotonic() - self._shown_at, 1e-9)
     rate = (step - self._shown_step) * self._tokens_per_step / seconds

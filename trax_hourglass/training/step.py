@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from trax.fastmath import numpy as jnp
 
+from trax_hourglass import checkpoints
 from trax_hourglass import keys
 from trax_hourglass import mesh as mesh_lib
 
@@ -35,7 +36,8 @@ def check_options(batch_size, n_devices, dtype, accumulate):
 class Trainer:
   """What `trax.supervised.training.Loop` asks of a trainer: `one_step`, `slots`, and the model with its weights."""
 
-  def __init__(self, model_with_loss, optimizer, mesh=None, dtype='float32', accumulate=1, shard_weights=False):
+  def __init__(self, model_with_loss, optimizer, mesh=None, dtype='float32', accumulate=1, shard_weights=False,
+               skip_non_finite=False):
     """Creates the trainer.
 
     Args:
@@ -47,8 +49,10 @@ class Trainer:
       accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
         activations falls with it, the result stays the same but for rounding and dropout.
       shard_weights: whether each device holds only its share of weights and slots.
+      skip_non_finite: whether a step whose loss or gradient is not finite leaves everything as it was.
     """
     self._dtype, self._accumulate, self._shard_weights = dtype, accumulate, shard_weights
+    self._skip_non_finite = skip_non_finite
     self._mesh = mesh or mesh_lib.over_devices()
     self.model_with_loss = model_with_loss
     self._optimizer = optimizer
@@ -61,7 +65,14 @@ class Trainer:
     weights, state, slots = weights_state_slots
     loss, state, gradients = self._loss_and_gradients(weights, state, batch, rng)
     weights, slots, stats = self._optimizer.tree_update(step, gradients, weights, slots, opt_params, store_slots=False)
-    updated = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self._sharding(x)), (weights, state, slots))
+    updated = weights, state, slots
+    if self._skip_non_finite:
+      is_finite = jnp.isfinite(loss) & jnp.isfinite(stats['gradients_l2'])
+      updated = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, weights_state_slots)
+      stats['skipped'] = 1.0 - is_finite
+    # Trax's is of the weights before the step; of those after it, it also tells whether they are worth keeping.
+    stats['weights_l2'] = jnp.sqrt(sum(jnp.vdot(w, w) for w in jax.tree.leaves(updated[0])))
+    updated = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding(x)), updated)
     return updated, {**stats, 'loss': loss}
 
   def _loss_and_gradients(self, weights, state, batch, rng):
@@ -91,8 +102,8 @@ class Trainer:
     (total, loss, state, gradients), _ = jax.lax.scan(add_part, nothing, (parts, np.arange(self._accumulate)))
     return loss / total, state, jax.tree.map(lambda g: g / total, gradients)
 
-  def _sharding(self, x):
-    """Where a weight, slot or state lies: everywhere, or along its longest axis that divides among the devices."""
+  def sharding(self, x):
+    """Returns where a weight, slot or state lies: everywhere, or along its longest axis that divides among the devices."""
     axes = [axis for axis in range(x.ndim) if x.shape[axis] % self._mesh.size == 0]
     if not self._shard_weights or not axes:
       return mesh_lib.everywhere(self._mesh)
@@ -106,9 +117,8 @@ class Trainer:
     """
     check_options(batch[0].shape[0] * jax.process_count(), self._mesh.size, self._dtype, self._accumulate)
     if self._on_devices is None:
-      own = self.model_with_loss.weights, self.model_with_loss.state, self._slots
       # Copies: donating would take these arrays away from whoever else holds them.
-      self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self._sharding(jnp.asarray(x))), own)
+      self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(jnp.asarray(x))), self._held())
     scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
     scalars = jax.tree.map(lambda x: mesh_lib.place(x, mesh_lib.everywhere(self._mesh)), scalars)
     return (self._on_devices, mesh_lib.place_rows(batch, self._mesh), *scalars)
@@ -128,19 +138,35 @@ class Trainer:
     if learning_rate is None:
       learning_rate = self._opt_params['learning_rate']
     self._on_devices, stats = self.update(*self.arguments(batch, rng, step, learning_rate))
-    self.model_with_loss.weights, self.model_with_loss.state, self._slots = self._on_devices
+    self._hold(self._on_devices)
     stats = mesh_lib.own_copy(stats)
     return stats['loss'], stats
 
   @contextlib.contextmanager
   def in_host_memory(self):
     """Within it, weights, state and slots are whole in each host's memory, as NumPy arrays; all hosts must enter it."""
-    held = self.model_with_loss.weights, self.model_with_loss.state, self._slots
-    self.model_with_loss.weights, self.model_with_loss.state, self._slots = mesh_lib.gather(held)
+    held = self._held()
+    self._hold(mesh_lib.gather(held))
     try:
       yield
     finally:
-      self.model_with_loss.weights, self.model_with_loss.state, self._slots = held
+      self._hold(held)
+
+  def arrays(self):
+    """Returns {'weights': [...], 'state': [...], 'slots': [...]}, all arrays that a step starts from."""
+    return dict(zip(checkpoints.PARTS, map(jax.tree.leaves, self._held())))
+
+  def take(self, arrays):
+    """Goes on from arrays as `arrays` returns them, which lie where `sharding` says."""
+    trees = map(jax.tree.structure, self._held())
+    self._on_devices = tuple(jax.tree.unflatten(tree, arrays[part]) for part, tree in zip(checkpoints.PARTS, trees))
+    self._hold(self._on_devices)
+
+  def _held(self):
+    return self.model_with_loss.weights, self.model_with_loss.state, self._slots
+
+  def _hold(self, weights_state_slots):
+    self.model_with_loss.weights, self.model_with_loss.state, self._slots = weights_state_slots
 
   @property
   def accelerated_model_with_loss(self):

@@ -1,0 +1,201 @@
+"""Checkpoints: what was saved comes back, or one clear error; whatever happens to the files."""
+
+import hashlib
+import os
+import pathlib
+import resource
+import shutil
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trax_hourglass import checkpoints
+from trax_hourglass import mesh
+
+
+def arrays(seed):
+  """Weights, no state, and slots, of different shapes and types."""
+  random = np.random.RandomState(seed)
+  make = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
+  return {'weights': [make(5, 7), make(3), make()], 'state': [], 'slots': [make(5, 7), jnp.asarray(random.randint(9), jnp.int32)]}
+
+
+def like(of):
+  return checkpoints.abstract(of, lambda _: mesh.everywhere(mesh.over_devices(1)))
+
+
+def assert_equal(found, expected):
+  assert found.keys() == expected.keys()
+  for part, of_part in expected.items():
+    assert [str(x.dtype) for x in found[part]] == [str(x.dtype) for x in of_part]
+    for x, y in zip(found[part], of_part, strict=True):
+      np.testing.assert_array_equal(x, y)
+
+
+def listing(folder):
+  """Returns {path: hash} of all files below a folder."""
+  return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+          for path in sorted(pathlib.Path(folder).rglob('*')) if path.is_file()}
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A run directory with checkpoints of steps 10 and 20."""
+  directory = tmp_path_factory.mktemp('saved')
+  store = checkpoints.Store(directory)
+  for step in (10, 20):
+    store.save(step, arrays(step), {'bits': float(step), 'word': 'ä'})
+  store.wait()
+  return directory
+
+
+def test_what_was_saved_comes_back(saved):
+  store = checkpoints.Store(saved)
+  assert store.steps() == [10, 20] and store.newest_sound() == 20 and store.best() == 10
+  for step in (10, 20):
+    store.check(step)
+    assert_equal(store.restore(step, like(arrays(step))), arrays(step))
+    assert store.notes(step)['word'] == 'ä' and store.notes(step)['step'] == step
+  assert_equal(store.restore(10, like({'weights': arrays(10)['weights']})), {'weights': arrays(10)['weights']})
+  assert os.system(f'cd {saved}/checkpoints/20 && sha256sum --status -c SHA256SUMS') == 0
+
+
+def test_arrays_may_be_donated_while_they_are_written(tmp_path):
+  store = checkpoints.Store(tmp_path)
+  x = jnp.arange(1 << 22, dtype=jnp.float32)
+  expected = np.array(x)
+  overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+  for step in range(1, 4):
+    own = x + 0
+    store.save(step, {'weights': [own], 'state': [], 'slots': []}, {})
+    for _ in range(5):
+      own = overwrite(own)
+    own.block_until_ready()
+    store.wait()
+    store.check(step)
+    np.testing.assert_array_equal(store.restore(step, like({'weights': [x]}))['weights'][0], expected)
+
+
+@hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8), max_size=9), st.integers(1, 4),
+                  st.none() | st.integers(1, 9), st.booleans())
+def test_which_are_kept(bits, last, every, best):
+  kept = checkpoints.Kept(last, every, best).of(bits)
+  assert kept <= bits.keys() and set(sorted(bits)[-last:]) <= kept
+  scored = {step: value for step, value in bits.items() if value is not None}
+  for step in bits:
+    if every and step % every == 0:
+      assert step in kept
+    elif step not in sorted(bits)[-last:] and step in kept:
+      assert best and scored[step] == min(scored.values())
+  assert not (best and scored) or min(scored.values()) in [bits[step] for step in kept]
+
+
+def test_old_ones_are_deleted(tmp_path):
+  store = checkpoints.Store(tmp_path, checkpoints.Kept(last=1, every=4))
+  for step, bits in ((2, 3.0), (4, 5.0), (6, 4.0), (8, None), (10, 6.0)):
+    store.save(step, arrays(step), {'bits': bits})
+  store.wait()
+  assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int) == ['2', '4', '8', '10']
+
+
+@pytest.mark.parametrize('options, message', [(dict(last=0), 'keep_last is 0'), (dict(every=0), 'keep_every is 0'),
+                                              (dict(last='all'), "keep_last is 'all'")])
+def test_bad_numbers_to_keep(options, message):
+  with pytest.raises(ValueError, match=message):
+    checkpoints.Kept(**options)
+
+
+@hypothesis.settings(max_examples=120, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(st.data())
+def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, capsys, data):
+  directory = tmp_path_factory.mktemp('damaged')
+  shutil.copytree(saved / 'checkpoints', directory / 'checkpoints', dirs_exist_ok=True)
+  newest = directory / 'checkpoints' / '20'
+  path = data.draw(st.sampled_from(sorted(p for p in newest.rglob('*') if p.is_file())))
+  content = bytearray(path.read_bytes())
+  kind = data.draw(st.sampled_from(['flip', 'cut', 'remove', 'add'] if content else ['remove', 'add']))
+  if kind == 'flip':
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+  elif kind == 'cut':
+    path.write_bytes(content[:data.draw(st.integers(0, len(content) - 1))])
+  elif kind == 'remove':
+    path.unlink()
+  else:
+    (path.parent / 'more').write_bytes(b'')
+  store = checkpoints.Store(directory)
+  assert store.newest_sound() == 10
+  said = capsys.readouterr().err
+  assert f"{str(newest)!r} is damaged" in said and 'the one of step 10 is taken' in said
+  assert_equal(store.restore(10, like(arrays(10))), arrays(10))
+  with pytest.raises(ValueError, match='is damaged'):
+    store.check(20)
+
+
+def test_all_damaged_is_an_error_and_changes_nothing(saved, tmp_path):
+  shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
+  for step in (10, 20):
+    (tmp_path / 'checkpoints' / str(step) / 'notes.json').write_text('{}')
+  before = listing(tmp_path)
+  with pytest.raises(ValueError, match='all checkpoints in .* are damaged, and nothing was changed'):
+    checkpoints.Store(tmp_path).newest_sound(put_aside=True)
+  assert listing(tmp_path) == before
+
+
+def test_damaged_ones_are_put_aside_and_their_step_can_be_saved_again(saved, tmp_path):
+  shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
+  (tmp_path / 'checkpoints' / '20' / 'SHA256SUMS').unlink()
+  store = checkpoints.Store(tmp_path)
+  assert store.newest_sound(put_aside=True) == 10 and store.steps() == [10]
+  store.save(20, arrays(3), {})
+  store.wait()
+  assert store.newest_sound() == 20
+  assert_equal(store.restore(20, like(arrays(3))), arrays(3))
+
+
+def test_what_a_killed_process_left_is_no_checkpoint(saved, tmp_path):
+  for name in ('20.unfinished', '20.unfinished.orbax-checkpoint-tmp-7', '10.deleted'):
+    shutil.copytree(saved / 'checkpoints' / '20', tmp_path / 'checkpoints' / name)
+  store = checkpoints.Store(tmp_path)
+  assert store.steps() == [] and store.newest_sound() is None and store.best() is None
+  store.tidy()
+  assert os.listdir(tmp_path / 'checkpoints') == []
+
+
+def test_another_model_is_named(saved):
+  store = checkpoints.Store(saved)
+  other = arrays(0)
+  other['weights'][1] = jnp.zeros(4)
+  with pytest.raises(ValueError, match=r'array 1 of its weights has shape \(3,\) and type float32 where \(4,\)'):
+    store.restore(20, like(other))
+  with pytest.raises(ValueError, match='it holds 3 weights where 1 are wanted'):
+    store.restore(20, like({'weights': other['weights'][:1]}))
+  with pytest.raises(ValueError, match=r'no checkpoint of step 15 .* there are: 10, 20'):
+    store.check(15)
+
+
+def test_full_disk(tmp_path):
+  """Writing fails, it is said, what was there stays, and the next one is written."""
+  failed = []
+  store = checkpoints.Store(tmp_path, on_failure=lambda step, error: failed.append(step))
+  large = lambda seed: {'weights': [jnp.asarray(np.random.RandomState(seed).standard_normal(200_003), jnp.float32)],
+                        'state': [], 'slots': []}
+  store.save(1, large(1), {})
+  store.wait()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+  try:
+    store.save(2, large(2), {})
+    store.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert failed == [2] and store.steps() == [1] and store.newest_sound() == 1
+  assert os.listdir(tmp_path / 'checkpoints') == ['1']
+  store.save(3, large(3), {})
+  store.wait()
+  assert failed == [2] and store.newest_sound() == 3
+  assert_equal(store.restore(3, like(large(3))), large(3))

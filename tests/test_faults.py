@@ -1,0 +1,253 @@
+"""Runs that cannot be lost: stopped, killed, refused, damaged; each with its message and what is left in the directory."""
+
+import fcntl
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+
+import gin
+import numpy as np
+import pytest
+
+import crash
+import test_checkpoints
+import test_training
+from trax_hourglass import checkpoints
+from trax_hourglass import train
+from trax_hourglass.training import loop as loop_lib
+from trax_hourglass.training import progress
+from trax_hourglass.training import run_config
+
+# A flat model, for it compiles in half the time; none of this depends on what the model is.
+LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 2', "Hourglass.hierarchy = '1@1'")
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """What a run of 6 steps comes to that was never stopped: (directory, result, outcome)."""
+  directory = tmp_path_factory.mktemp('whole')
+  result = test_training.run(directory, *LONG)
+  return directory, result, crash.outcome(directory)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+  """A copy of that run to do harm to; its checkpoints are of steps 3 .. 6, by chance of the best."""
+  shutil.copytree(whole[0], tmp_path / 'run')
+  return tmp_path / 'run'
+
+
+def at_step(monkeypatch, step, action):
+  """Lets something happen when a step has been made and the checkpoint before it is written."""
+  original = progress.Progress.on_step_end
+
+  def on_step_end(self, now):
+    original(self, now)
+    if now == step:
+      self._loop._record.store.wait()
+      action()
+  monkeypatch.setattr(progress.Progress, 'on_step_end', on_step_end)
+
+
+def newest(directory):
+  return max(checkpoints.Store(directory).steps())
+
+
+@pytest.mark.parametrize('number, exception', [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize('step', [1, 4, 5])
+def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, number, exception, step):
+  with monkeypatch.context() as patched:
+    at_step(patched, step, lambda: signal.raise_signal(number))
+    with pytest.raises(exception) as stopped:
+      test_training.run(tmp_path, *LONG)
+  assert number != signal.SIGTERM or stopped.value.code == 143
+  assert 'stopping after this step, which will be saved' in capfd.readouterr().err
+  assert newest(tmp_path) == step
+  result = test_training.run(tmp_path, *LONG)
+  assert result.valid_bits_per_token == whole[1].valid_bits_per_token
+  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+
+
+def test_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
+  at_step(monkeypatch, 5, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+  with pytest.raises(KeyboardInterrupt):
+    test_training.run(tmp_path, *LONG)
+  assert newest(tmp_path) == 4
+
+
+def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch):
+  """The step is saved, and its evaluation made when the run goes on."""
+  original = loop_lib.Loop._check_stop
+
+  def check_stop(self):
+    if self.step == 3:
+      signal.raise_signal(signal.SIGTERM)
+    original(self)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop_lib.Loop, '_check_stop', check_stop)
+    with pytest.raises(SystemExit):
+      test_training.run(tmp_path, *LONG)
+  assert newest(tmp_path) == 3
+  assert [step for step, _ in test_training.events(tmp_path, 'metrics/BitsPerToken', 'eval')] == [1]
+  test_training.run(tmp_path, *LONG)
+  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+
+
+def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
+  """As by a kill: what was logged after the checkpoint is logged anew, and once."""
+  def fail():
+    raise RuntimeError('out of power')
+
+  with monkeypatch.context() as patched:
+    at_step(patched, 4, fail)
+    with pytest.raises(RuntimeError):
+      test_training.run(tmp_path, *LONG)
+  assert 3 in [step for step, _ in test_training.events(tmp_path, 'metrics/BitsPerToken')]
+  file, = (tmp_path / 'train').glob('events*')
+  with open(file, 'ab') as f:  # And a record that was cut.
+    f.write(b'\x18\0\0\0')
+  test_training.run(tmp_path, *LONG)
+  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+
+
+def test_short_crash_test(tmp_path):
+  """Real processes, really killed; `python tests/crash.py --kills 50` is the long one."""
+  kills, n_runs, differing = crash.crash(3, random.randrange(1 << 30), tmp_path, {
+      'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'})
+  assert sum(kills.values()) == 3 and n_runs and differing == []
+
+
+def test_damaged_checkpoint_falls_back(whole, copy, capsys):
+  (copy / 'checkpoints' / '6' / 'SHA256SUMS').write_text('')
+  test_training.run(copy, *LONG)
+  assert f"{str(copy / 'checkpoints' / '6')!r} is damaged" in capsys.readouterr().err
+  assert '6.damaged' in os.listdir(copy / 'checkpoints')
+  assert crash.differences(crash.outcome(copy), whole[2]) == []
+
+
+def test_all_checkpoints_damaged(copy):
+  for path in (copy / 'checkpoints').iterdir():
+    (path / 'notes.json').write_bytes(b'')
+  before = test_checkpoints.listing(copy)
+  with pytest.raises(ValueError, match='all checkpoints in .* are damaged, and nothing was changed'):
+    test_training.run(copy, *LONG)
+  assert test_checkpoints.listing(copy) == before
+
+
+@pytest.mark.parametrize('bindings, message', [
+    (['Hourglass.d_ff = 20'], 'Hourglass.d_ff was 10 and is 20'),
+    (['peak_learning_rate = 1e-3', 'batch_size = 4'],
+     'WarmupCosine.peak was 0.004 and is 0.001; fit.batch_size was 2 and is 4'),
+    (['fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'], 'the train split has changed since the run in'),
+    (['fit.seed = 3'], 'fit.seed was 0 and is 3'),
+])
+def test_another_run_is_refused(copy, bindings, message):
+  before = test_checkpoints.listing(copy)
+  with pytest.raises(ValueError, match=message.replace('.', r'\.')):
+    test_training.run(copy, *LONG, *bindings)
+  assert test_checkpoints.listing(copy) == before
+
+
+def test_what_may_change(copy):
+  result = test_training.run(copy, *LONG, 'n_steps = 7', 'fit.eval_every = 2', 'fit.keep_last = 1', 'fit.loss_chunk = 13')
+  assert result.step == 7
+
+
+def test_data_that_grew_is_refused(tmp_path):
+  text = tmp_path / 'text'
+  text.write_bytes(b'to be or not to be ' * 60)
+  once = 'warmup_steps = 1', 'n_steps = 1', *LONG[1:]
+  test_training.run(tmp_path / 'run', *once, f'ByteCorpus.path = {str(text)!r}')
+  moved = text.rename(tmp_path / 'moved')
+  test_training.run(tmp_path / 'run', *once, 'n_steps = 2', f'ByteCorpus.path = {str(moved)!r}')
+  moved.write_bytes(moved.read_bytes().replace(b'not', b'now', 1))
+  with pytest.raises(ValueError, match='the train split has changed since the run in .*run. began: it was 1026 tokens, '):
+    test_training.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
+
+
+def test_two_processes(copy):
+  before = test_checkpoints.listing(copy)
+  with open(copy / 'run.lock') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match=r'process \d+ of .* trains in .*run.: wait for it or give another output_dir'):
+      test_training.run(copy, *LONG)
+  assert test_checkpoints.listing(copy) == before
+
+
+def test_not_finite_stops_at_the_last_good_checkpoint(tmp_path):
+  gin.external_configurable(lambda step: 1e-3 if step < 4 else float('inf'), name='explode', module='test_faults')
+  bindings = (*LONG, 'fit.checkpoint_every = 1', 'fit.keep_best = False', 'fit.schedule = @test_faults.explode')
+  with pytest.raises(ValueError, match=r'weights of step 4 are not finite, at learning rate inf; the last good checkpoint is of '
+                     'step 3: lower the learning rate'):
+    test_training.run(tmp_path, *bindings)
+  store = checkpoints.Store(tmp_path)
+  assert store.steps() == [2, 3] and store.newest_sound() == 3
+
+
+def test_not_finite_is_skipped_if_asked(tmp_path, monkeypatch, capsys):
+  from trax_hourglass.training import step as step_lib  # pylint: disable=g-import-not-at-top
+  original = step_lib.Trainer.one_step
+
+  def one_step(self, batch, rng, step=0, learning_rate=None):
+    if step == 2:  # A weight that is not a number makes the loss one.
+      tokens, targets, weights = batch
+      batch = tokens, targets, np.full_like(weights, np.nan)
+    return original(self, batch, rng, step, learning_rate)
+
+  monkeypatch.setattr(step_lib.Trainer, 'one_step', one_step)
+  with pytest.raises(ValueError, match='of step 2 are not finite'):
+    test_training.run(tmp_path / 'stops', *LONG)
+  result = test_training.run(tmp_path / 'skips', *LONG, "fit.on_non_finite = 'skip'")
+  assert 'step 2 skipped' in capsys.readouterr().err
+  assert result.step == 6 and np.isfinite(result.valid_bits_per_token)
+  logged = test_training.events(tmp_path / 'skips', 'metrics/WeightedCategoryCrossEntropy')
+  assert [step for step, _ in logged] == [1, 3, 6] and np.isfinite([value for _, value in logged]).all()
+
+
+def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+  try:
+    with monkeypatch.context() as patched:
+      at_step(patched, 3, lambda: limit(2000))
+      at_step(patched, 5, lambda: limit(limits[0]))
+      test_training.run(tmp_path, *LONG)
+  finally:
+    limit(limits[0])
+  said = capsys.readouterr().err
+  assert 'the checkpoint of step 4 could not be written, training goes on and the next one is tried' in said
+  assert newest(tmp_path) == 6 and 4 not in checkpoints.Store(tmp_path).steps()
+  assert not [name for name in os.listdir(tmp_path / 'checkpoints') if not name.isdigit()]
+  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+
+
+def test_disk_that_stays_full(tmp_path, monkeypatch):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+  at_step(monkeypatch, 3, lambda: limit(2000))
+  try:
+    with pytest.raises(ValueError, match='checkpoint of step 6 could not be written .* goes on from step 2'):
+      test_training.run(tmp_path, *LONG)
+  finally:
+    limit(limits[0])
+  assert newest(tmp_path) == 2
+
+
+def test_config_lines_are_compared_by_what_they_come_to():
+  before = "# comment\nn = 3\nwide = @that()\nA.x = %n\nB.y = %wide\nfit.z = 1\nA.path = 'a'\n"
+  assert run_config.differences(before, before.replace('A.x = %n', 'A.x = 3').replace("'a'", "'b'")) == []
+  assert run_config.differences(before, before.replace('n = 3', 'n = 4')) == ['A.x was 3 and is 4']
+  assert run_config.differences(before, before.replace('fit.z = 1\n', 'C.x = 3\n')) == []
+  assert run_config.differences(before, before.replace('@that', '@this')) == ['B.y was @that() and is @this()']
+
+
+def test_command_goes_on_only_with_the_same_config(copy, monkeypatch, capsys):
+  monkeypatch.setattr('sys.argv', ['train', '--output_dir', str(copy), '--config', 'Hourglass.d_ff = 11'])
+  with pytest.raises(SystemExit) as ended:
+    train.main()
+  said = capsys.readouterr().err.strip().splitlines()
+  assert ended.value.code == 2 and len(said) == 1 and 'Hourglass.d_ff was 10 and is 11' in said[0]

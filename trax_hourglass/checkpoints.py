@@ -1,0 +1,305 @@
+"""Checkpoints of a run: complete or absent, checked when they are read, written while training goes on.
+
+Orbax writes the arrays: in the background, each host what it holds, under another name until all is there. A checkpoint is
+
+    DIR/checkpoints/STEP/weights/      of the model
+                        /state/        of the model, where it has any
+                        /slots/        of the optimizer
+                        /notes.json    everything else
+                        /SHA256SUMS    of all these files; `sha256sum -c SHA256SUMS` checks them too
+
+Arrays are stored whole, in the order of `jax.tree.leaves`, so that any number of devices and hosts reads them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+import sys
+import threading
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from trax_hourglass import hosts
+
+FOLDER = 'checkpoints'
+_NOTES, _SUMS = 'notes.json', 'SHA256SUMS'
+_UNFINISHED, _DELETED, _DAMAGED = '.unfinished', '.deleted', '.damaged'
+_CHUNK = 1 << 20
+PARTS = 'weights', 'state', 'slots'
+
+# Orbax logs what it also raises, with pages of stack traces, and lets go of the rest of a write that failed.
+logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
+logging.getLogger('asyncio').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.getMessage())
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """Which checkpoints are kept.
+
+  Attributes:
+    last: the newest so many.
+    every: those of steps that this divides, for ever; None for none.
+    best: whether that with the lowest `bits` in its notes is kept.
+  """
+  last: int = 2
+  every: int | None = None
+  best: bool = True
+
+  def __post_init__(self):
+    if not isinstance(self.last, int) or self.last < 1:
+      raise ValueError(f'keep_last is {self.last!r}: give a number of checkpoints, 1 at least')
+    if self.every is not None and (not isinstance(self.every, int) or self.every < 1):
+      raise ValueError(f'keep_every is {self.every!r}: give a number of steps above 0, or None')
+
+  def of(self, bits):
+    """Returns the set of steps to keep, of {step: bits or None}."""
+    steps = sorted(bits)
+    kept = set(steps[-self.last:]) | {step for step in steps if self.every and step % self.every == 0}
+    scored = [step for step in steps if bits[step] is not None]
+    return kept | {min(scored, key=bits.get)} if self.best and scored else kept
+
+
+class Store:
+  """The checkpoints of a run directory. Methods are called by all hosts together, unless they say otherwise."""
+
+  def __init__(self, output_dir, kept=Kept(), on_failure=None):
+    """Opens the store; it need not exist yet.
+
+    Args:
+      output_dir: the run directory.
+      kept: which checkpoints are kept.
+      on_failure: called with (step, exception) when a checkpoint could not be written; None leaves it unsaid.
+    """
+    self.folder = pathlib.Path(output_dir).absolute() / FOLDER
+    self._kept, self._on_failure = kept, on_failure or (lambda step, error: None)
+    self._writer = None
+    self._pending, self._thread, self._error = None, None, None  # Step that is being written, by whom, and why it failed.
+
+  def tidy(self):
+    """Removes what a process that was killed has left half written or half deleted."""
+    if hosts.is_first() and self.folder.exists():
+      for path in self.folder.iterdir():
+        if _UNFINISHED in path.name or path.name.endswith(_DELETED):
+          shutil.rmtree(path, ignore_errors=True)
+
+  def save(self, step, arrays, notes):
+    """Begins to write a checkpoint, after the one before is written.
+
+    Args:
+      step: of the checkpoint.
+      arrays: {'weights': [...], 'state': [...], 'slots': [...]}, on devices; they may be donated once this returns.
+      notes: dictionary for JSON; 'bits' says how good the checkpoint is, lower is better.
+    """
+    self.wait()
+    # As text at once: what it is made of may change while the arrays are written.
+    notes = json.dumps({**notes, 'step': step, 'shapes': {part: _shapes(of_part) for part, of_part in arrays.items()}})
+    self._pending, self._error = step, None
+    unfinished = self.folder / f'{step}{_UNFINISHED}'
+    try:
+      if hosts.is_first():
+        self.folder.mkdir(parents=True, exist_ok=True)
+      if self._writer is None:
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+      self._writer.save(unfinished, force=True, args=ocp.args.Composite(
+          **{part: ocp.args.StandardSave(_named(of_part)) for part, of_part in arrays.items() if of_part}))
+    except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
+      self._error = error
+    else:
+      self._thread = threading.Thread(target=self._finish, args=(step, unfinished, notes), name='checkpoint')
+      self._thread.start()
+    self.poll()
+
+  def poll(self):
+    """Deals with a checkpoint that is written by now, or could not be; waits for nothing."""
+    if self._pending is not None and not (self._thread and self._thread.is_alive()):
+      self.wait()
+
+  def wait(self):
+    """Waits until the last checkpoint is written, then deletes those that need not be kept."""
+    if self._pending is None:
+      return
+    if self._thread:
+      self._thread.join()
+    step, self._pending, self._thread = self._pending, None, None
+    if self._error is not None:
+      self._writer = None  # It may still hold what failed.
+      self.tidy()
+      self._on_failure(step, self._error)
+    elif hosts.is_first():
+      for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
+        shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
+
+  def steps(self):
+    """Returns the steps of the checkpoints that were finished, rising. Any host may ask."""
+    if not self.folder.is_dir():
+      return []
+    return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+  def best(self):
+    """Returns the step of the checkpoint with the lowest bits, or None where none has any. Any host may ask."""
+    bits = {step: self._bits(step) for step in self.steps()}
+    scored = [step for step, value in bits.items() if value is not None]
+    return min(scored, key=bits.get) if scored else None
+
+  def newest_sound(self, put_aside=False):
+    """Returns the newest step whose checkpoint is as it was written, or None if there is no checkpoint.
+
+    What is damaged is named on stderr.
+
+    Args:
+      put_aside: whether to rename damaged ones to STEP.damaged, so that they are not in the way of new ones.
+
+    Raises:
+      ValueError: there are checkpoints, and all are damaged.
+    """
+    found, said = -1, ''
+    if hosts.is_first():
+      problems = []
+      for step in reversed(self.steps()):
+        try:
+          self.check(step)
+        except ValueError as error:
+          problems.append((step, error))
+          continue
+        found = step
+        break
+      said = '; '.join(str(error) for _, error in problems)
+      if found >= 0:
+        for step, error in problems:
+          print(f'{error}: the one of step {found} is taken', file=sys.stderr, flush=True)
+          if put_aside:
+            self._put_aside(step, _DAMAGED)
+      elif problems:
+        found = -2
+    found = hosts.first_says(found)
+    if found == -2:
+      raise ValueError(f'all checkpoints in {str(self.folder)!r} are damaged, and nothing was changed: '
+                       f'{said or "see host 0"}')
+    return None if found < 0 else found
+
+  def check(self, step):
+    """Reads a whole checkpoint. Any host may ask.
+
+    Raises:
+      ValueError: it does not exist, or a file of it is not as it was written.
+    """
+    path = self.folder / str(step)
+    if not path.is_dir():
+      raise ValueError(f'there is no checkpoint of step {step} in {str(self.folder)!r}; there are: '
+                       f'{", ".join(map(str, self.steps())) or "none"}')
+    try:
+      written = dict(reversed(line.split('  ', 1)) for line in (path / _SUMS).read_text().splitlines())
+      found = _sums(path)
+    except (OSError, ValueError) as error:  # A directory of files that cannot be read, or no list of sums.
+      raise ValueError(f'the checkpoint {str(path)!r} is damaged ({error})') from None
+    wrong = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+    if wrong:
+      raise ValueError(f'the checkpoint {str(path)!r} is damaged ({wrong[0]!r} is not as it was written)')
+
+  def notes(self, step):
+    """Returns the notes of a checkpoint that was checked. Any host may ask."""
+    return json.loads((self.folder / str(step) / _NOTES).read_text())
+
+  def restore(self, step, like):
+    """Returns {'weights': [...], ...} of a checkpoint that was checked.
+
+    Args:
+      step: of the checkpoint.
+      like: {part: [...]} of `jax.ShapeDtypeStruct`s with the sharding that each array shall have; some PARTS or all.
+
+    Raises:
+      ValueError: the checkpoint's arrays have other shapes.
+    """
+    stored = self.notes(step)['shapes']
+    for part, of_part in like.items():
+      if stored[part] != _shapes(of_part):
+        raise ValueError(f'the checkpoint of step {step} in {str(self.folder)!r} does not fit the model: '
+                         f'{_difference(stored[part], _shapes(of_part), part)}: give the config that it was trained with')
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+      read = reader.restore(self.folder / str(step), args=ocp.args.Composite(
+          **{part: ocp.args.StandardRestore(_named(of_part)) for part, of_part in like.items() if of_part}))
+    return {part: [read[part][name] for name in _named(of_part)] for part, of_part in like.items()}
+
+  def _finish(self, step, unfinished, notes):
+    """Waits for Orbax, adds notes and sums, and gives the whole its name; runs in a thread."""
+    try:
+      self._writer.wait_until_finished()
+      if hosts.is_first():
+        _write(unfinished / _NOTES, notes)
+        _write(unfinished / _SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(_sums(unfinished).items())))
+        os.rename(unfinished, self.folder / str(step))
+    except Exception as error:  # pylint: disable=broad-except
+      self._error = error
+
+  def _bits(self, step):
+    try:
+      return self.notes(step).get('bits')
+    except (OSError, ValueError):  # Damaged: what that means is for `check` to say.
+      return None
+
+  def _put_aside(self, step, ending):
+    """Renames a checkpoint, so that it is never half there under its own name; returns the new path."""
+    aside = self.folder / f'{step}{ending}'
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(self.folder / str(step), aside)
+    return aside
+
+
+def abstract(arrays, sharding):
+  """Returns arrays as what `Store.restore` wants: lists of `jax.ShapeDtypeStruct`.
+
+  Args:
+    arrays: {'weights': [...], ...}.
+    sharding: function of an array that returns its sharding.
+  """
+  def like(x):
+    x = x if hasattr(x, 'dtype') else np.asarray(x)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x))
+  return jax.tree.map(like, arrays)
+
+
+def _named(arrays):
+  """Returns a list as a dictionary, as Orbax wants it, in the same order."""
+  return {f'{number:04d}': x for number, x in enumerate(arrays)}
+
+
+def _shapes(arrays):
+  return [[list(x.shape), str(x.dtype)] for x in arrays]
+
+
+def _difference(stored, wanted, name):
+  if len(stored) != len(wanted):
+    return f'it holds {len(stored)} {name} where {len(wanted)} are wanted'
+  number = next(i for i, pair in enumerate(zip(stored, wanted)) if pair[0] != pair[1])
+  (shape, dtype), (wanted_shape, wanted_dtype) = stored[number], wanted[number]
+  return (f'array {number} of its {name} has shape {tuple(shape)} and type {dtype} where {tuple(wanted_shape)} and '
+          f'{wanted_dtype} are wanted')
+
+
+def _sums(path):
+  """Returns {path below: SHA-256} of all files but the list of sums itself."""
+  digests = {}
+  for file in sorted(p for p in path.rglob('*') if p.is_file()):
+    name = str(file.relative_to(path))
+    if name == _SUMS:
+      continue
+    digest = hashlib.sha256()
+    with open(file, 'rb') as f:
+      while chunk := f.read(_CHUNK):
+        digest.update(chunk)
+    digests[name] = digest.hexdigest()
+  return digests
+
+
+def _write(path, text):
+  """Writes a file and waits until it is on the disk."""
+  with open(path, 'w') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())

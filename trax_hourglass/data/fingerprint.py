@@ -1,0 +1,25 @@
+"""What a split holds, in a few letters, so that a run notices when its data is no longer the data it began with."""
+
+import hashlib
+
+_WHOLE = 1 << 26  # Tokens up to which all are read: a tenth of a second.
+_PIECES, _PIECE = 512, 1 << 16
+
+
+def fingerprint(split):
+  """Returns a string that is the same for the same tokens.
+
+  Above 67 million tokens, 512 evenly spread pieces of 65,536 stand for all of them, the first and the last included.
+
+  Args:
+    split: has `len` and `read(start, length)`.
+  """
+  n = len(split)
+  digest = hashlib.sha256()
+  if n <= _WHOLE:
+    places = [(start, min(_PIECE, n - start)) for start in range(0, n, _PIECE)]
+  else:
+    places = [(number * (n - _PIECE) // (_PIECES - 1), _PIECE) for number in range(_PIECES)]
+  for start, length in places:
+    digest.update(split.read(start, length).tobytes())
+  return f'{n} tokens, {digest.hexdigest()[:32]}'

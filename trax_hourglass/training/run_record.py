@@ -1,0 +1,138 @@
+"""A process's hold on a run directory: it is the only one there, and the run is the one that it was before."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+
+import gin
+import jax
+
+from trax_hourglass import checkpoints
+from trax_hourglass import hosts
+from trax_hourglass.data import fingerprint
+from trax_hourglass.training import event_files
+from trax_hourglass.training import run_config
+
+CONFIG, _VERSIONS, _LOCK = 'config.gin', 'versions.json', 'run.lock'
+_ONE_LINE = 1 << 20
+
+
+class RunRecord:
+  """A context manager around training: lock, config, versions and checkpoints of a run directory.
+
+  Attributes:
+    path: the directory.
+    store: its checkpoints.
+    step: of the checkpoint that the run goes on from, or None.
+    notes: of that checkpoint: what `identity` returned then and what the loop added.
+    has_begun: set it once there is something worth keeping; a directory that was made for nothing is removed.
+  """
+
+  def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), on_failure=None):
+    """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
+
+    Args:
+      output_dir: the run directory.
+      corpus: whose 'train' and 'valid' splits the run uses.
+      kept: which checkpoints are kept.
+      on_failure: see checkpoints.Store.
+    """
+    self.path = pathlib.Path(output_dir)
+    self.store = checkpoints.Store(output_dir, kept, on_failure)
+    self.step, self.notes, self.has_begun = None, {}, False
+    self._config = gin.operative_config_str(max_line_length=_ONE_LINE)
+    self._corpus, self._data, self._is_new, self._lock = corpus, None, False, None
+
+  def identity(self):
+    """Returns what a run may not change, for a checkpoint's notes: config and fingerprints of the data."""
+    return {'config': self._config, 'data': self._data}
+
+  def __enter__(self):
+    """Takes the directory.
+
+    Raises:
+      ValueError: it is a file, another process trains there, all its checkpoints are damaged, or it holds another run.
+    """
+    self._is_new = not self.path.exists()
+    try:
+      with hosts.together(f'opening {str(self.path)!r}'):
+        if hosts.is_first():
+          self._take_lock()
+      self.store.tidy()
+      self.step = self.store.newest_sound(put_aside=True)
+      with hosts.together(f'going on in {str(self.path)!r}'):
+        self._data = {name: fingerprint.fingerprint(self._corpus.split(name)) for name in ('train', 'valid')}
+        if self.step is not None:
+          self.notes = self.store.notes(self.step)
+          self._check_same_run()
+      if hosts.is_first():
+        for part in ('train', 'eval'):
+          event_files.drop_after(self.path / part, self.step or 0)
+        _write(self.path / CONFIG, gin.operative_config_str())
+        _write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
+    except BaseException:
+      self._release()
+      raise
+    return self
+
+  def __exit__(self, kind, *_):
+    if kind is None or issubclass(kind, ValueError):  # Otherwise someone is in a hurry; what is half written is no checkpoint.
+      self.store.wait()
+    self._release()
+
+  def _take_lock(self):
+    if self.path.exists() and not self.path.is_dir():
+      raise ValueError(f'output_dir {str(self.path)!r} is a file: give a folder')
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      lock = open(self.path / _LOCK, 'a+')
+    except OSError as error:
+      raise ValueError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The system lets go of it when the process ends, however it ends.
+    except OSError:
+      lock.seek(0)
+      who = lock.read().strip()
+      lock.close()
+      self._is_new = False
+      raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another output_dir'
+                       ) from None
+    lock.truncate(0)
+    lock.write(f'process {os.getpid()} of {platform.node()}')
+    lock.flush()
+    self._lock = lock
+
+  def _check_same_run(self):
+    changed = run_config.differences(self.notes['config'], self._config)
+    if changed:
+      raise ValueError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another output_dir; '
+                       'a run may go on with other steps, frequencies, devices and places of its data only')
+    for name, before in self.notes['data'].items():
+      if self._data[name] != before:
+        raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, and is '
+                         f'{self._data[name]}')
+
+  def _release(self):
+    if self._lock is None:
+      return
+    if self._is_new and not self.has_begun:
+      shutil.rmtree(self.path, ignore_errors=True)
+    self._lock.close()
+    self._lock = None
+
+
+def _versions():
+  """Returns what makes the run."""
+  packages = ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint')
+  return {**{name: importlib.metadata.version(name) for name in packages}, 'python': platform.python_version(),
+          'devices': [device.device_kind for device in jax.devices()]}
+
+
+def _write(path, text):
+  unfinished = path.with_name(f'{path.name}.unfinished')
+  unfinished.write_text(text)
+  os.replace(unfinished, path)
