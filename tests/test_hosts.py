@@ -1,8 +1,10 @@
 """Several hosts: they find each other or say why not; two processes train as one does, and one of them writes."""
 
+import fcntl
 import json
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,8 +15,8 @@ import pytest
 import conftest
 import test_trax_compat
 import test_training
+from trax_hourglass import checkpoints
 from trax_hourglass import hosts
-
 
 
 def free_port():
@@ -23,14 +25,19 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def run_hosts(n_hosts, n_devices, *arguments):
-  """Runs a command with host flags on each of several hosts with some virtual devices; returns their outputs."""
+def start_hosts(n_hosts, n_devices, *arguments):
+  """Starts a command with host flags on each of several hosts with some virtual devices; returns the processes."""
   coordinator = f'127.0.0.1:{free_port()}'
-  processes = [
+  return [
       test_trax_compat.start_python(
           *(argument.format(coordinator=coordinator, n_hosts=n_hosts, host=host) for argument in arguments),
           XLA_FLAGS=f'--xla_force_host_platform_device_count={n_devices} {conftest.QUICK}')
       for host in range(n_hosts)]
+
+
+def run_hosts(n_hosts, n_devices, *arguments):
+  """Runs a command likewise; returns the outputs."""
+  processes = start_hosts(n_hosts, n_devices, *arguments)
   outputs = [process.communicate() for process in processes]
   assert [process.returncode for process in processes] == [0] * n_hosts, [error[-3000:] for _, error in outputs]
   return [stdout for stdout, _ in outputs]
@@ -66,6 +73,35 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   whole = test_training.run(tmp_path / 'one', *bindings)
   assert resumed.step == whole.step == 4
   np.testing.assert_allclose(resumed.valid_bits_per_token, whole.valid_bits_per_token, rtol=1e-5)
+
+
+def test_preempted_host(tmp_path):
+  """SIGTERM on one of two hosts: both stop after the same step, which is saved, and can go on, here on one."""
+  long = ('n_steps = 5000', "Hourglass.hierarchy = '1@1'", 'fit.shard_weights = True', 'Hourglass.d_model = 28')
+  processes = start_hosts(
+      2, 1, '-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--output_dir', str(tmp_path),
+      *(flag for binding in (*long, 'fit.checkpoint_every = 5000', 'fit.eval_every = 5000') for flag in ('--config', binding)),
+      '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
+  for line in processes[0].stderr:
+    if line.startswith('step 1/'):
+      break
+  processes[1].send_signal(signal.SIGTERM)
+  errors = [process.communicate()[1] for process in processes]
+  assert [process.returncode for process in processes] == [143, 143], [error[-3000:] for error in errors]
+  step, = checkpoints.Store(tmp_path).steps()
+  assert 1 < step < 5000 and f'stopped at step {step}, which is saved' in errors[0]
+  assert test_training.run(tmp_path, *long, f'n_steps = {step + 1}').step == step + 1
+
+
+def test_all_hosts_refuse_what_one_refuses(tmp_path):
+  """The first host alone can see that another process trains there; the others end as well."""
+  with open(tmp_path / 'run.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    processes = start_hosts(2, 1, '-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--output_dir', str(tmp_path),
+                            '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
+    errors = [process.communicate()[1] for process in processes]
+  assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
+  assert 'trains in' in errors[0] and 'host 0 could not, and says why' in errors[1]
 
 
 def meet(*others, n_hosts=2, seconds=5):

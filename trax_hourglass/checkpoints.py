@@ -115,9 +115,13 @@ class Store:
       self._thread.start()
     self.poll()
 
+  def is_writing(self):
+    """Returns whether this host is at work on a checkpoint. Any host may ask."""
+    return self._thread is not None and self._thread.is_alive()
+
   def poll(self):
     """Deals with a checkpoint that is written by now, or could not be; waits for nothing."""
-    if self._pending is not None and not (self._thread and self._thread.is_alive()):
+    if self._pending is not None and not self.is_writing():
       self.wait()
 
   def wait(self):

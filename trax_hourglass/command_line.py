@@ -6,6 +6,8 @@ import logging
 import pathlib
 import signal
 import sys
+import tokenize
+import traceback
 
 GIN_FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
 
@@ -68,7 +70,7 @@ def parse_gin(files, bindings):
     if not error.filename:  # gin reads all bindings as one text.
       where = f'--config {bindings[min(error.lineno, len(bindings)) - 1]!r}'
     raise UsageError(f'{where}: {error.msg}') from error
-  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError) as error:
+  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError, tokenize.TokenError) as error:
     raise UsageError(one_line(error)) from error
   finally:
     logging.disable(logging.NOTSET)
@@ -93,7 +95,9 @@ def errors_as_one_line(command):
   before = signal.signal(signal.SIGTERM, stop)
   try:
     yield
-  except (UsageError, ValueError, OSError) as error:
+  except (UsageError, ValueError, OSError, TypeError) as error:
+    if isinstance(error, TypeError) and not _is_a_binding(error):
+      raise
     print(f'{command}: {one_line(error)}', file=sys.stderr)
     raise SystemExit(2) from None
   except KeyboardInterrupt:
@@ -101,6 +105,12 @@ def errors_as_one_line(command):
     raise SystemExit(130) from None
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+def _is_a_binding(error):
+  """Whether a TypeError is of a call that gin makes for a reference such as @RandomWindows(), and not from within it."""
+  *_, last = traceback.extract_tb(error.__traceback__)
+  return pathlib.PurePath(last.filename).parts[-2:] == ('gin', 'config.py')
 
 
 def parser(description):

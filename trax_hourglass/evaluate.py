@@ -11,7 +11,7 @@ import json
 from trax_hourglass import command_line
 
 
-def main():
+def main(argv=None):
   """Parses the command line, scores, prints one line."""
   parser = command_line.parser(__doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
@@ -27,7 +27,7 @@ def main():
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   with command_line.errors_as_one_line('evaluate'):
     evaluate(args)
 

@@ -7,14 +7,14 @@
 from trax_hourglass import command_line
 
 
-def main():
+def main(argv=None):
   """Parses the command line, writes the file, prints one line."""
   parser = command_line.parser(__doc__)
   parser.add_argument('--output_dir', metavar='DIR', required=True, help='run directory')
   parser.add_argument('--to', metavar='FILE.pkl.gz', required=True, help='file to write')
   parser.add_argument('--checkpoint', metavar='WHICH', help="a step or 'best'; default: the newest")
   parser.add_argument('--authors', action='store_true', help='in the order that trax.models.HourglassLM reads')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   with command_line.errors_as_one_line('export'):
     export(args)
 

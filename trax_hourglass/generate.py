@@ -11,7 +11,7 @@
 from trax_hourglass import command_line
 
 
-def main():
+def main(argv=None):
   """Parses the command line, writes, prints speed and bits on stderr."""
   parser = command_line.parser(__doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
@@ -32,7 +32,7 @@ def main():
   parser.add_argument('--complete', metavar='IN.png', help='keep the upper half of this image and fill in the rest')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   command_line.add_gin_flags(parser)
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   with command_line.errors_as_one_line('generate'):
     generate(args)
 

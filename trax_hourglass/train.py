@@ -13,14 +13,14 @@ import time
 from trax_hourglass import command_line
 
 
-def main():
+def main(argv=None):
   """Parses the command line, trains, prints one line."""
   parser = command_line.parser(__doc__)
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   with command_line.errors_as_one_line('train'):
     train(args)
 

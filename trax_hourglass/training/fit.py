@@ -117,6 +117,12 @@ def fit(output_dir,
                       ('checkpoint_every', checkpoint_every)):
     if not isinstance(value, int) or value < 1:
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+  for name, value, is_right, example in (
+      ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
+      ('schedule', schedule, callable(schedule), '@WarmupCosine()'), ('corpus', corpus, hasattr(corpus, 'split'), '@ByteCorpus()'),
+      ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
+    if not is_right:
+      raise ValueError(f'{name} is {value!r}: give a reference such as {example}')
   batches.check_sizes(batch_size, length)
   mesh = mesh_lib.over_devices(n_devices)
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)

@@ -1,0 +1,157 @@
+"""Whatever a user gives to the command line of training: exit code 0 or 2, one clear line, and no half-written run directory.
+
+`FUZZ_EXAMPLES=600 pytest tests/test_fuzz.py` tries more.
+"""
+
+import gzip
+import os
+import pathlib
+import pickle
+import tempfile
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+
+import test_training
+from trax_hourglass import checkpoints
+from trax_hourglass import train
+from trax_hourglass import trax_files
+
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 520))
+
+# Small enough to be trained at once where they are right, and mostly wrong.
+NUMBERS = st.sampled_from(['0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '12345678901234567890'])
+VALUES = st.one_of(
+    NUMBERS, st.sampled_from(["'stop'", "'skip'", "'bfloat16'", "'blocks'", "'tokens'", "''", '()', '(1, 2)', '[]', '{}', "b'x'",
+                              '@ByteCorpus()', '@ShortenByLinear', '@UpsampleByNothing', '@Epochs', '@RandomWindows()', '@NoSuchThing',
+                              '%n_steps', '%no_such_macro', 'no quotes', '1 +', "'unclosed", '@', '%', '"""']))
+NAMES = st.sampled_from([
+    'n_steps', 'batch_size', 'length', 'warmup_steps', 'peak_learning_rate', 'fit.seed', 'fit.eval_every', 'fit.eval_batches',
+    'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every', 'fit.max_valid_tokens', 'fit.dtype', 'fit.accumulate',
+    'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices', 'fit.on_non_finite', 'fit.windows', 'fit.corpus', 'fit.schedule',
+    'fit.optimizer', 'fit.model', 'Hourglass.vocab_size', 'Hourglass.hierarchy', 'Hourglass.d_model', 'Hourglass.d_ff',
+    'Hourglass.n_heads', 'Hourglass.dropout', 'Hourglass.recompute', 'Hourglass.shortening', 'Hourglass.upsampling',
+    'Hourglass.vanilla_attention', 'Hourglass.mode', 'UpsampleByAttention.distances_in', 'ShortenByAttention.query',
+    'ByteCorpus.path', 'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2', 'fit.output_dir', '.', 'fit.'])
+RIGHT = st.sampled_from([
+    'fit.seed = 3', "fit.dtype = 'bfloat16'", 'fit.accumulate = 2', "fit.on_non_finite = 'skip'", 'batch_size = 3', 'length = 7',
+    'fit.keep_every = 1', 'Hourglass.dropout = 0.3', 'fit.windows = @Epochs', 'fit.loss_chunk = 5', 'fit.shard_weights = True',
+    'Hourglass.vocab_size = 300', 'fit.eval_batches = 1', 'n_steps = 2'])
+PARTS = st.one_of(st.sampled_from(['1@1', '0@1', '1@3', '1@2', '2@6', '1@0', '1@-1', '-1@1', '1', '@', '1@', '@1', '1@x', '1.5@1', '']),
+                  st.builds('{}@{}'.format, st.integers(0, 2), st.integers(1, 7)))
+HIERARCHIES = st.lists(PARTS, max_size=5).map(lambda parts: f'Hourglass.hierarchy = {" ".join(parts)!r}')
+CONTENTS = st.one_of(st.just(None), st.binary(max_size=70), st.sampled_from([b'', b'a', b'ab' * 300]))
+FLAGS = st.lists(st.sampled_from(['--json', '--no_such_flag', '--n_hosts=2', '--host=0', '--cluster=1', '--coordinator=here', 'word',
+                                  '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x']), max_size=1)
+
+
+@st.composite
+def arguments(draw):
+  """Returns (bindings, contents of a corpus or None, further flags)."""
+  kind = draw(st.sampled_from(['bindings'] * 24 + ['right', 'hierarchy', 'corpus', 'flags']))
+  bindings, contents, flags = [], None, []
+  if kind == 'bindings':
+    bindings = draw(st.lists(st.builds('{} = {}'.format, NAMES, VALUES), min_size=1, max_size=3))
+  elif kind == 'right':
+    bindings = draw(st.lists(RIGHT, min_size=1, max_size=2))
+  elif kind == 'hierarchy':
+    bindings = [draw(HIERARCHIES)]
+  elif kind == 'corpus':
+    contents = draw(CONTENTS)
+    bindings = ["ByteCorpus.path = '{corpus}'"]
+  else:
+    flags = draw(FLAGS)
+  return bindings, contents, flags
+
+
+def call(argv):
+  """Returns the exit code of the command, 0 where it returns."""
+  try:
+    train.main(argv)
+  except SystemExit as ended:
+    return ended.code or 0
+  return 0
+
+
+def test_command_line_never_ends_in_a_traceback(capfd):
+  base = ['--config_file', test_training.TINY, '--config', 'n_steps = 1', '--config', 'warmup_steps = 1', '--config',
+          "Hourglass.hierarchy = '1@1'", '--config', 'fit.max_valid_tokens = 20']
+  codes = []
+
+  @hypothesis.settings(max_examples=EXAMPLES, suppress_health_check=list(hypothesis.HealthCheck))
+  @hypothesis.given(arguments())
+  def try_one(example):
+    bindings, contents, flags = example
+    with tempfile.TemporaryDirectory() as folder:
+      corpus, run = os.path.join(folder, 'corpus'), os.path.join(folder, 'run')
+      if contents is not None:
+        pathlib.Path(corpus).write_bytes(contents)
+      argv = ['--output_dir', run, *base, *flags]
+      for binding in bindings:
+        argv += ['--config', binding.replace('{corpus}', corpus)]
+      code = call(argv)
+      out, err = capfd.readouterr()
+      assert code in (0, 2), (example, err)
+      assert 'Traceback' not in err, (example, err)
+      if code:
+        assert out == '' and err.strip(), (example, out)
+        assert not os.path.exists(run), (example, os.listdir(run))
+        said = err.strip().splitlines()
+        assert len(said) == 1 or said[0].startswith('usage: '), (example, err)
+      else:
+        assert checkpoints.Store(run).newest_sound() == max(checkpoints.Store(run).steps()), example
+      codes.append(code)
+
+  try_one()
+  assert codes.count(0) >= 3 and codes.count(2) > len(codes) / 2, 'the examples are all right, or all wrong'
+
+
+def malformed(data, original):
+  """Returns a file's bytes with harm done to them."""
+  content = bytearray(original)
+  kind = data.draw(st.sampled_from(['flip', 'cut', 'insert', 'random', 'global']))
+  if kind == 'flip':
+    for _ in range(data.draw(st.integers(1, 4))):
+      content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+  elif kind == 'cut':
+    del content[data.draw(st.integers(0, len(content) - 1)):]
+  elif kind == 'insert':
+    at = data.draw(st.integers(0, len(content)))
+    content[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+  elif kind == 'random':
+    content = data.draw(st.binary(max_size=60))
+  else:  # A pickle that calls something.
+    content = pickle.dumps(os.system if data.draw(st.booleans()) else Exploding())
+  return bytes(content)
+
+
+class Exploding:
+  """Its pickle makes a directory when it is read by Python's own reader."""
+
+  def __reduce__(self):
+    return os.mkdir, ('exploded',)
+
+
+@hypothesis.settings(max_examples=300, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(st.data())
+def test_malformed_trax_files_are_refused_and_run_nothing(tmp_path_factory, data):
+  arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)]
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, 'model.pkl.gz')
+    trax_files.write_weights(path, arrays, (1, 1))
+    with gzip.open(path) as f:
+      plain = f.read()
+    harmed = malformed(data, plain)
+    if data.draw(st.booleans()):
+      with gzip.open(path, 'wb') as f:
+        f.write(harmed)
+    else:
+      pathlib.Path(path).write_bytes(malformed(data, pathlib.Path(path).read_bytes()))
+    try:
+      found = trax_files.read_weights(path)
+    except ValueError as error:
+      assert path in str(error)
+    else:  # Numbers in a pickle carry no check sums: what is read is arrays, and nothing else.
+      assert all(isinstance(array, np.ndarray) for array in found)
+    assert not os.path.exists('exploded')
