@@ -50,7 +50,10 @@ def _of_equation(equation):
     return _of_product(equation)
   if equation.params.get('name') == blockwise.attend.__name__:
     return _of_attention(equation)
-  inside = sum(_operations(inner) for inner in jax_core.jaxprs_in_params(equation.params))
+  by_program = [_operations(inner) for inner in jax_core.jaxprs_in_params(equation.params)]
+  if equation.primitive.name == 'cond':  # Factor dropout takes each branch as often.
+    return sum(by_program) // len(by_program)
+  inside = sum(by_program)
   if equation.primitive.name == 'scan':
     return equation.params['length'] * inside
   if equation.primitive.name == 'while' and inside:

@@ -2,10 +2,12 @@
 
 `N@f` is N layers on a sequence of one vector per f tokens (f is the *total* shorten factor). Factors rise from 1 to one
 deepest level and fall back through the same values; the numbers of layers on the way down and up may differ. `8@1` is
-the flat baseline.
+the flat baseline. A factor may be a set to draw from in training, `2@1 8@2|3 2@1` (factor_dropout.py): such a string stands
+for several hierarchies, its `alternatives`.
 """
 
 import dataclasses
+import itertools
 import re
 
 
@@ -25,8 +27,41 @@ class Level:
   n_after: int
 
 
+def alternatives(hierarchy):
+  """Returns the hierarchies that one with sets of factors stands for; of one without, itself alone.
+
+  The first alternative takes the first factor of each set, the second one the second: '0@1 1@2|3 4@4|6 1@2|3 1@1' is
+  '0@1 1@2 4@4 1@2 1@1' or '0@1 1@3 4@6 1@3 1@1'. A factor that stands alone is part of all.
+
+  Args:
+    hierarchy: for example '2@1 8@2|3 2@1'.
+
+  Raises:
+    ValueError: sets of different sizes, an alternative that stands there twice, or one that makes no sense.
+  """
+  if not isinstance(hierarchy, str) or '|' not in hierarchy:
+    parse(hierarchy)
+    return (hierarchy,)
+  sets = [(count, factors.split('|')) for count, _, factors in (part.partition('@') for part in hierarchy.split())]
+  sizes = {len(factors) for _, factors in sets} - {1}
+  if len(sizes) > 1:
+    raise ValueError(f'hierarchy {hierarchy!r} has sets of {" and ".join(map(str, sorted(sizes)))} factors: all sets of a '
+                     'hierarchy have equally many, as in 1@2|3 4@4|6 1@2|3')
+  size = max(sizes, default=1)
+  chosen = [' '.join(f'{count}@{factors[i % len(factors)]}' for count, factors in sets) for i in range(size)]
+  for one, other in itertools.combinations(chosen, 2):
+    if one == other:
+      raise ValueError(f'hierarchy {hierarchy!r} names {one!r} twice: give each factor of a set once')
+  for one in chosen:
+    try:
+      parse(one)
+    except ValueError as error:
+      raise ValueError(f'hierarchy {hierarchy!r}, of which one alternative is {one!r}: {error}') from None
+  return tuple(chosen)
+
+
 def parse(hierarchy):
-  """Returns the levels of a hierarchy, top (tokens) first.
+  """Returns the levels of a hierarchy, top (tokens) first; of one with sets of factors, take an alternative.
 
   Args:
     hierarchy: for example '2@1 1@2 4@4 1@2 2@1'.

@@ -11,6 +11,7 @@ import trax.layers as tl
 from trax.shapes import ShapeDtype
 
 from trax_hourglass import blocks
+from trax_hourglass import factor_dropout
 from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass import host_random
 from trax_hourglass import keys
@@ -57,7 +58,8 @@ def Hourglass(vocab_size=256,
 
   Args:
     vocab_size: V.
-    hierarchy: layers and total shorten factors, for example '2@1 8@3 2@1'; see hierarchy.py.
+    hierarchy: layers and total shorten factors, for example '2@1 8@3 2@1'; see hierarchy.py. With sets of factors, as in
+      '2@1 8@2|3 2@1', each call in mode 'train' draws one alternative (factor_dropout.py), and other modes take the first.
     d_model: D, even and a multiple of n_heads.
     d_ff: width inside feed-forward layers.
     n_heads: attention heads.
@@ -73,40 +75,50 @@ def Hourglass(vocab_size=256,
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 
   Raises:
-    ValueError: an argument out of its range, or a hierarchy that makes no sense.
+    ValueError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a resampling
+      whose weights depend on the factor.
   """
-  levels = hierarchy_lib.parse(hierarchy)
+  alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
   spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
                    max_length, RelativeBiases(d_model, max(1, n_heads)))
+  if len(alternatives) > 1:
+    factor_dropout.check_same_weights(spec, hierarchy, alternatives, shortening, upsampling)
+  if mode != 'train':
+    alternatives = alternatives[:1]
 
   def stack(level, n_blocks):
     attention = vanilla_attention if level.total_factor == 1 else shortened_attention
     return blocks.Stack(spec, n_blocks, level.total_factor, attention)
 
-  def from_level(level, *deeper):
-    """Returns layers that map this level's vectors to themselves, through all deeper levels."""
+  def from_level(*alternatives):
+    """Returns layers that map a level's vectors to themselves, through all deeper levels, of which there may be several."""
+    level, *deeper = alternatives[0]
     if not deeper:
       return [stack(level, level.n_before)]                        # vecs
-    resampler = (spec, deeper[0].shorten_factor, level.total_factor)
+    valleys = [valley(*levels) for levels in alternatives]
     return [
         stack(level, level.n_before),                              # vecs
-        _valley(spec, deeper[0].shorten_factor, check_decodes(spec, shortening(*resampler), 'shortening'),
-                from_level(*deeper), check_decodes(spec, upsampling(*resampler), 'upsampling')),
+        valleys[0] if len(valleys) == 1 else factor_dropout.DrawnValley(valleys, [a[-1].total_factor for a in alternatives]),
         stack(level, level.n_after),                               # vecs
     ]
+
+  def valley(level, *deeper):
+    resampler = (spec, deeper[0].shorten_factor, level.total_factor)
+    return _valley(spec, deeper[0].shorten_factor, check_decodes(spec, shortening(*resampler), 'shortening'),
+                   from_level(deeper), check_decodes(spec, upsampling(*resampler), 'upsampling'))
 
   return LanguageModel(
       spec,
       vocab_size,
-      levels[-1].total_factor,
+      alternatives[0][-1].total_factor,
       tl.Dup(),                                                    # tokens, tokens
-      _pad_tokens(spec, levels),                                   # padded tokens, tokens
+      _pad_tokens(spec, alternatives),                             # padded tokens, tokens
       tl.ShiftRight(mode=mode),                                    # padded tokens, tokens
       tl.Embedding(vocab_size, d_model),                           # vecs, tokens
       blocks.Dropout(spec),                                        # vecs, tokens
-      *from_level(*levels),                                        # vecs, tokens
+      *from_level(*alternatives),                                  # vecs, tokens
       _crop(spec),                                                 # vecs
       tl.Dense(vocab_size),                                        # logits
       tl.Fn('ToFloat32', lambda logits: logits.astype(jnp.float32)),  # logits
@@ -130,12 +142,13 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample):
   )
 
 
-def _pad_tokens(spec, levels):
+def _pad_tokens(spec, alternatives):
   """Pads tokens (B, L) on the right with zeros to a length that every level divides; causality hides them."""
+  levels, *others = alternatives
   def pad(tokens):
     missing = hierarchy_lib.padded_length(levels, tokens.shape[1]) - tokens.shape[1]
     return jnp.pad(tokens, ((0, 0), (0, missing)))
-  if spec.decodes:  # Groups that lack vectors wait for them.
+  if spec.decodes or others:  # Groups that lack vectors wait for them; of several alternatives each pads by itself.
     return tl.Fn('Unpadded', lambda tokens: tokens)
   return tl.Fn(f'PadToMultipleOf_{levels[-1].total_factor}', pad)
 

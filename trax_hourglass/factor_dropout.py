@@ -1,0 +1,99 @@
+"""Shorten factor dropout (paper, section 4.1): each training step draws one of several hierarchies.
+
+`2@1 8@2|3 2@1` shortens by 2 or by 3. All alternatives are in one compiled step, behind a `lax.switch`, and a step does the
+work of the one that it draws; what is at token level is compiled once. Every alternative fills vectors up to a multiple of
+its own factor, so nothing is spent on a common multiple. With resampling whose weights do not depend on the factor one
+set of weights serves them all; it has the names, shapes and order of any alternative alone, and runs, scores and samples as
+that.
+
+Memory, since a switch has room for what the backward pass of any of its branches keeps: the sum over the alternatives of what
+lies below the first shortening. For 2@1 4@2|3 2@1 at width 128 and 768 tokens that is 1.37 times the temporary bytes of
+2@1 4@2 2@1. Where `accumulate` cuts a batch into parts, each part draws.
+
+Letters: B batch, L tokens, K total factor of the deepest level, D model width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from trax import shapes
+import trax.layers as tl
+
+from trax_hourglass import keys
+from trax_hourglass.attention_layers import RelativeBiases
+
+
+class DrawnValley(tl.Serial):
+  """One of several valleys at each call, drawn evenly by its key: (x (B, L, D)) -> (B, L, D); any L.
+
+  To Trax it is the first valley: weights, state and sublayers are that one's.
+  """
+
+  def __init__(self, valleys, total_factors):
+    """Creates the layer.
+
+    Args:
+      valleys: layers (B, n K, D) -> (B, n K, D), Serials of equal weights.
+      total_factors: the K of each.
+    """
+    super().__init__(*valleys[0].sublayers, name=f'Valley_{"|".join(map(str, total_factors))}')
+    self._valleys, self._total_factors = valleys, total_factors
+
+  def init_weights_and_state(self, signature):
+    batch, length, width = signature.shape
+    length += -length % self._total_factors[0]
+    super().init_weights_and_state(shapes.ShapeDtype((batch, length, width), signature.dtype))
+
+  def forward(self, x):
+    # Closed over: others may share weights, and could not if they were variables of a branch.
+    weights, state, rng = self.weights, self.state, self.rng
+
+    def branch(valley, total_factor):
+      def run(x):
+        padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % total_factor), (0, 0)))
+        out, new_state = valley.pure_fn(padded, weights, state, rng, use_cache=True)
+        return out[:, :x.shape[1]], new_state
+      return run
+
+    branches = [branch(*one) for one in zip(self._valleys, self._total_factors)]
+    out, self.state = jax.lax.switch(drawn(rng, len(branches)), branches, x)
+    return out
+
+
+def drawn(key, n):
+  """Returns the number of the alternative, of n, that a layer's key, uint32 (2,), draws; int32."""
+  return (keys.mix(keys.mix(key[0]) ^ key[1]) % jnp.uint32(n)).astype(jnp.int32)
+
+
+def check_same_weights(spec, hierarchy, alternatives, shortening, upsampling):
+  """Raises ValueError if weights of a resampling depend on the factor.
+
+  Args:
+    spec: the model's BlockSpec.
+    hierarchy: the string, for the message.
+    alternatives: levels of each alternative, as from `hierarchy.parse`.
+    shortening: the model's plug-in.
+    upsampling: the model's plug-in.
+  """
+  # Initialising would leave abstract weights in what the model's layers share.
+  spec = dataclasses.replace(spec, mode='eval', relative_biases=RelativeBiases(spec.d_model, spec.n_heads))
+  for depth in range(1, len(alternatives[0])):
+    for role, plug_in in (('shortening', shortening), ('upsampling', upsampling)):
+      found = {}
+      for levels in alternatives:
+        factor = levels[depth].shorten_factor
+        layer = plug_in(spec, factor, levels[depth - 1].total_factor)
+        fine, coarse = (shapes.ShapeDtype((1, n, spec.d_model)) for n in (factor, 1))
+        inputs = fine if role == 'shortening' else coarse if layer.n_in == 1 else (coarse, fine)
+        weights, _ = jax.eval_shape(lambda layer=layer, inputs=inputs: layer.init(inputs))
+        found[factor] = [leaf.shape for leaf in jax.tree.leaves(weights)]
+      factors = list(found)
+      for factor in factors[1:]:
+        differ = [(a, b) for a, b in zip(found[factors[0]], found[factor]) if a != b]
+        if differ:
+          a, b = differ[0]
+          raise ValueError(
+              f'hierarchy {hierarchy!r} draws its factor, but {role} by {layer.name} has weights of shape {a} at factor '
+              f'{factors[0]} and {b} at {factor}: choose one whose weights do not depend on it, such as '
+              'Hourglass.shortening = @ShortenByAverage and UpsampleByAttention.added = @UpsampleByRepeat')
