@@ -75,7 +75,8 @@ def fit(output_dir,
         shard_weights=False,
         n_devices=None,
         on_non_finite='stop',
-        seed=0):
+        seed=0,
+        callbacks=()):
   """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
 
   SIGTERM or Ctrl-C let it finish the step and save; called again, it goes on as if it had not been stopped.
@@ -104,6 +105,7 @@ def fit(output_dir,
     n_devices: devices to train on, as many on each host; None for all there are.
     on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step.
     seed: of weights, dropout and windows.
+    callbacks: further callbacks of Trax's loop, functions of the loop.
 
   Returns:
     The Result.
@@ -161,7 +163,8 @@ def fit(output_dir,
         checkpoint_at=lambda step: step % checkpoint_every == 0 or bool(keep_every) and step % keep_every == 0,
         eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
         export_at=lambda step: bool(keep_every) and step % keep_every == 0,
-        callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit)])
+        callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit),
+                   *callbacks])
     if loop.step < n_steps:
       loop.run(n_steps - loop.step)
   windows.close()
