@@ -6,7 +6,6 @@ import re
 
 import gin
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +15,7 @@ from trax import shapes
 
 import trax_hourglass as th
 from trax_hourglass import command_line
+from trax_hourglass import kept_programs
 from trax_hourglass import loss
 from trax_hourglass import run_directory
 from trax_hourglass.data import batches
@@ -40,6 +40,9 @@ PARAMETERS = {
     'baselines/enwik8_flat.gin': 27_584_768,
     'baselines/cifar10_flat.gin': 34_414_848,
     'baselines/imagenet64_reformer.gin': 117_346_048,
+    'baselines/enwik8_transformer_lm.gin': 0,
+    'baselines/enwik8_reformer_lm.gin': 0,
+    'baselines/enwik8_trax_hourglass_lm.gin': 34_419_968,
 }
 # Hierarchy: parameters, and millions of them as Table 1 prints.
 TABLE_1 = {
@@ -59,7 +62,7 @@ def parse(file, *bindings):
 
 def shape_model():
   """Returns parameters and shape of the logits of the configured model, of which nothing is computed."""
-  model, tokens = th.Hourglass(mode='train'), shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
+  model, tokens = run_directory.setting('model')(mode='train'), shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
 
   def run(key):
     weights, state = model.init(tokens, rng=key)
@@ -127,16 +130,8 @@ def test_reformer_has_lsh_attention_in_every_layer():
 @pytest.fixture(scope='module')
 def compiled_once(tmp_path_factory):
   """Files whose tiny versions are the same program have it compiled once."""
-  settings = {'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-              'jax_persistent_cache_min_compile_time_secs': 0, 'jax_persistent_cache_min_entry_size_bytes': -1}
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+  with kept_programs.kept_in(tmp_path_factory.mktemp('compiled')):
+    yield
 
 
 def mock_tfds(file):

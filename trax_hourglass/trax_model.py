@@ -1,0 +1,63 @@
+"""Trax's own language models behind the door of ours: any length, batches of any size.
+
+Letters: B batch, L tokens, V vocabulary, M what a model's lengths must be a multiple of.
+"""
+
+import gin
+import jax
+import jax.numpy as jnp
+from trax import fastmath
+from trax import shapes
+from trax.layers import base
+
+
+class TraxLanguageModel(base.Layer):
+  """A language model of Trax, causal and shifting its input itself: tokens (B, L) -> logits (B, L, V).
+
+  Tokens are filled up at their end to a multiple of M, which a causal model does not see. State is made anew at each call:
+  Trax's layers bind theirs to the batch and length that they were initialised with, and a language model that is trained on
+  independent windows has nothing to remember. Weights are the model's own.
+  """
+
+  def __init__(self, mode, model=gin.REQUIRED, vocab_size=256, length_multiple=1):
+    """Creates the layer.
+
+    Args:
+      mode: 'train' or 'eval'.
+      model: function of vocab_size and mode such as `trax.models.TransformerLM`, its further arguments bound by gin.
+      vocab_size: V.
+      length_multiple: M.
+
+    Raises:
+      ValueError: mode 'predict', or a vocab_size or length_multiple below 1.
+    """
+    for name, value in (('vocab_size', vocab_size), ('length_multiple', length_multiple)):
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} of TraxLanguageModel is {value!r}: give a whole number above 0')
+    if mode == 'predict':
+      raise ValueError("TraxLanguageModel has no mode 'predict': sample from it by trax.supervised.decoding")
+    self._make = lambda: model(vocab_size=vocab_size, mode=mode)
+    self._model = self._make()
+    super().__init__(name='TraxLanguageModel', sublayers_to_print=[self._model])
+    self._vocab_size, self._length_multiple = vocab_size, length_multiple
+
+  @property
+  def vocab_size(self):
+    """V."""
+    return self._vocab_size
+
+  def init_weights_and_state(self, signature):
+    self.weights, _ = self._model.init(self._padded_signature(signature), rng=self.rng)
+
+  def forward(self, tokens):
+    state_rng, rng = fastmath.random.split(self.rng)
+    length = tokens.shape[1]
+    # Another model of the same make: initialising the one whose weights are in use would replace them.
+    _, state = self._make().init(self._padded_signature(tokens), rng=state_rng)
+    padded = jnp.pad(tokens, ((0, 0), (0, -length % self._length_multiple)))
+    logits, _ = self._model.pure_fn(padded, self.weights, state, rng)
+    return logits[:, :length].astype(jnp.float32)
+
+  def _padded_signature(self, tokens):
+    batch, length = tokens.shape
+    return shapes.ShapeDtype((batch, length + -length % self._length_multiple), tokens.dtype)
