@@ -1,7 +1,6 @@
 """Models to measure, each with the trainer it is trained by: ours, our flat baseline, and Trax's Hourglass in Trax's trainer."""
 
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -22,6 +21,8 @@ from trax import shapes  # pylint: disable=wrong-import-position
 from trax_hourglass import configurables  # pylint: disable=wrong-import-position
 from trax_hourglass import flops  # pylint: disable=wrong-import-position
 from trax_hourglass import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
+from trax_hourglass.measurement import machine  # pylint: disable=wrong-import-position, unused-import
+from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position, unused-import
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 
 NAMES = ('ours', 'flat', 'trax')
@@ -146,19 +147,3 @@ def matmul_flops_per_second(dtype):
     product(x, x).block_until_ready()
     best = min(best, time.perf_counter() - started)
   return 2 * n**3 / best
-
-
-def machine():
-  """Returns what the numbers were measured on."""
-  device = jax.devices()[0]
-  return {'device': f'{device.platform} {device.device_kind}', 'cores': os.cpu_count(), 'machine': platform.machine(),
-          'jax': jax.__version__, 'python': platform.python_version()}
-
-
-def markdown(rows, columns):
-  """Returns a markdown table, one row a dictionary; columns that no row has are left out."""
-  columns = [column for column in columns if any(column in row for row in rows)]
-  def cell(value):
-    return f'{value:,}' if isinstance(value, int) else f'{value:.4g}' if isinstance(value, float) else str(value or '')
-  lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
-  return '\n'.join(lines + [f'| {" | ".join(cell(row.get(column)) for column in columns)} |' for row in rows])

@@ -26,7 +26,7 @@ def main(monkeypatch, *arguments, command=train):
   return 0
 
 
-@pytest.mark.parametrize('command', ['train', 'evaluate', 'generate'])
+@pytest.mark.parametrize('command', ['train', 'evaluate', 'generate', 'compare'])
 def test_help_imports_nothing_heavy(command):
   started = time.monotonic()
   code = (f'import sys; sys.argv = ["-m", "--help"]\nimport runpy, trax_hourglass\nsys.argv[0] = "{command}"\n'
@@ -103,5 +103,5 @@ def test_the_commands_of_the_readme_exist():
   for word in text.replace('`', ' ').split():
     if word.startswith(('gin/', 'benchmarks/', 'tests/', 'trax_hourglass/')):
       assert (ROOT / word.rstrip('.,;:)')).exists(), word
-    if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in ('train', 'evaluate', 'generate'):
+    if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in ('train', 'evaluate', 'generate', 'compare'):
       assert (ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word

@@ -9,9 +9,11 @@ import gin
 
 from trax_hourglass import trax_compat  # pylint: disable=unused-import, g-bad-import-order
 from trax_hourglass import attention_layers
+from trax_hourglass import comparison
 from trax_hourglass import hourglass
 from trax_hourglass import resampling
 from trax_hourglass import trax_attention
+from trax_hourglass import trax_model
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import cifar10
@@ -50,6 +52,7 @@ UpsampleByRepeat = _register(resampling.UpsampleByRepeat, 'layers')
 UpsampleByLinear = _register(resampling.UpsampleByLinear, 'layers')
 UpsampleByAttention = _register(resampling.UpsampleByAttention, 'layers')
 Hourglass = _register(hourglass.Hourglass, 'models')
+TraxLanguageModel = _register(trax_model.TraxLanguageModel, 'models')
 
 ByteCorpus = _register(byte_corpus.ByteCorpus, 'data')
 Enwik8 = _register(wikipedia.Enwik8, 'data')
@@ -63,4 +66,5 @@ RandomWindows = _register(batches.RandomWindows, 'data')
 Epochs = _register(batches.Epochs, 'data')
 WarmupCosine = _register(schedules.WarmupCosine, 'training')
 CosineEnd = _register(schedules.CosineEnd, 'training')
-fit = _register(fit_lib.fit, 'training', denylist=['output_dir'])
+fit = _register(fit_lib.fit, 'training', denylist=['output_dir', 'callbacks'])
+compare = _register(comparison.compare, 'training', denylist=['output_dir'])

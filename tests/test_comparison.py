@@ -1,0 +1,303 @@
+"""Comparisons: rows train alike under an equal budget, what is finished stays, what fails is told, an own variant joins in."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+import textwrap
+
+import gin
+import numpy as np
+import pairs
+import pytest
+import tensorflow as tf
+from trax import layers as tl
+
+import trax_hourglass as th
+from trax_hourglass import command_line
+from trax_hourglass import compare
+from trax_hourglass import comparison
+from trax_hourglass import configurables
+from trax_hourglass import decoding
+from trax_hourglass import measurement
+from trax_hourglass import report
+from trax_hourglass import run_directory
+from trax_hourglass import spec as spec_lib
+from trax_hourglass.training import clock
+from test_command_line import main
+from test_hourglass import assert_causal
+
+TINY = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
+CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
+FAILS = "compare.own_rows = {'maximum': 'Hourglass.hierarchy = \"1@1 1@3 1@1\"\\nHourglass.shortening = @ShortenByMaximum'," \
+        " 'fails': 'fit.eval_batches = 0'}"
+
+
+# What the README's "Add your own" shows, from here ...
+@spec_lib.decodes
+def ShortenByMaximum(spec, shorten_factor, tokens_per_vector):
+  """The largest of each group's K numbers: (B, L, D) -> (B, L/K, D)."""
+  del spec, tokens_per_vector
+  def largest(x):
+    return x.reshape(x.shape[0], -1, shorten_factor, x.shape[2]).max(axis=2)
+  return tl.Fn(f'Maximum_{shorten_factor}', largest)
+
+
+gin.external_configurable(ShortenByMaximum, module='my_project')
+# ... to here.
+
+
+def run(folder, *bindings):
+  """Runs the tiny comparison and returns its results."""
+  gin.clear_config()
+  command_line.parse_gin([TINY], [CORPUS, *bindings])
+  return configurables.compare(str(folder))
+
+
+def by_name(results):
+  return {row['name']: row for row in results['rows']}
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A comparison with an own variant and a row that fails: (folder, results)."""
+  folder = tmp_path_factory.mktemp('comparison')
+  return folder, run(folder, FAILS)
+
+
+def test_rows_have_bits_costs_and_spread(finished):
+  rows = by_name(finished[1])
+  assert list(rows) == ['flat', 'drawn', 'maximum', 'fails', 'drawn, k = 3']
+  for name in ('flat', 'drawn', 'maximum', 'drawn, k = 3'):
+    row = rows[name]
+    bits = list(row['bits_of_seeds'].values())
+    assert len(bits) == 2 and 4 < row['bits_per_byte'] < 9 and not row['errors']
+    np.testing.assert_allclose(row['bits_per_byte'], np.mean(bits))
+    np.testing.assert_allclose(row['spread'], np.std(bits, ddof=1))
+    assert row['n_steps'] == 3 and row['tokens'] == 3 * 2 * 13 and row['training_seconds'] > 0
+    assert min(row[name] for name in ('n_parameters', 'step_flops', 'step_bytes', 'step_seconds')) > 0
+    np.testing.assert_allclose(row['run_flops'], 3 * row['step_flops'])
+  assert rows['flat']['kind'] == 'flat' and rows['maximum']['kind'] == 'hierarchical'
+  assert rows['drawn']['bits_per_byte'] != rows['drawn, k = 3']['bits_per_byte']
+  np.testing.assert_allclose(rows['flat']['gap'], rows['flat']['bits_per_byte'] - 5.5)
+
+
+def test_a_failed_row_is_told_and_does_not_end_the_rest(finished):
+  folder, results = finished
+  row = by_name(results)['fails']
+  assert row['n_seeds'] == 0 and 'eval_batches is 0' in row['errors'][0]
+  table = (folder / 'table.md').read_text()
+  assert '| fails |' in table and 'fails: eval_batches is 0' in table
+
+
+def test_learning_curves_are_those_of_the_runs(finished):
+  folder, results = finished
+  for points in by_name(results)['flat']['curves'].values():
+    steps, seconds, bits = zip(*points)
+    assert steps == (1, 2, 3) and list(seconds) == sorted(seconds) and all(4 < b < 9 for b in bits)
+  assert report.curve(folder / 'flat' / 'seed_1') == [(1, pytest.approx(8, abs=1)), *report.curve(folder / 'flat' / 'seed_1')[1:]]
+
+
+def test_tables_agree_with_the_results(finished):
+  folder, results = finished
+  assert json.loads((folder / 'results.json').read_text())['rows'] == json.loads(json.dumps(results))['rows']
+  rows = by_name(results)
+  with open(folder / 'table.csv', encoding='utf-8') as file:
+    for line in csv.DictReader(file):
+      if line['name'] != 'fails':
+        assert float(line['bits_per_byte']) == rows[line['name']]['bits_per_byte']
+  assert f'| flat | {rows["flat"]["bits_per_byte"]:.4f} ± {rows["flat"]["spread"]:.4f} | 5.500 |' in report.table(results)
+
+
+def test_plots_are_small_images(finished):
+  for name in ('cost.png', 'memory.png', 'step_time.png', 'curves.png'):
+    data = (finished[0] / name).read_bytes()
+    assert len(data) < 150_000 and tf.io.decode_png(data).shape[:2] == (420, 760)
+
+
+def test_every_row_is_a_run_directory_of_its_own_data_and_seed(finished):
+  folder, _ = finished
+  for seed in (0, 1):
+    opened = run_directory.load(folder / 'flat' / f'seed_{seed}')
+    assert opened.step == 3 and run_directory.bound('fit.seed') == seed
+  settings = [json.loads((folder / name / 'row.json').read_text())['settings'].splitlines() for name in ('flat', 'maximum')]
+  assert all(line.startswith('Hourglass.') for line in set(settings[0]) ^ set(settings[1]))
+
+
+def test_finished_rows_are_not_run_again_and_failed_ones_are_tried(finished, monkeypatch):
+  folder, results = finished
+  trained = []
+  original = comparison.Comparison._train
+  monkeypatch.setattr(comparison.Comparison, '_train', lambda self, row, *args: (trained.append(row.name),
+                                                                                  original(self, row, *args))[1])
+  assert run(folder, FAILS)['rows'] == results['rows']
+  assert trained == ['fails', 'fails']
+
+
+def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
+  folder, results = finished
+  folder = shutil.copytree(folder, tmp_path / 'copy')
+  before = by_name(results)['flat']
+  (folder / 'flat' / 'seed_0' / 'result.json').unlink()
+  monkeypatch.setattr(comparison.Comparison, '_measure', None)  # What was planned stays.
+  after = by_name(run(folder, FAILS))['flat']
+  assert after['bits_of_seeds'] == before['bits_of_seeds'] and after['training_seconds'] == before['training_seconds']
+
+
+def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatch):
+  folder = shutil.copytree(finished[0], tmp_path / 'copy')
+  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  rows = by_name(run(folder, "compare.own_rows = {'wide': 'Hourglass.d_ff = 11'}", 'compare.seeds = (0,)'))
+  assert rows['wide']['errors'] == ['not run'] and rows['flat']['n_seeds'] == 1
+
+
+def test_a_folder_of_other_results_is_refused(finished):
+  folder, _ = finished
+  with pytest.raises(ValueError, match="flat holds results of other settings, 'batch_size = 2' where.*'batch_size = 3' now"):
+    run(folder, 'batch_size = 3')
+  with pytest.raises(ValueError, match="'steps = 3' where there is 'steps = 4' now"):
+    run(folder, 'compare.steps = 4')
+
+
+def test_own_shortening_is_causal_and_samples(finished):
+  model = th.Hourglass(pairs.VOCAB, '1@1 1@3 0@1', pairs.D_MODEL, pairs.D_FF, pairs.N_HEADS, mode='eval',
+                       shortening=ShortenByMaximum)
+  assert_causal(pairs.initialise(model, 13), 13)
+  opened = run_directory.load(finished[0] / 'maximum' / 'seed_0', mode='predict', bindings=['Hourglass.max_length = 20'])
+  sample, = decoding.Sampler(opened.model, decoding.Choice(temperature=0.0)).sample([b'def'], length=5)
+  assert len(sample.tokens) == 5
+  text = b'def' + bytes(sample.tokens.astype(np.uint8))
+  log_probs, = decoding.score(opened.model, [text])
+  np.testing.assert_allclose(log_probs[3:], sample.log_probs, atol=1e-4)
+
+
+def test_readme_shows_the_own_shortening():
+  source = pathlib.Path(__file__).read_text()
+  shown = source[source.index('@spec_lib.decodes'):source.index('# ... to here.')].strip().replace('spec_lib.', '')
+  assert textwrap.indent(shown, '    ') in (pathlib.Path(__file__).parent.parent / 'README.md').read_text()
+
+
+def test_command_line(finished, monkeypatch, capsys):
+  folder, results = finished
+  assert main(monkeypatch, '--output_dir', folder, '--json', command=compare) == 1  # One row has failed.
+  out, _ = capsys.readouterr()
+  assert json.loads(out)['rows'][0] == json.loads(json.dumps(results['rows'][0]))
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+  def run_once(self, seed, directory, row):
+    if row.name == 'drawn':
+      raise KeyboardInterrupt
+    return {'seed': seed, 'bits': 5.0, 'standard_error': 0.1, 'n_tokens_scored': 9, 'training_seconds': 1.0,
+            'curve': [(1, 0.0, 8.0), (3, 1.0, 5.0)]}
+
+  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: MEASURED)
+  assert main(monkeypatch, '--config_file', TINY, '--config', CORPUS, '--output_dir', tmp_path / 'x', command=compare) == 130
+  assert 'stopped' in capsys.readouterr().err
+  assert json.loads((tmp_path / 'x' / 'flat' / 'seed_0' / 'result.json').read_text())['bits'] == 5.0
+  assert '5.0000' in (tmp_path / 'x' / 'table.md').read_text()
+
+
+MEASURED = measurement.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000, step_seconds=0.25,
+                                   compile_seconds=1.0)
+
+
+@pytest.mark.parametrize('budget, n_steps', [
+    ('compare.steps = 9', 9), ('compare.steps = None\ncompare.seconds = 60', 240),
+    ('compare.steps = None\ncompare.flops = 1e11', 50), ('compare.steps = None\ncompare.seconds = 0.01', 1)])
+def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_steps):
+  seen = []
+  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: MEASURED)
+
+  def run_once(self, seed, directory, row):
+    if not row.weights_of:
+      self._configure(row, json.loads((row.directory / 'row.json').read_text())['n_steps'], seed)
+      seen.append((run_directory.setting('n_steps'), run_directory.setting('schedule')(n_steps),
+                   run_directory.bound('WarmupCosine.warmup_steps')))
+    return {'error': 'not run'}
+
+  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  run(tmp_path, *budget.splitlines(), 'compare.seeds = (0,)', 'compare.warmup = 0.2')
+  assert seen == [(n_steps, 0.0 if n_steps > 1 else pytest.approx(0, abs=1), round(0.2 * n_steps))] * 2
+
+
+@pytest.mark.parametrize('bindings, message', [
+    (['compare.rows = {}'], 'compare.rows is {}'), (['compare.rows = None'], 'compare.rows is None'),
+    (['compare.rows = ["6@1"]'], "compare.rows is ['6@1']"), (['compare.own_rows = {"a": 3}'], "own_rows has 'a': 3"),
+    (['compare.own_rows = {"a": "fit.model = @NoSuchModel"}'], "row 'a': No configurable matching 'NoSuchModel'"),
+    (['compare.own_rows = {"a": "Hourglass.hierarchy = \'3@2\'"}'], "row 'a': hierarchy '3@2'"),
+    (['compare.own_rows = {"a": "Hourglass.d_model ="}'], "row 'a'"),
+    (['compare.own_rows = {"a b": "", "a_b": ""}'], "'a b' and 'a_b'"),
+    (['compare.own_rows = {"a": "fit.n_steps = 5"}'], "row 'a': fit.n_steps does not follow"),
+    (['compare.also_evaluate = {"b": ("no such row", "")}'], "'no such row'"),
+    (['compare.paper = {"no such row": 1.0}'], "'no such row'"),
+    (['compare.steps = 0'], 'compare.steps is 0'), (['compare.steps = 1.5'], 'compare.steps is 1.5'),
+    (['compare.seconds = 5'], 'compare.steps = 3 and compare.seconds = 5 given'), (['compare.steps = None'], 'no budget given'),
+    (['compare.steps = None', 'compare.flops = -1'], 'compare.flops is -1'), (['compare.seeds = ()'], 'compare.seeds is ()'),
+    (['compare.seeds = (1, 1)'], 'compare.seeds is (1, 1)'), (['compare.warmup = 1.5'], 'compare.warmup is 1.5'),
+    (['compare.n_evaluations = 0'], 'compare.n_evaluations is 0'), (['compare.protocol = "papers"'], "'papers'"),
+    (['compare.split = "tests"'], 'tests'), (['compare.stepz = 1'], 'stepz'), (['batch_size = 0'], 'batch_size is 0'),
+])
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, bindings, message):
+  arguments = [argument for binding in bindings for argument in ('--config', binding)]
+  assert main(monkeypatch, '--config_file', TINY, '--config', CORPUS, '--output_dir', tmp_path / 'x', *arguments, command=compare) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and len(err.strip().splitlines()) == 1 and err.startswith('compare: ') and message in err
+  assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ([], 'give a --config_file'), (['--config_file', TINY], 'holds other things than a comparison'),
+    (['--config_file', 'quickstart.gin'], 'no budget given')])
+def test_folders_and_files_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments, message):
+  (tmp_path / 'notes.txt').write_text('mine')
+  assert main(monkeypatch, '--output_dir', tmp_path, *arguments, command=compare) == 2
+  assert message in capsys.readouterr().err and [file.name for file in tmp_path.iterdir()] == ['notes.txt']
+
+
+@dataclasses.dataclass
+class FakeLoop:
+  step: int
+  loss: float = 1.0
+
+
+def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(clock.time, 'monotonic', lambda: now[0])
+
+  def train(first, last):
+    watch = clock.Clock(FakeLoop(first - 1), tmp_path / 'seconds.json', lambda step: step % 3 == 0)
+    for step in range(first, last + 1):
+      watch.on_step_begin(step)
+      now[0] += 100.0 if step == first else 2.0  # The first one compiles.
+      watch.on_step_end(step)
+      now[0] += 50.0 if step % 3 == 0 else 1.0  # Evaluations, or a batch.
+
+  train(1, 7)
+  # Steps 2 and 3 and the batch between them, and the one before them; steps 4 to 6, and two batches.
+  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0), (6, 14.0)]
+  train(4, 6)  # From the checkpoint of step 3: what came after it is forgotten.
+  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0), (6, 12.0)]
+  assert [clock.at([(3, 6.0), (6, 12.0)], step) for step in (0, 1, 3, 5, 6, 9)] == [0.0, 2.0, 6.0, 10.0, 12.0, 12.0]
+
+
+def test_orderings_are_those_within_a_seed():
+  def row(name, paper, *bits):
+    return {'name': name, 'paper': paper, 'n_seeds': len(bits), 'bits_of_seeds': dict(enumerate(bits))}
+
+  rows = [row('a', 1.3, 3.0, 4.0, 5.0), row('b', 1.1, 2.9, 3.9, 4.9), row('c', 1.2, 3.2, 4.2, 5.2), row('d', 1.0, 2.8, 4.0, 4.9),
+          row('e', 1.0, 2.9)]
+  found = {(pair['better'], pair['worse']): pair for pair in report.orderings({'rows': rows})}
+  assert {pair: entry['verdict'] for pair, entry in found.items()} == {
+      ('d', 'b'): 'open', ('d', 'c'): 'holds', ('d', 'a'): 'open', ('b', 'c'): 'holds', ('b', 'a'): 'holds', ('c', 'a'): 'reversed'}
+  # Differences .1, -.1, 0: mean 0, deviation .1; Student's t of two degrees of freedom is 4.3027.
+  np.testing.assert_allclose([found['d', 'b'][name] for name in ('difference', 'interval', 'paper')],
+                             [0.0, 4.3027 * 0.1 / 3**0.5, 0.1], atol=1e-5)
+
+
+def test_markdown_by_hand():
+  rows = [{'row': 'a', 'n': 12345, 'x': 0.123456}, {'row': 'b', 'n': 6}]
+  assert report.markdown(rows, ['row', 'missing', 'n', 'x']) == (
+      '| row | n | x |\n|---|---|---|\n| a | 12,345 | 0.1235 |\n| b | 6 |  |')

@@ -1,0 +1,46 @@
+"""Trains and evaluates a list of models under an equal budget, and writes a table and plots.
+
+    python -m trax_hourglass.compare --config_file gin/compare/enwik8_cpu.gin --config "Enwik8.path = 'FILE'"
+    python -m trax_hourglass.compare --config_file gin/compare/enwik8_table8.gin --config_file gin/compare/cpu.gin
+    python -m trax_hourglass.compare --output_dir DIR                goes on with the comparison in DIR
+
+Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones are tried
+again; the exit code is 1 as long as one has failed.
+"""
+
+import json
+import pathlib
+import time
+
+from trax_hourglass import command_line
+
+
+def main():
+  """Parses the command line, runs the comparison, prints the table."""
+  parser = command_line.parser(__doc__)
+  command_line.add_gin_flags(parser)
+  parser.add_argument('--output_dir', metavar='DIR', help='folder of the comparison; default: runs/compare- and the date')
+  parser.add_argument('--json', action='store_true', help='print one JSON object')
+  args = parser.parse_args()
+  with command_line.errors_as_one_line('compare'):
+    compare(args)
+
+
+def compare(args):
+  """Compares as the parsed arguments say and prints the result."""
+  folder = pathlib.Path(args.output_dir or time.strftime('runs/compare-%Y%m%d-%H%M%S')).expanduser()
+  saved = folder / 'comparison.gin'
+  if not args.config_file and not saved.exists():
+    raise command_line.UsageError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a comparison')
+  command_line.parse_gin(args.config_file or [str(saved)], args.config)
+
+  from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
+  from trax_hourglass import report  # pylint: disable=g-import-not-at-top
+  results = configurables.compare(str(folder))
+  print(json.dumps(results) if args.json else f'{report.table(results)}\n\nin {folder}')
+  if any(row['errors'] for row in results['rows']):
+    raise SystemExit(1)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,88 @@
+"""What one training step of a model takes: operations, bytes, seconds."""
+
+import dataclasses
+import os
+import platform
+import statistics
+import time
+
+import jax
+import numpy as np
+from trax import layers as tl
+from trax import shapes
+
+from trax_hourglass import flops
+from trax_hourglass import loss as loss_lib
+from trax_hourglass.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """Of a training step, forward, backward and optimizer.
+
+  Attributes:
+    n_parameters: trained numbers.
+    step_flops: floating-point operations.
+    flops_from: 'products', counted as in flops.py, or 'compiler', XLA's estimate, for models with loops that cannot be
+      counted; it takes each loop for one turn, so it is too low.
+    step_bytes: temporary memory of the compiled step.
+    step_seconds: mean over the steps that were timed; steps of one model need not be alike (factor_dropout.py).
+    compile_seconds: tracing and compiling.
+  """
+  n_parameters: int
+  step_flops: float
+  flops_from: str
+  step_bytes: int
+  step_seconds: float
+  compile_seconds: float
+
+
+def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options):
+  """Returns the Measurement of a model, whose training steps are run with learning rate 0.
+
+  Args:
+    model: language model in mode 'train', not initialised.
+    optimizer: Trax optimizer.
+    batch: (tokens (B, L), targets (B, L), weights (B, L)).
+    n_steps: steps to time; one before them is not.
+    loss_chunk: see loss.py.
+    **trainer_options: further arguments of `step.Trainer`, by name.
+  """
+  model.init(shapes.signature(batch[0]))
+  layers = model, tl.WeightedCategoryCrossEntropy()
+  model_with_loss = tl.Serial(*layers) if loss_chunk is None else loss_lib.LossInChunks(model, loss_chunk)
+  model_with_loss.init(shapes.signature(batch))
+  optimizer.tree_init(model_with_loss.weights)
+  trainer = step_lib.Trainer(model_with_loss, optimizer, **trainer_options)
+
+  def arguments(step):
+    return trainer.arguments(batch, np.array([0, step], np.uint32), step, 0.0)
+
+  held, *rest = arguments(1)
+  started = time.perf_counter()
+  compiled = trainer.update.lower(held, *rest).compile()
+  compile_seconds = time.perf_counter() - started
+  seconds = []
+  for step in range(1, n_steps + 2):
+    started = time.perf_counter()
+    held, _ = jax.block_until_ready(compiled(held, *arguments(step)[1:]))
+    seconds.append(time.perf_counter() - started)
+
+  try:
+    operations, source = flops.training_step(model, *batch[0].shape), 'products'
+  except ValueError:
+    operations, source = float(compiled.cost_analysis()['flops']), 'compiler'
+  return Measurement(
+      n_parameters=sum(w.size for w in jax.tree.leaves(model.weights)),
+      step_flops=operations,
+      flops_from=source,
+      step_bytes=compiled.memory_analysis().temp_size_in_bytes,
+      step_seconds=statistics.fmean(seconds[1:]),
+      compile_seconds=compile_seconds)
+
+
+def machine():
+  """Returns what numbers are measured on."""
+  device = jax.devices()[0]
+  return {'device': f'{device.platform} {device.device_kind}', 'cores': os.cpu_count(), 'machine': platform.machine(),
+          'jax': jax.__version__, 'python': platform.python_version()}
