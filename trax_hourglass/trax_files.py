@@ -8,7 +8,6 @@ two classes that Trax itself puts there, and refuses everything else by name.
 import collections
 import gzip
 import io
-import os
 import pickle
 import zlib
 
@@ -17,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 from trax.layers import base
+
+from trax_hourglass import whole_file
 
 try:
   from numpy._core import multiarray  # NumPy 2
@@ -146,10 +147,8 @@ def write_loop(path, model, slots, step, history, input_signature):
 def _write(path, contents):
   """Writes under another name and moves the whole file there."""
   check_name(path)
-  unfinished = f'{path}.unfinished'
-  with gzip.open(unfinished, 'wb', compresslevel=2) as f:
+  with whole_file.unfinished(path) as unfinished, gzip.open(unfinished, 'wb', compresslevel=2) as f:
     pickle.dump(contents, f)
-  os.replace(unfinished, path)
 
 
 def check_name(path):

@@ -9,6 +9,8 @@ import time
 
 import tensorflow as tf
 
+from trax_hourglass import whole_file
+
 _VERSION = 'brain.Event:2'
 _numbers = itertools.count()
 
@@ -73,6 +75,8 @@ def drop_after(folder, step):
     folder: with files of events; it may be missing.
     step: the last one to keep.
   """
+  for leftover in pathlib.Path(folder).glob('*.unfinished'):
+    leftover.unlink()
   for path in sorted(pathlib.Path(folder).glob('events.out.tfevents.*')):
     kept, whole = [], True
     try:
@@ -84,8 +88,6 @@ def drop_after(folder, step):
     except tf.errors.DataLossError:
       whole = False
     if not whole:
-      unfinished = path.with_name(f'unfinished.{path.name}')
-      with tf.io.TFRecordWriter(str(unfinished)) as writer:
+      with whole_file.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
         for record in kept:
           writer.write(record)
-      os.replace(unfinished, path)

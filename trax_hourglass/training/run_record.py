@@ -13,6 +13,7 @@ import jax
 
 from trax_hourglass import checkpoints
 from trax_hourglass import hosts
+from trax_hourglass import whole_file
 from trax_hourglass.data import fingerprint
 from trax_hourglass.training import event_files
 from trax_hourglass.training import run_config
@@ -72,8 +73,8 @@ class RunRecord:
       if hosts.is_first():
         for part in ('train', 'eval'):
           event_files.drop_after(self.path / part, self.step or 0)
-        _write(self.path / CONFIG, gin.operative_config_str())
-        _write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
+        whole_file.write(self.path / CONFIG, gin.operative_config_str())
+        whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
     except BaseException:
       self._release()
       raise
@@ -130,9 +131,3 @@ def _versions():
   packages = ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint')
   return {**{name: importlib.metadata.version(name) for name in packages}, 'python': platform.python_version(),
           'devices': [device.device_kind for device in jax.devices()]}
-
-
-def _write(path, text):
-  unfinished = path.with_name(f'{path.name}.unfinished')
-  unfinished.write_text(text)
-  os.replace(unfinished, path)
