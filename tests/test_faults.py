@@ -9,12 +9,17 @@ import shutil
 import signal
 
 import gin
+import jax
 import numpy as np
 import pytest
+from trax import layers as tl
+from trax import optimizers
+from trax.supervised import training
 
 import crash
 import test_checkpoints
 import test_training
+import trax_hourglass as th
 from trax_hourglass import checkpoints
 from trax_hourglass import train
 from trax_hourglass.training import loop as loop_lib
@@ -235,6 +240,22 @@ def test_disk_that_stays_full(tmp_path, monkeypatch):
   finally:
     limit(limits[0])
   assert newest(tmp_path) == 2
+
+
+def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path):
+  test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
+  assert {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
+  assert (tmp_path / 'run' / 'model_3.pkl.gz').exists()
+  shutil.copy(tmp_path / 'run' / 'model_6.pkl.gz', tmp_path / 'model.pkl.gz')
+  tokens = np.zeros((2, 13), np.int32)
+  task = training.TrainTask(iter(lambda: (tokens, tokens, np.ones(tokens.shape, np.float32)), None),
+                            tl.WeightedCategoryCrossEntropy(), optimizers.Adam())
+  loop = training.Loop(th.Hourglass(mode='train'), task, output_dir=str(tmp_path), random_seed=0)
+  expected = crash.outcome(tmp_path / 'run')[0]
+  assert loop.step == 6 and loop.history.get('eval', 'metrics/BitsPerToken')
+  for found, wanted in ((loop.model.weights, expected['weights']), (loop._trainer_per_task[0].slots, expected['slots'])):
+    for x, y in zip(jax.tree.leaves(found), wanted, strict=True):
+      np.testing.assert_array_equal(x, y)
 
 
 def test_config_lines_are_compared_by_what_they_come_to():
