@@ -226,7 +226,7 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
 @pytest.mark.parametrize('bindings, message', [
     (['compare.rows = {}'], 'compare.rows is {}'), (['compare.rows = None'], 'compare.rows is None'),
     (['compare.rows = ["6@1"]'], "compare.rows is ['6@1']"), (['compare.own_rows = {"a": 3}'], "own_rows has 'a': 3"),
-    (['compare.own_rows = {"a": "fit.model = @NoSuchModel"}'], "row 'a': No configurable matching 'NoSuchModel'"),
+    (['compare.own_rows = {"a": "fit.model = @NoSuchModel"}'], "row 'a': No configurable matching reference '@NoSuchModel'"),
     (['compare.own_rows = {"a": "Hourglass.hierarchy = \'3@2\'"}'], "row 'a': hierarchy '3@2'"),
     (['compare.own_rows = {"a": "Hourglass.d_model ="}'], "row 'a'"),
     (['compare.own_rows = {"a b": "", "a_b": ""}'], "'a b' and 'a_b'"),

@@ -103,12 +103,13 @@ def compare(output_dir,
     ValueError: no rows, rows or settings that make no sense, no budget or more than one, or an output_dir with other results.
       What goes wrong while a row is measured or trained is part of its result instead.
   """
+  arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
   budget = _check_budget(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps)
   comparison = Comparison(output_dir, budget, warmup, n_evaluations, measured_steps,
                            {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper or {})
   comparison.take_rows({**_checked(rows, 'rows'), **_checked(own_rows or {}, 'own_rows')}, also_evaluate or {})
-  comparison.begin()
+  comparison.begin(arguments)
   try:
     with kept_programs.kept_in(comparison.folder / 'compiled'):
       return comparison.run(seeds)
@@ -153,7 +154,8 @@ class Comparison:
       try:
         self.rows.append(self._checked_row(Row(name, _lines(lines), weights_of, self.folder / slug)))
       except (command_line.UsageError, ValueError, TypeError, base.LayerError) as error:
-        raise ValueError(f'row {name!r}: {command_line.one_line(error)}') from error
+        text = re.sub(r' In bindings string line \d+.*', '', command_line.one_line(error))  # Of a text that nobody wrote.
+        raise ValueError(f'row {name!r}: {text}') from error
 
   def _checked_row(self, row):
     """Returns the row with its settings and kind; raises for what can be known without running it."""
@@ -190,8 +192,12 @@ class Comparison:
     bindings = [line for line in lines if line and not line.startswith(('#', 'import ', 'from '))]
     return '\n'.join([*bindings, *(f'{name} = {value!r}' for name, value in (*self._budget.items(), *self._scored.items()))])
 
-  def begin(self):
-    """Makes the folder, or checks that what is in it belongs to this comparison."""
+  def begin(self, arguments):
+    """Makes the folder, or checks that what is in it belongs to this comparison.
+
+    Args:
+      arguments: of `compare` by name, to be kept; gin itself would sort the rows.
+    """
     if self.folder.exists() and not self.folder.is_dir():
       raise ValueError(f'output_dir {str(self.folder)!r} is a file: give a folder')
     if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
@@ -204,7 +210,8 @@ class Comparison:
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
                          f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
     self.folder.mkdir(parents=True, exist_ok=True)
-    whole_file.write(self.folder / CONFIG, self._config)
+    kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
+    whole_file.write(self.folder / CONFIG, '\n'.join([*self._common, kept, '']))
 
   def run(self, seeds):
     """Measures all rows, trains and evaluates them, and writes the report after each."""
@@ -337,6 +344,12 @@ def _without(config, configurable):
   """Returns the text of a `gin.config_str` without one configurable's bindings."""
   parts = re.split(r'(?m)^(?=# Parameters for )', config)
   return ''.join(part for part in parts if not part.startswith(f'# Parameters for {configurable}:'))
+
+
+def _as_gin(value):
+  if not isinstance(value, dict):
+    return repr(value)
+  return ''.join(['{\n', *(f'    {key!r}: {entry!r},\n' for key, entry in value.items()), '}'])
 
 
 def _short(error):
