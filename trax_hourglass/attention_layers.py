@@ -16,6 +16,7 @@ from trax.layers import initializers
 from trax_hourglass import attention
 from trax_hourglass import cached_attention
 from trax_hourglass import local_attention
+from trax_hourglass.affine import affine
 from trax_hourglass.spec import decodes
 
 _KERNEL = initializers.GlorotUniformInitializer()
@@ -69,10 +70,10 @@ class RelativeAttention(base.Layer):
   def forward(self, inputs):
     queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
     query, output = self.weights[1], self.weights[4]
-    q = _heads(_affine(queries, query), self._spec)
+    q = _heads(affine(queries, *query), self._spec)
     attend = self._step if self._spec.decodes and queries.shape[1] == 1 else self._all
     out = attend(q, keys, *inputs[-2:])
-    return _affine(out.reshape(queries.shape).astype(queries.dtype), output)
+    return affine(out.reshape(queries.shape).astype(queries.dtype), *output)
 
   def _all(self, q, keys, context_bias, location_bias):
     """Attention of all queries (B, Q, H, E) to all keys (B, K, D); in mode 'predict' it begins the caches."""
@@ -107,12 +108,12 @@ class RelativeAttention(base.Layer):
     return cached_attention.attend(cache, first + self._keys_per_group, content, position, phase)
 
   def _keys_and_values(self, x):
-    return tuple(_heads(_affine(x, weights), self._spec) for weights in self.weights[2:4])
+    return tuple(_heads(affine(x, *weights), self._spec) for weights in self.weights[2:4])
 
   def _projected(self, distances, dtype):
     """Distances (P, n) in steps of the finer sequence -> (P, n, H, E)."""
     embedded = attention.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
-    return _heads(_affine(embedded, self.weights[0]), self._spec)
+    return _heads(affine(embedded, *self.weights[0]), self._spec)
 
 
 class RotaryAttention(base.Layer):
@@ -145,7 +146,7 @@ class RotaryAttention(base.Layer):
 
   def forward(self, x):
     *maps, output = self.weights
-    q, k, v = (_heads(_affine(x, weights), self._spec) for weights in maps)
+    q, k, v = (_heads(affine(x, *weights), self._spec) for weights in maps)
     n, first = x.shape[1], self.state[0] if self._spec.decodes and x.shape[1] == 1 else 0
     positions = self._tokens_per_vector * (first + jnp.arange(n, dtype=jnp.float32))
     q, k = (attention.rotated(x, positions) for x in (q, k))
@@ -156,7 +157,7 @@ class RotaryAttention(base.Layer):
       out = cached_attention.attend(self.state[1], first + 1, q[:, 0])
     else:
       out = attention.rotary_attention(q, k, v, rate=_rate(self._spec), key=self.rng)
-    return _affine(out.reshape(x.shape).astype(x.dtype), output)
+    return affine(out.reshape(x.shape).astype(x.dtype), *output)
 
 
 def _empty(spec, capacity, signature, queries_per_group=None):
@@ -198,11 +199,11 @@ class LocalAttention(base.Layer):
     x, *biases = inputs
     position, query, key, value, output = self.weights
     distances = self._unit * jnp.arange(1 - min(self._window, x.shape[1]), 1)
-    e = _affine(attention.sinusoids(distances, self._spec.d_model).astype(x.dtype), position)
+    e = affine(attention.sinusoids(distances, self._spec.d_model).astype(x.dtype), *position)
     out = local_attention.local_attention(
-        *(_heads(y, self._spec) for y in (_affine(x, query), _affine(x, key), _affine(x, value), e)), *biases,
+        *(_heads(y, self._spec) for y in (affine(x, *query), affine(x, *key), affine(x, *value), e)), *biases,
         rate=_rate(self._spec), key=self.rng)
-    return _affine(out.reshape(x.shape), output)
+    return affine(out.reshape(x.shape), *output)
 
 
 def refuse_to_predict(spec, name):
@@ -228,10 +229,6 @@ def _heads(x, spec):
 def _rate(spec):
   return spec.dropout if spec.mode == 'train' else 0.0
 
-
-def _affine(x, weights):
-  w, b = weights
-  return jnp.dot(x, w) + b
 
 
 @decodes

@@ -6,6 +6,7 @@ Letters: B batch, L vectors of a level, D model width, F feed-forward width.
 import jax.numpy as jnp
 import trax.layers as tl
 
+from trax_hourglass.affine import Dense
 from trax_hourglass.dropout import PositionalDropout
 from trax_hourglass.scanned import Scanned
 from trax_hourglass.spec import check_decodes
@@ -27,10 +28,10 @@ def FeedForward(spec):
   """Pre-norm feed-forward layer with its residual: (B, L, D) -> (B, L, D)."""
   return tl.Residual(
       LayerNorm(),                # vecs
-      tl.Dense(spec.d_ff),        # vecs (B, L, F)
+      Dense(spec.d_ff),           # vecs (B, L, F)
       spec.ff_activation(),       # vecs (B, L, F)
       Dropout(spec),              # vecs (B, L, F)
-      tl.Dense(spec.d_model),     # vecs
+      Dense(spec.d_model),        # vecs
       Dropout(spec),              # vecs
   )
 

@@ -16,6 +16,7 @@ from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass import host_random
 from trax_hourglass import keys
 from trax_hourglass import resampling
+from trax_hourglass.affine import Dense
 from trax_hourglass.attention_layers import CausalRelativeAttention
 from trax_hourglass.attention_layers import RelativeBiases
 from trax_hourglass.per_group import Expanded
@@ -120,7 +121,7 @@ def Hourglass(vocab_size=256,
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*alternatives),                                  # vecs, tokens
       _crop(spec),                                                 # vecs
-      tl.Dense(vocab_size),                                        # logits
+      Dense(vocab_size),                                           # logits
       tl.Fn('ToFloat32', lambda logits: logits.astype(jnp.float32)),  # logits
   )
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import trax.layers as tl
 
 from trax_hourglass import blocks
+from trax_hourglass.affine import Dense
 from trax_hourglass.attention_layers import RelativeAttention
 from trax_hourglass.dropout import PositionalDropout
 from trax_hourglass.per_group import Expanded
@@ -49,7 +50,7 @@ def ShortenByLinear(spec, shorten_factor, tokens_per_vector):
   del tokens_per_vector
   return tl.Serial(
       tl.Fn(f'Concatenate_{shorten_factor}', lambda x: x.reshape(x.shape[0], -1, shorten_factor * x.shape[2])),
-      tl.Dense(spec.d_model),
+      Dense(spec.d_model),
       PositionalDropout(spec.dropout, mode=spec.mode),
       name='ShortenByLinear',
   )
@@ -105,7 +106,7 @@ def UpsampleByLinear(spec, shorten_factor, tokens_per_vector):
   """
   del tokens_per_vector
   return tl.Serial(
-      tl.Dense(shorten_factor * spec.d_model),
+      Dense(shorten_factor * spec.d_model),
       PositionalDropout(spec.dropout, mode=spec.mode),
       tl.Fn(f'Split_{shorten_factor}', lambda x: x.reshape(x.shape[0], -1, x.shape[2] // shorten_factor)),
       name='UpsampleByLinear',
