@@ -174,14 +174,14 @@ def test_sinusoids_by_hand():
 
 
 def test_scores_of_all_heads_never_exist_at_once():
-  length = 2048
+  length = 4096
   arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in
             [(1, length, 8, 16)] * 3 + [(1, length, 8, 16), (8, 16), (8, 16)]]
   loss = lambda *a: attention.relative_attention(*a).sum()
   compiled = jax.jit(jax.grad(loss, argnums=range(6))).lower(*arrays).compile()
   one_matrix = 4 * length**2
-  # The plain form keeps content, position and softmax of 8 heads: 24 matrices; .8 was measured here.
-  assert compiled.memory_analysis().temp_size_in_bytes < one_matrix
+  # The plain form keeps content, position and softmax of 8 heads: 24 matrices.
+  assert compiled.memory_analysis().temp_size_in_bytes < one_matrix / 2
 
 
 def test_refuses_lengths_that_are_not_whole_groups():
