@@ -140,7 +140,7 @@ def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
   folder = shutil.copytree(folder, tmp_path / 'copy')
   before = by_name(results)['flat']
   (folder / 'flat' / 'seed_0' / 'result.json').unlink()
-  monkeypatch.setattr(comparison.Comparison, '_measure', None)  # What was planned stays.
+  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: {'error': 'planned already'})
   after = by_name(run(folder, FAILS))['flat']
   assert after['bits_of_seeds'] == before['bits_of_seeds'] and after['training_seconds'] == before['training_seconds']
 
@@ -156,7 +156,7 @@ def test_a_folder_of_other_results_is_refused(finished):
   folder, _ = finished
   with pytest.raises(ValueError, match="flat holds results of other settings, 'batch_size = 2' where.*'batch_size = 3' now"):
     run(folder, 'batch_size = 3')
-  with pytest.raises(ValueError, match="'steps = 3' where there is 'steps = 4' now"):
+  with pytest.raises(ValueError, match="'compare.steps = 3' where there is 'compare.steps = 4' now"):
     run(folder, 'compare.steps = 4')
 
 

@@ -159,6 +159,8 @@ class Comparison:
 
   def _checked_row(self, row):
     """Returns the row with its settings and kind; raises for what can be known without running it."""
+    command_line.parse_gin([], [*self._common, *row.lines])
+    settings = self._settings()
     self._configure(row, _PROBE, seed=0)
     if run_directory.setting('n_steps') != _PROBE:
       raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = %n_steps, '
@@ -169,7 +171,7 @@ class Comparison:
     run_evaluation.window_sizes(self._scored['protocol'], None, None, run_directory.setting('length'), data.example_length)
     multiple = getattr(model, 'length_multiple', None)
     kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
-    return dataclasses.replace(row, settings=self._settings(), kind=kind)
+    return dataclasses.replace(row, settings=settings, kind=kind)
 
   def _configure(self, row, n_steps, seed):
     """Parses the comparison's configuration with what is the row's own."""
@@ -190,7 +192,8 @@ class Comparison:
     """Returns what a row's results depend on, one binding a line or more; not which other rows there are, nor imports."""
     lines = _without(gin.config_str(), 'compare').splitlines()
     bindings = [line for line in lines if line and not line.startswith(('#', 'import ', 'from '))]
-    return '\n'.join([*bindings, *(f'{name} = {value!r}' for name, value in (*self._budget.items(), *self._scored.items()))])
+    further = {**self._budget, 'warmup': self._warmup, **self._scored}
+    return '\n'.join([*bindings, *(f'compare.{name} = {value!r}' for name, value in further.items())])
 
   def begin(self, arguments):
     """Makes the folder, or checks that what is in it belongs to this comparison.
@@ -204,7 +207,7 @@ class Comparison:
       raise ValueError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
       before = _read(row.directory / _ROW)
-      if before and before['settings'] != row.settings:
+      if before.get('settings', row.settings) != row.settings:
         there, here = (text.splitlines() for text in (before['settings'], row.settings))
         differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
@@ -218,18 +221,19 @@ class Comparison:
     trained = [row for row in self.rows if row.weights_of is None]
     for row in trained:
       self._attempt(row, row.directory / _ROW, 'measurement', self._measure)
-    todo = [(seed, row) for seed in seeds for row in self.rows]
-    for number, (seed, row) in enumerate(todo, 1):
-      directory = row.directory / f'seed_{seed}'
+    todo = [(row, seed, row.directory / f'seed_{seed}') for seed in seeds for row in self.rows]
+    todo = [(row, seed, directory) for row, seed, directory in todo if 'bits' not in _read(directory / _RESULT)]
+    for number, (row, seed, directory) in enumerate(todo, 1):
       _say(f'[{number}/{len(todo)}] {row.name}, seed {seed}: {self._outlook(row)}')
       self._attempt(row, directory / _RESULT, 'bits', functools.partial(self._run_once, seed, directory))
       report.write(self.folder, self._results(seeds))
-    return self._results(seeds)
+    results = self._results(seeds)
+    report.write(self.folder, results)
+    return results
 
   def _attempt(self, row, path, proof, work):
     """Does a piece of work unless its result, which has the field `proof`, is there; keeps the result or the error."""
-    before = _read(path)
-    if before and proof in before:
+    if proof in _read(path):
       return
     kept = {'name': row.name, 'settings': row.settings}
     try:
@@ -256,9 +260,12 @@ class Comparison:
     return {'measurement': dataclasses.asdict(measured), 'n_steps': max(1, n_steps),
             'tokens': max(1, n_steps) * setting('batch_size') * setting('length'), 'unit': corpus.unit}
 
+  def _source(self, row):
+    """Returns the row whose weights a row has, mostly itself."""
+    return next(other for other in self.rows if other.name == (row.weights_of or row.name))
+
   def _outlook(self, row):
-    of = next(other for other in self.rows if other.name == (row.weights_of or row.name))
-    plan = _read(of.directory / _ROW)
+    plan = _read(self._source(row).directory / _ROW)
     if 'error' in plan:
       return 'could not be measured'
     if row.weights_of:
@@ -266,12 +273,12 @@ class Comparison:
     return f'{plan["n_steps"]:,} steps, about {plan["n_steps"] * plan["measurement"]["step_seconds"]:,.0f} s'
 
   def _run_once(self, seed, directory, row):
-    source = next(other for other in self.rows if other.name == (row.weights_of or row.name))
+    source = self._source(row)
     plan, run = _read(source.directory / _ROW), source.directory / f'seed_{seed}'
     if 'error' in plan:
       raise ValueError(plan['error'])
     if row.weights_of:
-      if 'bits' not in (_read(run / _RESULT) or {}):
+      if 'bits' not in _read(run / _RESULT):
         raise ValueError(f'{row.weights_of!r} has no result')
     else:
       self._train(row, seed, plan['n_steps'], directory)
@@ -279,7 +286,6 @@ class Comparison:
     opened = run_directory.load(run, bindings=row.lines if row.weights_of else ())
     evaluation = run_evaluation.evaluate(opened, self._scored['split'], self._scored['protocol'],
                                          max_tokens=self._scored['max_tokens'])
-    directory.mkdir(parents=True, exist_ok=True)
     sums = clock.read(run / clock.Clock.FILE)
     return {'seed': seed, 'bits': evaluation.score.bits_per_token, 'standard_error': evaluation.score.standard_error,
             'n_tokens_scored': evaluation.score.n_tokens, 'training_seconds': sums[-1][1],
@@ -291,12 +297,12 @@ class Comparison:
     stops_after = lambda step: step in (1, n_steps) or step % every == 0
     gin.get_configurable('fit')(str(directory), callbacks=[
         functools.partial(clock.Clock, path=directory / clock.Clock.FILE, stops_after=stops_after)])
+    gc.collect()
 
   def _results(self, seeds):
     rows = []
     for row in self.rows:
-      of = next(other for other in self.rows if other.name == (row.weights_of or row.name))
-      plan = _read(of.directory / _ROW)
+      plan = _read(self._source(row).directory / _ROW)
       runs = [_read(row.directory / f'seed_{seed}' / _RESULT) for seed in seeds]
       rows.append(report.row(row.name, row.kind, row.weights_of, plan, [run for run in runs if run],
                              self._paper.get(row.name)))
@@ -362,5 +368,6 @@ def _say(text):
 
 
 def _read(path):
-  return json.loads(path.read_text()) if path.exists() else None
+  """Returns what a file of JSON holds; without one, nothing, {}."""
+  return json.loads(path.read_text()) if path.exists() else {}
 

@@ -49,7 +49,7 @@ def row(name, kind, weights_of, plan, runs, paper=None):
     name: the row's name.
     kind: 'flat', 'hierarchical' or 'Trax'.
     weights_of: the row whose weights it evaluates, or None.
-    plan: what its row.json holds, or None.
+    plan: what its row.json holds.
     runs: what the result.json of its runs hold, finished or failed.
     paper: bits that the paper prints, or None.
 
@@ -60,7 +60,7 @@ def row(name, kind, weights_of, plan, runs, paper=None):
   finished = [run for run in runs if 'bits' in run]
   result = {'name': name, 'kind': kind, 'weights_of': weights_of, 'n_seeds': len(finished),
             'errors': sorted({run['error'] for run in runs if 'error' in run})}
-  if plan and 'measurement' in plan:
+  if 'measurement' in plan:
     measured = plan['measurement']
     result.update(unit=plan['unit'], **measured, n_steps=plan['n_steps'], tokens=plan['tokens'],
                   run_flops=measured['step_flops'] * plan['n_steps'])
