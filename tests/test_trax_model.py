@@ -1,6 +1,7 @@
 """Trax's own language models behind our door: any length and batch, causal, one training step of ours, clear errors."""
 
 import math
+import pathlib
 
 import gin
 import jax
@@ -12,6 +13,7 @@ from trax import optimizers
 from trax import shapes
 
 from trax_hourglass import command_line
+from trax_hourglass import configurables
 from trax_hourglass import flops
 from trax_hourglass import run_directory
 from trax_hourglass.training import step as step_lib
@@ -57,6 +59,16 @@ def test_our_step_trains_it(make):
   assert 0.5 < float(loss) / math.log(pairs.VOCAB) < 2
   assert not all(np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(model.weights)))
   assert flops.training_step(model, *x.shape) > 0
+
+
+def test_a_comparison_trains_scores_and_reopens_all_of_them(tmp_path):
+  rows = {name: [f"include 'models/{name}.gin'", *sizes] for name, sizes in SIZES.items()}
+  tiny = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
+  command_line.parse_gin([tiny], [
+      f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None', 'compare.paper = None',
+      'compare.seeds = (0,)', 'compare.steps = 1', 'compare.measured_steps = 1'])
+  for row in configurables.compare(str(tmp_path / 'x'))['rows']:
+    assert not row['errors'] and row['kind'] == 'Trax' and 7 < row['bits_per_byte'] < 9, row
 
 
 @pytest.mark.parametrize('bindings, mode, message', [

@@ -359,7 +359,7 @@ def _as_gin(value):
 
 
 def _short(error):
-  text = command_line.one_line(error)
+  text = command_line.one_line(error).split(' -------------------- For simplicity, JAX')[0]  # Its remark on tracebacks.
   return text if len(text) < 400 else f'{text[:200]} ... {text[-190:]}'
 
 

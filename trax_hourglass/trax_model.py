@@ -4,7 +4,6 @@ Letters: B batch, L tokens, V vocabulary, M what a model's lengths must be a mul
 """
 
 import gin
-import jax
 import jax.numpy as jnp
 from trax import fastmath
 from trax import shapes
@@ -49,15 +48,23 @@ class TraxLanguageModel(base.Layer):
   def init_weights_and_state(self, signature):
     self.weights, _ = self._model.init(self._padded_signature(signature), rng=self.rng)
 
-  def forward(self, tokens):
+  def forward(self, inputs):
+    tokens = _tokens(inputs)
     state_rng, rng = fastmath.random.split(self.rng)
     length = tokens.shape[1]
-    # Another model of the same make: initialising the one whose weights are in use would replace them.
-    _, state = self._make().init(self._padded_signature(tokens), rng=state_rng)
+    # Another model of the same make: initialising the one whose weights are in use would replace them, and Trax's reversible
+    # layers can be run only when they have been initialised.
+    model = self._make()
+    _, state = model.init(self._padded_signature(inputs), rng=state_rng)
     padded = jnp.pad(tokens, ((0, 0), (0, -length % self._length_multiple)))
-    logits, _ = self._model.pure_fn(padded, self.weights, state, rng)
+    logits, _ = model.pure_fn(padded, self.weights, state, rng)
     return logits[:, :length].astype(jnp.float32)
 
-  def _padded_signature(self, tokens):
+  def _padded_signature(self, inputs):
+    tokens = _tokens(inputs)
     batch, length = tokens.shape
     return shapes.ShapeDtype((batch, length + -length % self._length_multiple), tokens.dtype)
+
+
+def _tokens(inputs):
+  return inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
