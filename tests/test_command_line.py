@@ -100,8 +100,9 @@ def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
 def test_the_commands_of_the_readme_exist():
   """Every file and module that README.md's commands name is there."""
   text = (ROOT / 'README.md').read_text()
+  commands = ('train', 'evaluate', 'generate', 'compare')
   for word in text.replace('`', ' ').split():
     if word.startswith(('gin/', 'benchmarks/', 'tests/', 'trax_hourglass/')):
       assert (ROOT / word.rstrip('.,;:)')).exists(), word
-    if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in ('train', 'evaluate', 'generate', 'compare'):
+    if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in commands:
       assert (ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word

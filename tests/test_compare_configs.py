@@ -32,7 +32,7 @@ _shaped = set()
 
 
 def shape(row, found):
-  """Asserts that a row's model initialises, of which nothing is computed; one of each kind, whatever the depth of its stacks."""
+  """Asserts that a row's model initialises, of which nothing is computed; one of each kind, whatever its depth."""
   found._configure(row, 7, 0)
   model = run_directory.setting('model')(mode='train')
   kind = re.sub(r'(Stack|Scanned)_[1-9]\d*', r'\1_N', str(model))

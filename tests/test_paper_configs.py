@@ -62,7 +62,8 @@ def parse(file, *bindings):
 
 def shape_model():
   """Returns parameters and shape of the logits of the configured model, of which nothing is computed."""
-  model, tokens = run_directory.setting('model')(mode='train'), shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
+  model = run_directory.setting('model')(mode='train')
+  tokens = shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
 
   def run(key):
     weights, state = model.init(tokens, rng=key)

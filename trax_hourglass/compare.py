@@ -4,8 +4,8 @@
     python -m trax_hourglass.compare --config_file gin/compare/enwik8_table8.gin --config_file gin/compare/cpu.gin
     python -m trax_hourglass.compare --output_dir DIR                goes on with the comparison in DIR
 
-Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones are tried
-again; the exit code is 1 as long as one has failed.
+Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones are
+tried again; the exit code is 1 as long as one has failed.
 """
 
 import json
@@ -31,7 +31,8 @@ def compare(args):
   folder = pathlib.Path(args.output_dir or time.strftime('runs/compare-%Y%m%d-%H%M%S')).expanduser()
   saved = folder / 'comparison.gin'
   if not args.config_file and not saved.exists():
-    raise command_line.UsageError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a comparison')
+    raise command_line.UsageError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a '
+                                  'comparison')
   command_line.parse_gin(args.config_file or [str(saved)], args.config)
 
   from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top

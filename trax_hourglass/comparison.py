@@ -1,8 +1,8 @@
 """The paper's comparisons: models on the same data, batches, schedule and evaluation, under an equal budget.
 
 A comparison is a gin configuration of one run, and rows, each of which changes something about it. Every row is first
-measured, which says how many steps it has for its budget, and then trained for these, once with each seed, in a run directory
-of its own. The folder of a comparison:
+measured, which says how many steps it has for its budget, and then trained for these, once with each seed, in a run
+directory of its own. The folder of a comparison:
 
     comparison.gin              its configuration
     ROW/row.json                the row's settings and what was measured of a step
@@ -100,8 +100,8 @@ def compare(output_dir,
     The results, see report.py.
 
   Raises:
-    ValueError: no rows, rows or settings that make no sense, no budget or more than one, or an output_dir with other results.
-      What goes wrong while a row is measured or trained is part of its result instead.
+    ValueError: no rows, rows or settings that make no sense, no budget or more than one, or an output_dir with other
+      results. What goes wrong while a row is measured or trained is part of its result instead.
   """
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
   budget = _check_budget(steps=steps, seconds=seconds, flops=flops)
@@ -139,7 +139,8 @@ class Comparison:
     wanted = [(name, lines, None) for name, lines in trained.items()]
     for name, entry in evaluated.items():
       if not isinstance(entry, (tuple, list)) or len(entry) != 2 or entry[0] not in trained:
-        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and gin lines')
+        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and gin '
+                         'lines')
       wanted.append((name, (*_lines(trained[entry[0]]), *_lines(entry[1])), entry[0]))
     names = [name for name, *_ in wanted]
     for name in self._paper:

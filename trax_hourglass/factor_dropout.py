@@ -6,8 +6,8 @@ its own factor, so nothing is spent on a common multiple. With resampling whose 
 set of weights serves them all; it has the names, shapes and order of any alternative alone, and runs, scores and samples as
 that.
 
-Memory, since a switch has room for what the backward pass of any of its branches keeps: the sum over the alternatives of what
-lies below the first shortening. For 2@1 4@2|3 2@1 at width 128 and 768 tokens that is 1.37 times the temporary bytes of
+Memory, since a switch has room for what the backward pass of any of its branches keeps: the sum over the alternatives of
+what lies below the first shortening. For 2@1 4@2|3 2@1 at width 128 and 768 tokens that is 1.37 times the temporary bytes of
 2@1 4@2 2@1. Where `accumulate` cuts a batch into parts, each part draws.
 
 Letters: B batch, L tokens, K total factor of the deepest level, D model width.

@@ -5,8 +5,8 @@
     step_time.png    bits against the time of a step (Figure 7)
     curves.png       bits in training, against seconds of training
 
-The results are a dictionary: settings and machine, and `rows`, a list of what `row` returns. Bits are per byte, per dim of an
-image or per token: `unit` says which, and fields have it in their names.
+The results are a dictionary: settings and machine, and `rows`, a list of what `row` returns. Bits are per byte, per dim of
+an image or per token: `unit` says which, and fields have it in their names.
 """
 
 import contextlib
@@ -54,8 +54,8 @@ def row(name, kind, weights_of, plan, runs, paper=None):
     paper: bits that the paper prints, or None.
 
   Returns:
-    A dictionary of plain values. Bits are the mean over the seeds that have finished, `spread` their standard deviation, None
-    for a single one; `standard_error` is that of the evaluation, the mean over seeds.
+    A dictionary of plain values. Bits are the mean over the seeds that have finished, `spread` their standard deviation,
+    None for a single one; `standard_error` is that of the evaluation, the mean over seeds.
   """
   finished = [run for run in runs if 'bits' in run]
   result = {'name': name, 'kind': kind, 'weights_of': weights_of, 'n_seeds': len(finished),
@@ -72,7 +72,8 @@ def row(name, kind, weights_of, plan, runs, paper=None):
     per_step = seconds / n_timed if n_timed else result['step_seconds']
     result.update(
         {f'bits_per_{result["unit"]}': statistics.fmean(bits)}, bits_of_seeds={run['seed']: run['bits'] for run in finished},
-        spread=statistics.stdev(bits) if len(bits) > 1 else None, standard_error=statistics.fmean(errors) if errors else None,
+        spread=statistics.stdev(bits) if len(bits) > 1 else None,
+        standard_error=statistics.fmean(errors) if errors else None,
         training_seconds=seconds, seconds_per_step=per_step, steps_per_second=1 / per_step,
         curves={run['seed']: run['curve'] for run in finished})
     if paper is not None:
@@ -106,7 +107,8 @@ def table(results):
         cells[name] = f'{result[name]:{sign}.3f}'
     if 'step_bytes' in result:
       estimated = '' if result['flops_from'] == 'products' else ' (compiler)'
-      cells.update({'parameters': result['n_parameters'], 'GFLOP a step': f'{result["step_flops"] / 1e9:,.4g}{estimated}',
+      cells.update({'parameters': result['n_parameters'],
+                    'GFLOP a step': f'{_rounded(result["step_flops"] / 1e9)}{estimated}',
                     'MB a step': f'{result["step_bytes"] / 1e6:,.0f}', 'steps': result['n_steps'],
                     f'{unit}s seen': result['tokens']})
     if 'training_seconds' in result:
@@ -129,6 +131,7 @@ def table(results):
 def orderings(results):
   """Returns, of each two rows that the paper tells apart, whether they come out in its order.
 
+  Of more than eight rows only those next to each other in the paper's order are told, each two would be too many.
   Rows with the same seed saw the same data, so it is the differences within a seed whose mean and confidence interval
   (Student's, 95 %) are told.
 
@@ -138,7 +141,7 @@ def orderings(results):
   """
   found = []
   rows = sorted((row for row in results['rows'] if 'paper' in row and row['n_seeds'] > 1), key=lambda row: row['paper'])
-  for better, worse in itertools.combinations(rows, 2):
+  for better, worse in itertools.combinations(rows, 2) if len(rows) <= 8 else itertools.pairwise(rows):
     seeds = [seed for seed in better['bits_of_seeds'] if seed in worse['bits_of_seeds']]
     if better['paper'] == worse['paper'] or len(seeds) < 2:
       continue
@@ -165,7 +168,8 @@ def plot(folder, results):
   from matplotlib import figure  # Takes a second.  pylint: disable=g-import-not-at-top
   unit = _unit(results)
   rows = [result for result in results['rows'] if 'training_seconds' in result and not result['weights_of']]
-  looks = {result['name']: {'color': f'C{i % 10}', 'marker': _MARKERS[result['kind']], 'fillstyle': 'full' if i < 10 else 'none'}
+  looks = {result['name']: {'color': f'C{i % 10}', 'marker': _MARKERS[result['kind']],
+                            'fillstyle': 'full' if i < 10 else 'none'}
            for i, result in enumerate(rows)}
 
   def draw(file, x_label, y_label, draw_row):
@@ -191,6 +195,10 @@ def plot(folder, results):
   draw('curves.png', 'seconds of training', f'bits per {unit} on the first batches of valid', lines)
 
 
+def _rounded(x):
+  return f'{x:,.0f}' if x >= 100 else f'{x:.3g}'
+
+
 def _unit(results):
   return next((result['unit'] for result in results['rows'] if 'unit' in result), 'token')
 
@@ -200,8 +208,8 @@ def _bits(result):
 
 
 def _write_csv(path, results):
-  fields = ['name', 'kind', 'weights_of', f'bits_per_{_unit(results)}', 'spread', 'standard_error', 'n_seeds', 'paper', 'gap',
-            'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'compile_seconds', 'n_steps', 'tokens',
+  fields = ['name', 'kind', 'weights_of', f'bits_per_{_unit(results)}', 'spread', 'standard_error', 'n_seeds', 'paper',
+            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'compile_seconds', 'n_steps', 'tokens',
             'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
   with whole_file.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, fields, extrasaction='ignore')
