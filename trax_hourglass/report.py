@@ -209,8 +209,8 @@ def _bits(result):
 
 def _write_csv(path, results):
   fields = ['name', 'kind', 'weights_of', f'bits_per_{_unit(results)}', 'spread', 'standard_error', 'n_seeds', 'paper',
-            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'compile_seconds', 'n_steps', 'tokens',
-            'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
+            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'compile_seconds', 'n_steps',
+            'tokens', 'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
   with whole_file.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, fields, extrasaction='ignore')
     writer.writeheader()
