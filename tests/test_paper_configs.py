@@ -40,10 +40,12 @@ PARAMETERS = {
     'baselines/enwik8_flat.gin': 27_584_768,
     'baselines/cifar10_flat.gin': 34_414_848,
     'baselines/imagenet64_reformer.gin': 117_346_048,
-    'baselines/enwik8_transformer_lm.gin': 0,
-    'baselines/enwik8_reformer_lm.gin': 0,
+    'baselines/enwik8_transformer_lm.gin': 26_531_072,
+    'baselines/enwik8_reformer_lm.gin': 24_549_632,
     'baselines/enwik8_trax_hourglass_lm.gin': 34_419_968,
 }
+# Of models that are not ours; test_trax_model.py trains these.
+NOT_OURS = [file for file in PARAMETERS if file.endswith('_lm.gin')]
 # Hierarchy: parameters, and millions of them as Table 1 prints.
 TABLE_1 = {
     '6@1': (20_754_688, 21), '2@1 1@3 2@1': (24_174_848, 24), '2@1 4@4 2@1': (34_419_968, 34), '8@1': (27_584_768, 28),
@@ -143,7 +145,7 @@ def mock_tfds(file):
   return tfds.testing.mock_data(as_dataset_fn=lambda *_, **__: tf.data.Dataset.from_tensor_slices({'image': images}))
 
 
-@pytest.mark.parametrize('file', PARAMETERS)
+@pytest.mark.parametrize('file', [file for file in PARAMETERS if file not in NOT_OURS])
 def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
   """With one narrow layer on each level. Of enwik8 any bytes take the place, since a part of it is known by its checksum."""
   parse(file)
