@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 _RETRY_SECONDS = 0.2
+_GRACE_SECONDS = 5.0
 _GO = 'go'
 
 
@@ -97,6 +98,7 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
     left = max(_RETRY_SECONDS, deadline - time.monotonic())
     try:
       with socket.create_connection(address, timeout=left) as connection:
+        connection.settimeout(left + _GRACE_SECONDS)  # Host 0 waits as long, and then says who is missing.
         connection.sendall(f'{host} {n_hosts}\n'.encode())
         answer = connection.makefile().readline().strip()
       if answer != _GO:

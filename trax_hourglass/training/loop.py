@@ -73,8 +73,10 @@ class Loop(training.Loop):
     self._saved = None
     model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
     eval_model.weights, eval_model.state = model.weights, model.state
-    # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder.
-    with mock.patch.object(training, 'init_host_and_devices', _as_one_device):
+    # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder,
+    # of which it need not tell.
+    with (mock.patch.object(training, 'init_host_and_devices', _as_one_device),
+          mock.patch.object(training, '_log', lambda *_, **__: None)):
       super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None, **options)
     self._output_dir = str(record.path)
     if record.step is not None:
@@ -122,7 +124,6 @@ class Loop(training.Loop):
     self.loss, stats = self._trainer.one_step(
         task.next_batch(), _dropout_rng(self._seed, step), step=step, learning_rate=learning_rate)
     self._unread.append((step, learning_rate, stats))
-    self._record.has_begun = True
     for callback in self._callbacks:
       if callback.call_at(step):
         callback.on_step_end(step)

@@ -30,7 +30,6 @@ class RunRecord:
     store: its checkpoints.
     step: of the checkpoint that the run goes on from, or None.
     notes: of that checkpoint: what `identity` returned then and what the loop added.
-    has_begun: set it once there is something worth keeping; a directory that was made for nothing is removed.
   """
 
   def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), on_failure=None):
@@ -44,7 +43,7 @@ class RunRecord:
     """
     self.path = pathlib.Path(output_dir)
     self.store = checkpoints.Store(output_dir, kept, on_failure)
-    self.step, self.notes, self.has_begun = None, {}, False
+    self.step, self.notes = None, {}
     self._config = gin.operative_config_str(max_line_length=_ONE_LINE)
     self._corpus, self._data, self._is_new, self._lock = corpus, None, False, None
 
@@ -120,7 +119,7 @@ class RunRecord:
   def _release(self):
     if self._lock is None:
       return
-    if self._is_new and not self.has_begun:
+    if self._is_new and not (self.store.steps() or self.store.is_writing()):  # There would be nothing to go on with.
       shutil.rmtree(self.path, ignore_errors=True)
     self._lock.close()
     self._lock = None
