@@ -18,7 +18,7 @@ from trax_hourglass import checkpoints
 from trax_hourglass import train
 from trax_hourglass import trax_files
 
-EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 520))
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 200))
 
 # Small enough to be trained at once where they are right, and mostly wrong.
 NUMBERS = st.sampled_from(['0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '12345678901234567890'])

@@ -23,6 +23,7 @@ from trax_hourglass.per_group import Expanded
 from trax_hourglass.per_group import Shortened
 from trax_hourglass.spec import BlockSpec
 from trax_hourglass.spec import check_decodes
+from trax_hourglass.spec import check_plug_ins
 
 
 def Hourglass(vocab_size=256,
@@ -79,6 +80,8 @@ def Hourglass(vocab_size=256,
     ValueError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a resampling
       whose weights depend on the factor.
   """
+  check_plug_ins(shortening=shortening, upsampling=upsampling, vanilla_attention=vanilla_attention,
+                 shortened_attention=shortened_attention)
   alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')

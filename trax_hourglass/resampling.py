@@ -20,6 +20,7 @@ from trax_hourglass.attention_layers import RelativeAttention
 from trax_hourglass.dropout import PositionalDropout
 from trax_hourglass.per_group import Expanded
 from trax_hourglass.spec import check_decodes
+from trax_hourglass.spec import check_plug_ins
 from trax_hourglass.spec import decodes
 
 
@@ -69,6 +70,7 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
     tokens_per_vector: total factor of the finer level.
     query: S, a shortening that makes the queries.
   """
+  check_plug_ins(query=query)
   queries = check_decodes(spec, query(spec.without_dropout(), shorten_factor, tokens_per_vector), 'query')
   return tl.Serial(
       blocks.LayerNorm(),                                                   # fine
@@ -148,6 +150,7 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
   units = {'vectors': 1, 'tokens': tokens_per_vector}
   if distances_in not in units:
     raise ValueError(f"distances_in is {distances_in!r}: choose 'vectors' or 'tokens'")
+  check_plug_ins(added=added)
   added = check_decodes(spec, added(spec.without_dropout(), shorten_factor, tokens_per_vector), 'added')
   return tl.Serial(
       blocks.LayerNorm(),                                                        # coarse, residual

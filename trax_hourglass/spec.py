@@ -96,3 +96,10 @@ def check_decodes(spec, layer, role):
     raise ValueError(f"{role} {layer.name or type(layer).__name__} has no mode 'predict': choose another, or teach it to "
                      'decode and mark the function that makes it with trax_hourglass.spec.decodes')
   return layer
+
+
+def check_plug_ins(**plug_ins):
+  """Raises ValueError for a plug-in, by its argument's name, that is no function."""
+  for name, plug_in in plug_ins.items():
+    if not callable(plug_in):
+      raise ValueError(f'{name} is {plug_in!r}: give a reference to a function that returns a layer, such as @ShortenByLinear')
