@@ -24,7 +24,7 @@ PARAMETERS = {
                           bindings=[CORPUS, 'compare.also_evaluate = None', 'compare.paper = None', 'compare.seeds = (0,)',
                                     'compare.rows = {"a": "", "b": "Hourglass.d_ff = 11"}']),
 }
-N_IMAGES = {'anatomy.ipynb': 2, 'authors_checkpoint.ipynb': 0, 'compare.ipynb': 4, 'quickstart.ipynb': 2}
+N_IMAGES = {'anatomy.ipynb': 3, 'authors_checkpoint.ipynb': 0, 'compare.ipynb': 4, 'quickstart.ipynb': 2}
 
 
 def cells(notebook, kind='code'):
