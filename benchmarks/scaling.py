@@ -45,13 +45,17 @@ def measure(args):
       if name not in reasons:
         print(f'compiling {name} at {length} ...', file=sys.stderr)
         subject = subjects.Subject(name, args, length)
-        subject.compile()
-        row.update(subject.result)
-        row['bytes_per_token'] = row['temporary_bytes'] / length
-        if row['temporary_bytes'] > args.max_bytes:
-          reasons[name] = 'memory'
+        try:
+          subject.compile()
+        except Exception as error:  # The other models go on.  pylint: disable=broad-except
+          reasons[name] = f'does not compile: {" ".join(str(error).split())[:80]}'
         else:
-          running.append((subject, row))
+          row.update(subject.result)
+          row['bytes_per_token'] = row['temporary_bytes'] / length
+          if row['temporary_bytes'] > args.max_bytes:
+            reasons[name] = 'memory'
+          else:
+            running.append((subject, row))
       if name in reasons:
         row['left_out'] = reasons[name]
     for number in range(args.steps + 1):

@@ -1,5 +1,6 @@
 """Models to measure, each with the trainer it is trained by: ours, our flat baseline, and Trax's Hourglass in Trax's trainer."""
 
+import argparse
 import os
 import resource
 import statistics
@@ -38,8 +39,16 @@ def add_flags(parser, d_model, d_ff, n_heads):
   parser.add_argument('--recompute', default='elementwise', help='ours and flat only; see Hourglass.recompute')
   parser.add_argument('--dtype', default='float32', help="'float32' or 'bfloat16'; ours and flat only")
   parser.add_argument('--batch', type=int, default=1)
-  parser.add_argument('--models', default=','.join(NAMES), help='which of these, by commas')
+  parser.add_argument('--models', type=_names, default=','.join(NAMES), help='which of these, by commas')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
+
+
+def _names(text):
+  """Returns the text of --models if it names models that there are, each once."""
+  names = text.split(',')
+  if len(set(names)) < len(names) or not set(names) <= set(NAMES):
+    raise argparse.ArgumentTypeError(f'{text!r}: give some of {",".join(NAMES)}')
+  return text
 
 
 def our_model(args, hierarchy):

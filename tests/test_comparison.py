@@ -15,6 +15,7 @@ import tensorflow as tf
 from trax import layers as tl
 
 import trax_hourglass as th
+from trax_hourglass import budget as budget_lib
 from trax_hourglass import command_line
 from trax_hourglass import compare
 from trax_hourglass import comparison
@@ -204,7 +205,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
 
 
 MEASURED = measurement.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000,
-                                   step_seconds=0.25, compile_seconds=1.0)
+                                   step_seconds=0.25)
 
 
 @pytest.mark.parametrize('budget, n_steps', [
@@ -216,7 +217,7 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
 
   def run_once(self, seed, directory, row):
     if not row.weights_of:
-      self._configure(row, json.loads((row.directory / 'row.json').read_text())['n_steps'], seed)
+      self._configuration.configure(row, json.loads((row.directory / 'row.json').read_text())['n_steps'], seed)
       seen.append((run_directory.setting('n_steps'), run_directory.setting('schedule')(n_steps),
                    run_directory.bound('WarmupCosine.warmup_steps')))
     return {'error': 'not run'}
@@ -235,7 +236,10 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
     (['compare.own_rows = {"a b": "", "a_b": ""}'], "'a b' and 'a_b'"),
     (['compare.own_rows = {"a": "fit.n_steps = 5"}'], "row 'a': fit.n_steps does not follow"),
     (['compare.also_evaluate = {"b": ("no such row", "")}'], "'no such row'"),
-    (['compare.paper = {"no such row": 1.0}'], "'no such row'"),
+    (['compare.also_evaluate = "x"'], "also_evaluate is 'x'"),
+    (['compare.paper = {"no such row": 1.0}'], "'no such row'"), (['compare.paper = 1.1'], 'compare.paper is 1.1'),
+    (['compare.paper = {"flat": "1.18"}'], "'flat': '1.18'"), (['compare.max_tokens = 0'], 'compare.max_tokens is 0'),
+    (['compare.own_rows = {"a": "fit.corpus = None"}'], "row 'a'"), (['warmup_steps = 4'], 'warmup_steps is 4 of n_steps 3'),
     (['compare.steps = 0'], 'compare.steps is 0'), (['compare.steps = 1.5'], 'compare.steps is 1.5'),
     (['compare.seconds = 5'], 'compare.steps = 3 and compare.seconds = 5 given'),
     (['compare.steps = None'], 'no budget given'),
@@ -282,11 +286,96 @@ def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypat
       now[0] += 50.0 if step % 3 == 0 else 1.0  # Evaluations, or a batch.
 
   train(1, 7)
-  # Steps 2 and 3 and the batch between them, and the one before them; steps 4 to 6, and two batches.
-  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0), (6, 14.0)]
+  # Steps 2 and 3 and the batches before them; steps 4 to 6, and the two batches between them.
+  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0, 2), (6, 14.0, 5)]
   train(4, 6)  # From the checkpoint of step 3: what came after it is forgotten.
-  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0), (6, 12.0)]
-  assert [clock.at([(3, 6.0), (6, 12.0)], step) for step in (0, 1, 3, 5, 6, 9)] == [0.0, 2.0, 6.0, 10.0, 12.0, 12.0]
+  sums = clock.read(tmp_path / 'seconds.json')
+  assert sums == [(3, 6.0, 2), (6, 12.0, 4)]
+  # Steps that were not timed count as the others: 3 s each.
+  assert [clock.at(sums, step) for step in (0, 1, 3, 5, 6, 9)] == [0.0, 3.0, 9.0, 15.0, 18.0, 18.0]
+  assert clock.at([(1, 0.0, 0)], 1) == 0.0
+
+
+def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
+  original = clock.Clock.on_step_end
+
+  def die_at_step_3(self, step):
+    if step == 3:
+      self._loop._record.store.wait()  # The checkpoint of step 2 is there.
+      raise SystemExit('killed')
+    original(self, step)
+
+  monkeypatch.setattr(clock.Clock, 'on_step_end', die_at_step_3)
+  row = ('compare.rows = {"flat": "Hourglass.hierarchy = \'1@1\'"}', 'compare.also_evaluate = None', 'compare.paper = None',
+         'compare.seeds = (0,)')
+  with pytest.raises(SystemExit):
+    run(tmp_path, *row)
+  seconds = tmp_path / 'flat' / 'seed_0' / 'seconds.json'
+  before = clock.read(seconds)
+  assert [(step, n_timed) for step, _, n_timed in before] == [(1, 0), (2, 1)]
+  monkeypatch.setattr(clock.Clock, 'on_step_end', original)
+  found, = run(tmp_path, *row)['rows']
+  assert clock.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a start is not timed.
+  np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
+
+
+def test_other_scoring_trains_nothing(finished, tmp_path, monkeypatch):
+  folder = shutil.copytree(finished[0], tmp_path / 'copy')
+  monkeypatch.setattr(comparison.Comparison, '_train', lambda *_: None)
+  rows = by_name(run(folder, FAILS, 'compare.max_tokens = 40', 'compare.seeds = (0,)'))
+  assert rows['flat']['bits_per_byte'] != by_name(finished[1])['flat']['bits_of_seeds'][0] and not rows['flat']['errors']
+
+
+def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monkeypatch):
+  order = []
+
+  def measure(self, row):
+    order.append(row.name)
+    return dataclasses.replace(MEASURED, step_seconds={'flat': [1.0, 4.0, 2.0, 4.0, 4.0, 4.0], 'drawn': [3.0, 2.0, 8.0],
+                                                       'late': [8.0, 6.0, 7.0]}[row.name][order.count(row.name) - 1])
+
+  monkeypatch.setattr(comparison.Comparison, '_measure', measure)
+  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  seconds = 'compare.steps = None', 'compare.seconds = 100', 'compare.seeds = (0,)'
+  steps = lambda name: json.loads((tmp_path / name / 'row.json').read_text())['n_steps']
+  run(tmp_path, *seconds)
+  assert order == ['flat', 'drawn'] * 3 and (steps('flat'), steps('drawn')) == (50, 33)
+  run(tmp_path, *seconds, "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
+  # The machine takes twice as long as before for the first row, so the new one counts for half.
+  assert order[6:] == ['flat', 'late'] * 3 and steps('late') == round(100 / 3.5)
+
+
+def test_operations_that_cannot_be_counted_are_no_budget():
+  estimated = dataclasses.replace(MEASURED, flops_from='compiler')
+  assert budget_lib.Budget('seconds', 60).n_steps(estimated) == 240
+  with pytest.raises(ValueError, match='cannot be counted'):
+    budget_lib.Budget('flops', 1e12).n_steps(estimated)
+
+
+def test_table_tells_seconds_that_miss_the_budget():
+  def row(name, seconds):
+    plan = {'unit': 'byte', 'measurement': dataclasses.asdict(MEASURED), 'machine': {}, 'n_steps': 10, 'tokens': 70}
+    result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'training_seconds': seconds, 'curve': []}
+    return report.row(name, 'flat', None, plan, [result])
+
+  said = report.table({'budget': {'seconds': 100}, 'seeds': [0], 'split': 'valid', 'rows': [row('a', 104.0), row('b', 88.0)]})
+  assert 'not the 100 of the budget: b (-12%).' in said
+  assert 'of the budget' not in report.table({'budget': {'seconds': 100}, 'seeds': [0], 'rows': [row('a', 104.0)]})
+
+
+def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
+  tried = []
+
+  def run_once(self, seed, directory, row):
+    tried.append(row.name)
+    assert 'ended' in json.loads((directory / 'result.json').read_text())['error']  # What is left if the process is killed.
+    raise ValueError('no')
+
+  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None')
+  run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
+  assert tried == ['flat', 'drawn', 'late', 'flat', 'drawn']
 
 
 def test_orderings_are_those_within_a_seed():

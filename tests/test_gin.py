@@ -1,6 +1,7 @@
 """gin: our files parse and build, our names collide with none of Trax's, bindings reach default plug-ins."""
 
 import pathlib
+import re
 
 import gin
 import numpy as np
@@ -50,12 +51,25 @@ def test_every_run_file_parses_and_its_model_builds(file):
     assert gin.query_parameter(f'%{required}') is not None
 
 
-def test_baseline_differs_in_the_model_only():
-  command_line.parse_gin(['quickstart.gin'], [])
-  ours = gin.config_str()
-  command_line.parse_gin(['baselines/quickstart_flat.gin'], [])
-  changed = {line for line in gin.config_str().splitlines() if line not in ours.splitlines() and '=' in line}
-  assert changed and all(line.startswith('Hourglass.') for line in changed)
+BASELINES = sorted(path.name for path in FOLDER.glob('baselines/*.gin'))
+OF_THE_MODEL = ('fit.model', 'hierarchy', 'chunk', 'Hourglass', 'HourglassLM', 'TransformerLM', 'ReformerLM', 'LSHSelfAttention',
+                'TraxLanguageModel')
+
+
+@pytest.mark.parametrize('baseline', BASELINES)
+def test_baseline_differs_in_the_model_only(baseline):
+  run, = re.findall(r"include '((?:quickstart|paper/\w+)\.gin)'", (FOLDER / 'baselines' / baseline).read_text())
+  command_line.parse_gin([run], [])
+  before = bindings()
+  command_line.parse_gin([f'baselines/{baseline}'], [])
+  changed = [name for name, value in bindings().items() if before.get(name) != value]
+  assert changed and all(name.rsplit('.', 1)[0].split('.')[-1] in OF_THE_MODEL or name in OF_THE_MODEL for name in changed), changed
+
+
+def bindings():
+  """Returns {parameter: value as text} of gin as it is configured."""
+  lines = re.sub(r'\\\n', '', gin.config_str()).splitlines()
+  return dict(line.split(' = ', 1) for line in lines if ' = ' in line and not line.startswith('#'))
 
 
 def test_names_of_trax_stay_unambiguous():

@@ -151,3 +151,14 @@ def test_all_hosts_hear_what_keeps_them_apart(others, n_hosts, seconds, message)
 def test_bad_settings_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     hosts.connect(**arguments)
+
+
+@pytest.mark.parametrize('host, message', [(0, r'hosts \[1\] did not come up at 127.0.0.1:4242'),
+                                           (1, 'host 0 did not answer at 127.0.0.1:4242')])
+def test_hosts_that_a_cluster_names_are_missed_too(monkeypatch, host, message):
+  variables = {'SLURM_JOB_ID': 7, 'SLURM_STEP_NODELIST': '127.0.0.1', 'SLURM_NTASKS': 2, 'SLURM_PROCID': host, 'SLURM_LOCALID': 0,
+               'JAX_COORDINATOR_PORT': 4242}
+  for name, value in variables.items():
+    monkeypatch.setenv(name, str(value))
+  with pytest.raises(ValueError, match=message):
+    hosts.connect(seconds=1)

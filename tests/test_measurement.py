@@ -33,7 +33,7 @@ def test_of_a_model_that_can_be_counted():
   assert measured.flops_from == 'products' and measured.step_flops == 3 * 2 * 12 * 4 * pairs.VOCAB
   assert measured.step_flops == flops.training_step(model, 2, 6)
   assert measured.n_parameters == 2 * 4 * pairs.VOCAB + pairs.VOCAB
-  assert measured.step_bytes > 0 and measured.step_seconds > 0 and measured.compile_seconds > 0
+  assert measured.step_bytes > 0 and measured.step_seconds > 0
 
 
 def test_of_a_model_with_a_loop_that_cannot():

@@ -1,7 +1,7 @@
 """Trains and evaluates a list of models under an equal budget, and writes a table and plots.
 
     python -m trax_hourglass.compare --config_file gin/compare/enwik8_cpu.gin --config "Enwik8.path = 'FILE'"
-    python -m trax_hourglass.compare --config_file gin/compare/enwik8_table8.gin --config_file gin/compare/cpu.gin
+    python -m trax_hourglass.compare --config_file gin/compare/enwik8_table8.gin --config_file gin/compare/scale/cpu_enwik8.gin
     python -m trax_hourglass.compare --output_dir DIR                goes on with the comparison in DIR
 
 Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones are

@@ -13,18 +13,20 @@ directory of its own. The folder of a comparison:
 What is finished is not run again; what was cut off goes on from its last checkpoint; what has failed is tried again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import json
 import pathlib
-import re
+import statistics
 import sys
 
 import gin
-from trax.layers import base
 
+from trax_hourglass import budget as budget_lib
 from trax_hourglass import command_line
+from trax_hourglass import comparison_rows
 from trax_hourglass import kept_programs
 from trax_hourglass import measurement
 from trax_hourglass import mesh as mesh_lib
@@ -37,27 +39,8 @@ from trax_hourglass.training import clock
 
 CONFIG = 'comparison.gin'
 _ROW, _RESULT = 'row.json', 'result.json'
-_PROBE = 7  # Steps that a row is configured with before its own number is known.
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """A row of the table.
-
-  Attributes:
-    name: as the user calls it.
-    lines: gin lines put behind the comparison's configuration.
-    weights_of: name of the row whose weights are evaluated with these lines; None for a row that is trained itself.
-    directory: its folder.
-    settings: all bindings of its runs, as text.
-    kind: 'flat', 'hierarchical', or 'Trax' for models that are not ours.
-  """
-  name: str
-  lines: tuple[str, ...]
-  weights_of: str | None
-  directory: pathlib.Path
-  settings: str = ''
-  kind: str = ''
+_TURNS = 3  # Machines change their speed: where seconds are the budget, rows are timed several times, in turns.
+_UNFINISHED = 'the process ended while this was tried'
 
 
 def compare(output_dir,
@@ -77,7 +60,8 @@ def compare(output_dir,
             paper=None):
   """Trains and evaluates what the rows say, or goes on with it, and writes tables and plots into `output_dir`.
 
-  gin holds the configuration that all rows share; `n_steps` must be a macro of it, as in gin/base.gin.
+  gin holds the configuration that all rows share; `n_steps` must be a macro of it, as in gin/base.gin. What is scored at the
+  end may change when a comparison goes on: finished runs are then scored again, not trained.
 
   Args:
     output_dir: the comparison's folder.
@@ -104,97 +88,31 @@ def compare(output_dir,
       results. What goes wrong while a row is measured or trained is part of its result instead.
   """
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
-  budget = _check_budget(steps=steps, seconds=seconds, flops=flops)
-  _check_numbers(seeds, warmup, n_evaluations, measured_steps)
-  comparison = Comparison(output_dir, budget, warmup, n_evaluations, measured_steps,
-                           {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper or {})
-  comparison.take_rows({**_checked(rows, 'rows'), **_checked(own_rows or {}, 'own_rows')}, also_evaluate or {})
-  comparison.begin(arguments)
+  budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
+  _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
+  rows = {**comparison_rows.check_rows(rows, 'rows'), **comparison_rows.check_rows(own_rows or {}, 'own_rows')}
+  folder = pathlib.Path(output_dir).expanduser()
+  configuration = comparison_rows.Configuration(budget, warmup, n_evaluations)
   try:
-    with kept_programs.kept_in(comparison.folder / 'compiled'):
+    rows = configuration.rows(rows, also_evaluate or {}, folder, split, protocol)
+    _check_paper(paper or {}, rows)
+    comparison = Comparison(folder, configuration, rows, budget, measured_steps,
+                            {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper or {})
+    comparison.begin(arguments)
+    with kept_programs.kept_in(folder / 'compiled'):
       return comparison.run(seeds)
   finally:
-    comparison.configure_as_before()
+    configuration.configure_as_before()
 
 
 class Comparison:
   """A comparison under way."""
 
-  def __init__(self, output_dir, budget, warmup, n_evaluations, measured_steps, scored, paper):
-    self.folder = pathlib.Path(output_dir).expanduser()
-    self._config = gin.config_str()
-    self._common = _without(self._config, 'compare').splitlines()
-    self._budget, self._warmup = budget, warmup
-    self._n_evaluations, self._measured_steps = n_evaluations, measured_steps
+  def __init__(self, folder, configuration, rows, budget, measured_steps, scored, paper):
+    """Creates it; the arguments are those of `compare`, checked."""
+    self.folder, self.rows = folder, rows
+    self._configuration, self._budget, self._measured_steps = configuration, budget, measured_steps
     self._scored, self._paper = scored, paper
-    self.rows = []
-
-  def take_rows(self, trained, evaluated):
-    """Checks all rows before anything is run.
-
-    Args:
-      trained: {name: gin lines}.
-      evaluated: {name: (name of a trained row, gin lines)}.
-    """
-    wanted = [(name, lines, None) for name, lines in trained.items()]
-    for name, entry in evaluated.items():
-      if not isinstance(entry, (tuple, list)) or len(entry) != 2 or entry[0] not in trained:
-        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and gin '
-                         'lines')
-      wanted.append((name, (*_lines(trained[entry[0]]), *_lines(entry[1])), entry[0]))
-    names = [name for name, *_ in wanted]
-    for name in self._paper:
-      if name not in names:
-        raise ValueError(f'paper has bits for {name!r}, which is no row: the rows are {", ".join(map(repr, names))}')
-    slugs = {}
-    for name, lines, weights_of in wanted:
-      slug = re.sub(r'[^A-Za-z0-9@.,+=-]+', '_', name).strip('_')
-      if not slug or slug in slugs:
-        raise ValueError(f'rows {slugs.get(slug, "")!r} and {name!r} would share the folder {slug!r}: give other names')
-      slugs[slug] = name
-      try:
-        self.rows.append(self._checked_row(Row(name, _lines(lines), weights_of, self.folder / slug)))
-      except (command_line.UsageError, ValueError, TypeError, base.LayerError) as error:
-        text = re.sub(r' In bindings string line \d+.*', '', command_line.one_line(error))  # Of a text that nobody wrote.
-        raise ValueError(f'row {name!r}: {text}') from error
-
-  def _checked_row(self, row):
-    """Returns the row with its settings and kind; raises for what can be known without running it."""
-    command_line.parse_gin([], [*self._common, *row.lines])
-    settings = self._settings()
-    self._configure(row, _PROBE, seed=0)
-    if run_directory.setting('n_steps') != _PROBE:
-      raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = %n_steps, '
-                       'and the schedule likewise, as gin/base.gin does')
-    batches.check_sizes(run_directory.setting('batch_size'), run_directory.setting('length'))
-    model = run_directory.setting('model')(mode='train')
-    data = run_directory.setting('corpus').split(self._scored['split'])
-    run_evaluation.window_sizes(self._scored['protocol'], None, None, run_directory.setting('length'), data.example_length)
-    multiple = getattr(model, 'length_multiple', None)
-    kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
-    return dataclasses.replace(row, settings=settings, kind=kind)
-
-  def _configure(self, row, n_steps, seed):
-    """Parses the comparison's configuration with what is the row's own."""
-    own = [f'n_steps = {n_steps}', f'fit.seed = {seed}', f'fit.eval_every = {self._every(n_steps)}',
-           f'fit.checkpoint_every = {self._every(n_steps)}']
-    if self._warmup is not None:
-      own.append(f'warmup_steps = {round(self._warmup * n_steps)}')
-    command_line.parse_gin([], [*self._common, *row.lines, *own])
-
-  def configure_as_before(self):
-    """Leaves gin as it was found."""
-    command_line.parse_gin([], self._config.splitlines())
-
-  def _every(self, n_steps):
-    return -(-n_steps // self._n_evaluations)
-
-  def _settings(self):
-    """Returns what a row's results depend on, one binding a line or more; not which other rows there are, nor imports."""
-    lines = _without(gin.config_str(), 'compare').splitlines()
-    bindings = [line for line in lines if line and not line.startswith(('#', 'import ', 'from '))]
-    further = {**self._budget, 'warmup': self._warmup, **self._scored}
-    return '\n'.join([*bindings, *(f'compare.{name} = {value!r}' for name, value in further.items())])
 
   def begin(self, arguments):
     """Makes the folder, or checks that what is in it belongs to this comparison.
@@ -208,58 +126,94 @@ class Comparison:
       raise ValueError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
       before = _read(row.directory / _ROW)
-      if before.get('settings', row.settings) != row.settings:
+      if 'measurement' in before and before['settings'] != row.settings:
         there, here = (text.splitlines() for text in (before['settings'], row.settings))
         differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
                          f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
     self.folder.mkdir(parents=True, exist_ok=True)
     kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
-    whole_file.write(self.folder / CONFIG, '\n'.join([*self._common, kept, '']))
+    whole_file.write(self.folder / CONFIG, '\n'.join([*self._configuration.common, kept, '']))
 
   def run(self, seeds):
     """Measures all rows, trains and evaluates them, and writes the report after each."""
-    trained = [row for row in self.rows if row.weights_of is None]
-    for row in trained:
-      self._attempt(row, row.directory / _ROW, 'measurement', self._measure)
+    self._plan([row for row in self.rows if row.weights_of is None])
     todo = [(row, seed, row.directory / f'seed_{seed}') for seed in seeds for row in self.rows]
-    todo = [(row, seed, directory) for row, seed, directory in todo if 'bits' not in _read(directory / _RESULT)]
+    todo = [(row, seed, directory) for row, seed, directory in todo if not self._is_finished(row, directory)]
+    # What has failed comes last, since it may have taken the whole process with it.
+    todo.sort(key=lambda one: 'error' in _read(self._source(one[0]).directory / f'seed_{one[1]}' / _RESULT))
     for number, (row, seed, directory) in enumerate(todo, 1):
       _say(f'[{number}/{len(todo)}] {row.name}, seed {seed}: {self._outlook(row)}')
-      self._attempt(row, directory / _RESULT, 'bits', functools.partial(self._run_once, seed, directory))
+      with self._told(row, directory / _RESULT) as keep:
+        keep(self._run_once(seed, directory, row))
       report.write(self.folder, self._results(seeds))
     results = self._results(seeds)
     report.write(self.folder, results)
     return results
 
-  def _attempt(self, row, path, proof, work):
-    """Does a piece of work unless its result, which has the field `proof`, is there; keeps the result or the error."""
-    if proof in _read(path):
-      return
-    kept = {'name': row.name, 'settings': row.settings}
+  def _is_finished(self, row, directory):
+    """Whether a run has a result that was scored as is wanted now."""
+    kept = _read(directory / _RESULT)
+    wanted = {'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
+    return 'bits' in kept and all(kept[name] == value for name, value in wanted.items())
+
+  @contextlib.contextmanager
+  def _told(self, row, path):
+    """Within it, work on a row may fail: a file then holds the error, and otherwise what was handed to `keep`."""
+    kept = {'name': row.name, 'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
+    write = lambda fields: whole_file.write(path, json.dumps({**kept, **fields}, indent=1))
+    result = {}
+    write({'error': _UNFINISHED})
     try:
-      kept.update(work(row))
+      yield result.update
     except Exception as error:  # The other rows go on.  pylint: disable=broad-except
-      kept['error'] = _short(error)
-      _say(f'{row.name} failed: {kept["error"]}')
-    whole_file.write(path, json.dumps(kept, indent=1))
-    gc.collect()  # Trainer and compiled step hold on to each other, and to weights.
+      result = {'error': _short(error)}
+      _say(f'{row.name} failed: {result["error"]}')
+    finally:
+      write(result) if result else path.unlink()
+      gc.collect()  # Trainer and compiled step hold on to each other, and to weights.
+
+  def _plan(self, rows):
+    """Says in each row's file how many steps it has, by what a step takes."""
+    new = [row for row in rows if 'measurement' not in _read(row.directory / _ROW)]
+    new.sort(key=lambda row: 'error' in _read(row.directory / _ROW))
+    known = next((row for row in rows if row not in new), None)
+    n_turns = _TURNS if self._budget.what == 'seconds' else 1
+    taken = {row.name: [] for row in new}
+    again = []  # Of a row that was measured before, so that what comes later is measured by the same clock.
+    for turn in range(n_turns if new else 0):
+      if known and n_turns > 1:
+        again.append(self._measure(known).step_seconds)
+      for row in new:
+        if len(taken[row.name]) == turn:  # Else it has failed.
+          with self._told(row, row.directory / _ROW):
+            taken[row.name].append(self._measure(row))
+    before = _read(known.directory / _ROW)['measurement']['step_seconds'] if again else 1.0
+    speed = before / statistics.median(again) if again else 1.0
+    for row in new:
+      if len(taken[row.name]) == n_turns:
+        seconds = speed * statistics.median(measured.step_seconds for measured in taken[row.name])
+        with self._told(row, row.directory / _ROW) as keep:
+          keep(self._plan_of(row, dataclasses.replace(taken[row.name][0], step_seconds=seconds)))
+
+  def _plan_of(self, row, measured):
+    self._configuration.configure(row, comparison_rows.PROBE, seed=0)
+    n_steps = self._budget.n_steps(measured)
+    tokens = n_steps * run_directory.setting('batch_size') * run_directory.setting('length')
+    return {'measurement': dataclasses.asdict(measured), 'machine': measurement.machine(), 'n_steps': n_steps, 'tokens': tokens,
+            'unit': run_directory.setting('corpus').unit}
 
   def _measure(self, row):
     _say(f'measuring {row.name}')
-    self._configure(row, _PROBE, seed=0)
+    self._configuration.configure(row, comparison_rows.PROBE, seed=0)
     setting = run_directory.setting
     corpus, model = setting('corpus'), setting('model')(mode='train')
     windows = setting('windows', batches.RandomWindows)(
         corpus.split('train'), setting('batch_size'), setting('length'), 0, getattr(model, 'vocab_size', corpus.vocab_size))
-    measured = measurement.measure(
+    return measurement.measure(
         model, setting('optimizer'), next(windows), self._measured_steps, setting('loss_chunk', None),
         mesh=mesh_lib.over_devices(setting('n_devices', None)), dtype=setting('dtype', 'float32'),
         accumulate=setting('accumulate', 1), shard_weights=setting('shard_weights', False))
-    (what, amount), = self._budget.items()
-    n_steps = round(amount / {'steps': 1, 'seconds': measured.step_seconds, 'flops': measured.step_flops}[what])
-    return {'measurement': dataclasses.asdict(measured), 'n_steps': max(1, n_steps),
-            'tokens': max(1, n_steps) * setting('batch_size') * setting('length'), 'unit': corpus.unit}
 
   def _source(self, row):
     """Returns the row whose weights a row has, mostly itself."""
@@ -289,12 +243,12 @@ class Comparison:
                                          max_tokens=self._scored['max_tokens'])
     sums = clock.read(run / clock.Clock.FILE)
     return {'seed': seed, 'bits': evaluation.score.bits_per_token, 'standard_error': evaluation.score.standard_error,
-            'n_tokens_scored': evaluation.score.n_tokens, 'training_seconds': sums[-1][1],
+            'n_tokens_scored': evaluation.score.n_tokens, 'training_seconds': clock.at(sums, plan['n_steps']),
             'curve': [(step, clock.at(sums, step), bits) for step, bits in report.curve(run)] if not row.weights_of else []}
 
   def _train(self, row, seed, n_steps, directory):
-    self._configure(row, n_steps, seed)
-    every = self._every(n_steps)
+    self._configuration.configure(row, n_steps, seed)
+    every = self._configuration.every(n_steps)
     stops_after = lambda step: step in (1, n_steps) or step % every == 0
     gin.get_configurable('fit')(str(directory), callbacks=[
         functools.partial(clock.Clock, path=directory / clock.Clock.FILE, stops_after=stops_after)])
@@ -307,50 +261,29 @@ class Comparison:
       runs = [_read(row.directory / f'seed_{seed}' / _RESULT) for seed in seeds]
       rows.append(report.row(row.name, row.kind, row.weights_of, plan, [run for run in runs if run],
                              self._paper.get(row.name)))
-    return {'budget': self._budget, **self._scored, 'seeds': list(seeds), **measurement.machine(), 'rows': rows}
+    return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
+            **measurement.machine(), 'rows': rows}
 
 
-def _check_budget(**budgets):
-  given = {name: value for name, value in budgets.items() if value is not None}
-  if len(given) != 1:
-    what = 'no budget' if not given else ' and '.join(f'compare.{name} = {value!r}' for name, value in given.items())
-    raise ValueError(f'{what} given: set one of compare.steps, compare.seconds (of training) and compare.flops')
-  (name, value), = given.items()
-  if not isinstance(value, (int, float)) or not 0 < value < float('inf') or (name == 'steps' and not isinstance(value, int)):
-    raise ValueError(f'compare.{name} is {value!r}: give {"a whole number" if name == "steps" else "a number"} above 0')
-  return given
-
-
-def _check_numbers(seeds, warmup, n_evaluations, measured_steps):
+def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
   if not isinstance(seeds, (tuple, list)) or not seeds or len(set(seeds)) < len(seeds) or not all(
       isinstance(seed, int) and seed >= 0 for seed in seeds):
     raise ValueError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   if warmup is not None and (not isinstance(warmup, (int, float)) or not 0 <= warmup < 1):
     raise ValueError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
-  for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps)):
+  for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps),
+                      ('max_tokens', 1 if max_tokens is None else max_tokens)):
     if not isinstance(value, int) or value < 1:
       raise ValueError(f'compare.{name} is {value!r}: give a whole number above 0')
 
 
-def _checked(rows, name):
-  if not isinstance(rows, dict) or (not rows and name == 'rows'):
-    raise ValueError(f"compare.{name} is {rows!r}: give {{name: gin lines}}, such as "
-                     "{'flat': \"Hourglass.hierarchy = '8@1'\"}")
-  for row, lines in rows.items():
-    if not isinstance(row, str) or not isinstance(lines, (str, list, tuple)) or not all(
-        isinstance(line, str) for line in lines):
-      raise ValueError(f'compare.{name} has {row!r}: {lines!r}: give a name and gin lines, a string or a list of them')
-  return rows
-
-
-def _lines(lines):
-  return tuple(lines.splitlines()) if isinstance(lines, str) else tuple(lines)
-
-
-def _without(config, configurable):
-  """Returns the text of a `gin.config_str` without one configurable's bindings."""
-  parts = re.split(r'(?m)^(?=# Parameters for )', config)
-  return ''.join(part for part in parts if not part.startswith(f'# Parameters for {configurable}:'))
+def _check_paper(paper, rows):
+  if not isinstance(paper, dict) or not all(isinstance(bits, (int, float)) for bits in paper.values()):
+    raise ValueError(f'compare.paper is {paper!r}: give {{row: bits}}, numbers')
+  names = [row.name for row in rows]
+  for name in paper:
+    if name not in names:
+      raise ValueError(f'paper has bits for {name!r}, which is no row: the rows are {", ".join(map(repr, names))}')
 
 
 def _as_gin(value):

@@ -8,6 +8,7 @@ import socket
 import time
 
 import jax
+from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 import numpy as np
 
@@ -29,12 +30,9 @@ def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
   Raises:
     ValueError: numbers that contradict each other, no cluster to be detected, or hosts that do not come up in time.
   """
+  local_devices = None
   if coordinator is None:
-    try:
-      jax.distributed.initialize(initialization_timeout=seconds)
-    except (ValueError, RuntimeError) as error:
-      raise ValueError(f'no cluster could be detected ({error}): give coordinator, n_hosts and host') from error
-    return
+    coordinator, n_hosts, host, local_devices = _detected(seconds)
   address, _, port = coordinator.rpartition(':')
   if not address or not port.isdigit():
     raise ValueError(f"coordinator is {coordinator!r}: give ADDRESS:PORT of host 0, such as '10.0.0.1:1234'")
@@ -48,7 +46,19 @@ def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
     _wait_for_all(coordinator, int(port), n_hosts, deadline)
   else:
     _wait_for_first(coordinator, (address, int(port)), n_hosts, host, deadline)
-  jax.distributed.initialize(coordinator, n_hosts, host, initialization_timeout=max(60, seconds))
+  jax.distributed.initialize(coordinator, n_hosts, host, local_devices, initialization_timeout=max(60, seconds))
+
+
+def _detected(seconds):
+  """Returns (coordinator, n_hosts, host, local device numbers or None) of the cluster that JAX finds itself on."""
+  # `initialize` alone would find the same, but cannot tell hosts that are missing; JAX has no public name for it.
+  try:
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
+  except (ValueError, RuntimeError, KeyError) as error:
+    raise ValueError(f'the cluster could not be read ({error!r}): give coordinator, n_hosts and host') from error
+  if None in found[:3]:
+    raise ValueError('no cluster could be detected: give coordinator, n_hosts and host')
+  return found
 
 
 def _wait_for_all(coordinator, port, n_hosts, deadline):

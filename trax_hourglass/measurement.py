@@ -27,14 +27,12 @@ class Measurement:
       counted; it takes each loop for one turn, so it is too low.
     step_bytes: temporary memory of the compiled step.
     step_seconds: mean over the steps that were timed; steps of one model need not be alike (factor_dropout.py).
-    compile_seconds: tracing and compiling.
   """
   n_parameters: int
   step_flops: float
   flops_from: str
   step_bytes: int
   step_seconds: float
-  compile_seconds: float
 
 
 def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options):
@@ -59,9 +57,7 @@ def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options
     return trainer.arguments(batch, np.array([0, step], np.uint32), step, 0.0)
 
   held, *rest = arguments(1)
-  started = time.perf_counter()
   compiled = trainer.update.lower(held, *rest).compile()
-  compile_seconds = time.perf_counter() - started
   seconds = []
   for step in range(1, n_steps + 2):
     started = time.perf_counter()
@@ -77,8 +73,7 @@ def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options
       step_flops=operations,
       flops_from=source,
       step_bytes=compiled.memory_analysis().temp_size_in_bytes,
-      step_seconds=statistics.fmean(seconds[1:]),
-      compile_seconds=compile_seconds)
+      step_seconds=statistics.fmean(seconds[1:]))
 
 
 def machine():

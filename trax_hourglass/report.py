@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
 from trax_hourglass import whole_file
+from trax_hourglass.budget import UNEQUAL
 
 CURVE = 'metrics/BitsPerToken'
 _MARKERS = {'flat': 'o', 'hierarchical': '^', 'Trax': 's'}
@@ -62,14 +63,13 @@ def row(name, kind, weights_of, plan, runs, paper=None):
             'errors': sorted({run['error'] for run in runs if 'error' in run})}
   if 'measurement' in plan:
     measured = plan['measurement']
-    result.update(unit=plan['unit'], **measured, n_steps=plan['n_steps'], tokens=plan['tokens'],
+    result.update(unit=plan['unit'], **measured, machine=plan['machine'], n_steps=plan['n_steps'], tokens=plan['tokens'],
                   run_flops=measured['step_flops'] * plan['n_steps'])
   if finished:
     bits = [run['bits'] for run in finished]
     errors = [run['standard_error'] for run in finished if run['standard_error'] is not None]
     seconds = statistics.fmean(run['training_seconds'] for run in finished)
-    n_timed = result['n_steps'] - 1  # The first one compiles.
-    per_step = seconds / n_timed if n_timed else result['step_seconds']
+    per_step = seconds / result['n_steps'] or result['step_seconds']  # A run of one step has no step that was timed.
     result.update(
         {f'bits_per_{result["unit"]}': statistics.fmean(bits)}, bits_of_seeds={run['seed']: run['bits'] for run in finished},
         spread=statistics.stdev(bits) if len(bits) > 1 else None,
@@ -125,7 +125,7 @@ def table(results):
            for pair in orderings(results)]
   failures = [f'{result["name"]}: {error}' for result in results['rows'] for error in result['errors']]
   compared = [markdown(pairs, list(pairs[0]))] if pairs else []
-  return '\n\n'.join([markdown(rows, columns), *compared, *failures])
+  return '\n\n'.join([markdown(rows, columns), *compared, *_unequal(results), *failures])
 
 
 def orderings(results):
@@ -195,6 +195,15 @@ def plot(folder, results):
   draw('curves.png', 'seconds of training', f'bits per {unit} on the first batches of valid', lines)
 
 
+def _unequal(results):
+  """Returns a sentence on runs whose seconds miss the budget, in a list; empty if there are none."""
+  budget = results['budget'].get('seconds')
+  off = [f'{result["name"]} ({result["training_seconds"] / budget - 1:+.0%})' for result in results['rows']
+         if budget and 'training_seconds' in result and abs(result['training_seconds'] / budget - 1) > UNEQUAL]
+  return [f'Steps took other times than measured beforehand; seconds are not the {budget:,} of the budget: {", ".join(off)}.'
+         ] if off else []
+
+
 def _rounded(x):
   return f'{x:,.0f}' if x >= 100 else f'{x:.3g}'
 
@@ -209,7 +218,7 @@ def _bits(result):
 
 def _write_csv(path, results):
   fields = ['name', 'kind', 'weights_of', f'bits_per_{_unit(results)}', 'spread', 'standard_error', 'n_seeds', 'paper',
-            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'compile_seconds', 'n_steps',
+            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'n_steps',
             'tokens', 'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
   with whole_file.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, fields, extrasaction='ignore')

@@ -86,15 +86,16 @@ def setting(name, default=_REQUIRED):
     default: its value where nothing is bound; without one it must be.
 
   Raises:
-    ValueError: nothing is bound and there is no default.
+    ValueError: nothing is bound and there is no default, or what is bound cannot be made.
   """
   try:
-    return bound(f'fit.{name}')
+    gin.query_parameter(f'fit.{name}')
   except ValueError:
     if default is _REQUIRED:
       raise ValueError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
                        'gin/quickstart.gin') from None
     return default
+  return bound(f'fit.{name}')
 
 
 def bound(parameter):

@@ -1,11 +1,11 @@
 """The seconds that a run spends training, without compilation, evaluations and checkpoints, over all its restarts."""
 
-import bisect
 import json
 import pathlib
 import time
 
 import jax
+import numpy as np
 from trax.supervised import callbacks
 
 from trax_hourglass import whole_file
@@ -15,13 +15,14 @@ class Clock(callbacks.TrainingStepCallback):
   """Adds up the time of steps, and keeps the sums in the run directory.
 
   It stops before evaluations and checkpoints, and then waits for the device, since steps go on there after they have been
-  handed over. The first step of each start, which compiles, is left out.
+  handed over. Not every step is timed: not the first one of each start, which compiles, and not those between the last stop
+  and a signal that ended the run.
   """
 
   FILE = 'seconds.json'
 
   def __init__(self, loop, path, stops_after):
-    """Creates the callback; goes on from the sum at the loop's step if there is one.
+    """Creates the callback; goes on from the sums in the file up to the step before its first one.
 
     Args:
       loop: the training loop; its `loss` is the last step's.
@@ -30,44 +31,54 @@ class Clock(callbacks.TrainingStepCallback):
     """
     super().__init__(loop)
     self._path, self._stops_after = pathlib.Path(path), stops_after
-    self._sums = [(step, seconds) for step, seconds in read(path) if step <= loop.step]
-    self._started, self._is_first = None, True
+    self._sums = None  # Read later: the loop makes its callbacks before it takes over a checkpoint.
+    self._started, self._n_timed = None, 0
 
   def call_at(self, step):
     return True
 
   def on_step_begin(self, step):
-    if self._started is None:
+    if self._sums is None:
+      self._sums = [sums for sums in read(self._path) if sums[0] < step]
+    elif self._started is None:
       self._started = time.monotonic()
 
   def on_step_end(self, step):
-    stops = self._stops_after(step)
-    if not (stops or self._is_first):
+    is_first, stops = self._started is None, self._stops_after(step)
+    self._n_timed += not is_first
+    if not (stops or is_first):
       return
     jax.block_until_ready(self._loop.loss)
     now = time.monotonic()
-    seconds = 0.0 if self._is_first else now - self._started
-    self._started, self._is_first = None if stops else now, False
     if stops:
-      self._sums.append((step, self._sums[-1][1] + seconds if self._sums else seconds))
+      _, seconds, n_timed = self._sums[-1] if self._sums else (0, 0.0, 0)
+      seconds += 0.0 if is_first else now - self._started
+      self._sums.append((step, seconds, n_timed + self._n_timed))
+      self._n_timed = 0
       whole_file.write(self._path, json.dumps(self._sums))
+    self._started = None if stops else now
 
 
 def read(path):
-  """Returns [(step, seconds of training until then)] of a file that a `Clock` wrote; empty without one."""
+  """Returns [(step, seconds that were timed until then, of how many steps)] of a `Clock`'s file; empty without one."""
   path = pathlib.Path(path)
-  return [tuple(pair) for pair in json.loads(path.read_text())] if path.exists() else []
+  return [tuple(sums) for sums in json.loads(path.read_text())] if path.exists() else []
 
 
 def at(sums, step):
-  """Returns the seconds until a step, in a straight line between those that are known.
+  """Returns the seconds of training until a step, those that were not timed taken to be like their neighbours.
 
   Args:
     sums: what `read` returns, not empty.
-    step: the step.
+    step: the step; between those that are known the seconds grow evenly.
   """
-  index = bisect.bisect_left([known for known, _ in sums], step)
-  if index == len(sums):
-    return sums[-1][1]
-  (before, start), (after, end) = sums[index - 1] if index else (0, 0.0), sums[index]
-  return start + (end - start) * (step - before) / (after - before)
+  known, before = [(0, 0.0)], (0, 0.0, 0)
+  for sum_ in sums:
+    steps, seconds, n_timed = (now - then for now, then in zip(sum_, before))
+    if n_timed:
+      known.append((sum_[0], known[-1][1] + steps * seconds / n_timed))
+      before = sum_
+  if sums[-1][2] and before != sums[-1]:
+    last, seconds, n_timed = sums[-1]
+    known.append((last, known[-1][1] + (last - before[0]) * seconds / n_timed))
+  return float(np.interp(step, *zip(*known)))

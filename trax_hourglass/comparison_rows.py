@@ -1,0 +1,159 @@
+"""The rows of a comparison: what each changes about the configuration of one run, checked before anything is run."""
+
+import dataclasses
+import pathlib
+import re
+
+import gin
+
+from trax_hourglass import command_line
+from trax_hourglass import run_directory
+from trax_hourglass import run_evaluation
+from trax_hourglass.data import batches
+
+PROBE = 7  # Steps that a row is configured with before its own number is known.
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of the table.
+
+  Attributes:
+    name: as the user calls it.
+    lines: gin lines put behind the comparison's configuration.
+    weights_of: name of the row whose weights are evaluated with these lines; None for a row that is trained itself.
+    directory: its folder.
+    settings: all that its weights depend on, as text.
+    kind: 'flat', 'hierarchical', or 'Trax' for models that are not ours.
+  """
+  name: str
+  lines: tuple[str, ...]
+  weights_of: str | None
+  directory: pathlib.Path
+  settings: str = ''
+  kind: str = ''
+
+
+class Configuration:
+  """What all rows of a comparison share, taken from gin as it is configured now.
+
+  Attributes:
+    common: lines of gin, without those of `compare`.
+  """
+
+  def __init__(self, budget, warmup, n_evaluations):
+    """Takes gin's configuration.
+
+    Args:
+      budget: the Budget of each run.
+      warmup: share of the steps in which the learning rate rises, or None.
+      n_evaluations: evaluations and checkpoints of each run.
+    """
+    self._config = gin.config_str()
+    self.common = _bindings(_without(self._config, 'compare'))
+    self._budget, self._warmup, self._n_evaluations = budget, warmup, n_evaluations
+
+  def rows(self, trained, evaluated, folder, split, protocol):
+    """Returns all Rows.
+
+    Args:
+      trained: {name: gin lines}.
+      evaluated: {name: (name of a trained row, gin lines)}.
+      folder: the comparison's.
+      split: what is scored at the end,
+      protocol: and by which protocol.
+
+    Raises:
+      ValueError: a row makes no sense, or two would share a folder.
+    """
+    if not isinstance(evaluated, dict):
+      raise ValueError(f'compare.also_evaluate is {evaluated!r}: give {{name: (row, gin lines)}}')
+    wanted = [(name, _lines(lines), None) for name, lines in trained.items()]
+    for name, entry in evaluated.items():
+      if not isinstance(entry, (tuple, list)) or len(entry) != 2 or entry[0] not in trained:
+        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and gin '
+                         'lines')
+      wanted.append((name, (*_lines(trained[entry[0]]), *_lines(entry[1])), entry[0]))
+    slugs, rows = {}, []
+    for name, lines, weights_of in wanted:
+      slug = re.sub(r'[^A-Za-z0-9@.,+=-]+', '_', name).strip('_')
+      if not slug or slug in slugs:
+        raise ValueError(f'rows {slugs.get(slug, "")!r} and {name!r} would share the folder {slug!r}: give other names')
+      slugs[slug] = name
+      try:
+        rows.append(self._checked(Row(name, lines, weights_of, folder / slug), split, protocol))
+      except Exception as error:  # Plug-ins and models may be anybody's.  pylint: disable=broad-except
+        text = re.sub(r' In bindings string line \d+.*', '', command_line.one_line(error))  # Of a text that nobody wrote.
+        raise ValueError(f'row {name!r}: {text or type(error).__name__}') from error
+    return rows
+
+  def _checked(self, row, split, protocol):
+    """Returns the row with its settings and kind; raises for what can be known without running it."""
+    command_line.parse_gin([], [*self.common, *row.lines])
+    further = {self._budget.what: self._budget.amount, 'warmup': self._warmup}
+    bindings = [line for line in _bindings(_without(gin.config_str(), 'compare'))
+                if not line.startswith(('import ', 'from '))]
+    settings = '\n'.join([*bindings, *(f'compare.{name} = {value!r}' for name, value in further.items())])
+    counts_steps = self._budget.what == 'steps'
+    n_steps = self._budget.amount if counts_steps else PROBE
+    self.configure(row, n_steps, seed=0)
+    if run_directory.setting('n_steps') != n_steps:
+      raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = %n_steps, '
+                       'and the schedule likewise, as gin/base.gin does')
+    if counts_steps:
+      run_directory.setting('schedule')  # It refuses a warm-up that is too long.
+    batches.check_sizes(run_directory.setting('batch_size'), run_directory.setting('length'))
+    model = run_directory.setting('model')(mode='train')
+    data = run_directory.setting('corpus').split(split)
+    run_evaluation.window_sizes(protocol, None, None, run_directory.setting('length'), data.example_length)
+    multiple = getattr(model, 'length_multiple', None)
+    kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
+    return dataclasses.replace(row, settings=settings, kind=kind)
+
+  def configure(self, row, n_steps, seed):
+    """Parses the comparison's configuration with what is the row's own."""
+    every = self.every(n_steps)
+    own = [f'n_steps = {n_steps}', f'fit.seed = {seed}', f'fit.eval_every = {every}', f'fit.checkpoint_every = {every}']
+    if self._warmup is not None:
+      own.append(f'warmup_steps = {round(self._warmup * n_steps)}')
+    command_line.parse_gin([], [*self.common, *row.lines, *own])
+
+  def configure_as_before(self):
+    """Leaves gin as it was found."""
+    command_line.parse_gin([], self._config.splitlines())
+
+  def every(self, n_steps):
+    """Returns the steps between evaluations of a run of so many steps."""
+    return -(-n_steps // self._n_evaluations)
+
+
+def check_rows(rows, name):
+  """Returns rows, {name: gin lines}, and raises ValueError if they are something else.
+
+  Args:
+    rows: what was given.
+    name: of the parameter.
+  """
+  if not isinstance(rows, dict) or (not rows and name == 'rows'):
+    raise ValueError(f"compare.{name} is {rows!r}: give {{name: gin lines}}, such as "
+                     "{'flat': \"Hourglass.hierarchy = '8@1'\"}")
+  for row, lines in rows.items():
+    if not isinstance(row, str) or not isinstance(lines, (str, list, tuple)) or not all(
+        isinstance(line, str) for line in lines):
+      raise ValueError(f'compare.{name} has {row!r}: {lines!r}: give a name and gin lines, a string or a list of them')
+  return rows
+
+
+def _lines(lines):
+  return tuple(lines.splitlines()) if isinstance(lines, str) else tuple(lines)
+
+
+def _without(config, configurable):
+  """Returns the text of a `gin.config_str` without one configurable's bindings."""
+  parts = re.split(r'(?m)^(?=# Parameters for )', config)
+  return ''.join(part for part in parts if not part.startswith(f'# Parameters for {configurable}:'))
+
+
+def _bindings(config):
+  """Returns the lines of a `gin.config_str` without comments, whose rulers are as long as its longest line may be."""
+  return [line for line in config.splitlines() if line and not line.startswith('#')]
