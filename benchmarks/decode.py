@@ -17,15 +17,11 @@ import argparse
 import functools
 import gc
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
-
-from trax_hourglass import trax_compat  # pylint: disable=unused-import, wrong-import-position
+import subjects
 
 import jax  # pylint: disable=wrong-import-position
 import numpy as np  # pylint: disable=wrong-import-position
@@ -35,7 +31,6 @@ from trax.supervised import decoding as trax_decoding  # pylint: disable=wrong-i
 
 from trax_hourglass import configurables  # pylint: disable=wrong-import-position
 from trax_hourglass import decoding  # pylint: disable=wrong-import-position
-from trax_hourglass import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
 
 
 def parse_arguments():
@@ -60,11 +55,6 @@ def parse_arguments():
 def sizes(args):
   """Returns what all models have in common."""
   return {'vocab_size': 256, 'd_model': args.d_model, 'd_ff': args.d_ff, 'n_heads': args.n_heads}
-
-
-def flat_hierarchy(hierarchy):
-  """Returns the flat hierarchy with the same number of blocks, resamplings (one block each) not counted."""
-  return f'{sum(level.n_before + level.n_after for level in hierarchy_lib.parse(hierarchy))}@1'
 
 
 class Sampling:
@@ -107,7 +97,7 @@ class TraxHourglass:
   def __init__(self, args, batch):
     del batch
     first, *inner, last = args.hierarchy.split()
-    self._factor = hierarchy_lib.parse(args.hierarchy)[-1].total_factor
+    self._factor = subjects.hierarchy_lib.parse(args.hierarchy)[-1].total_factor
     self._model = trax.models.HourglassLM(
         **sizes(args), vanilla_layers=tuple(int(part.split('@')[0]) for part in (first, last)), hierarchy=' '.join(inner),
         mode='eval')
@@ -134,7 +124,7 @@ class TraxLM:
 
   def __init__(self, args, room, batch):
     self._model = trax.models.TransformerLM(
-        **sizes(args), n_layers=int(flat_hierarchy(args.hierarchy).split('@')[0]), max_len=room, mode='predict')
+        **sizes(args), n_layers=int(subjects.flat_hierarchy(args.hierarchy).split('@')[0]), max_len=room, mode='predict')
     self._model.init(shapes.ShapeDtype((batch, 1), np.int32))
     self._start = self._model.state
 
@@ -195,7 +185,7 @@ def measure(args):
   names = args.models.split(',')
   room = max(lengths)
   rows = []
-  hierarchies = {'ours': args.hierarchy, 'flat': flat_hierarchy(args.hierarchy), 'flat_equal_time': args.flat_equal_time}
+  hierarchies = {'ours': args.hierarchy, 'flat': subjects.flat_hierarchy(args.hierarchy), 'flat_equal_time': args.flat_equal_time}
   samplers = {name: Sampling(args, hierarchy, room) for name, hierarchy in hierarchies.items() if name in names}
   models = {name: functools.partial(Ours, sampling) for name, sampling in samplers.items()}
   if 'trax' in names:
@@ -205,9 +195,7 @@ def measure(args):
   for batch in batches:
     rows += measure_batch(args, batch, lengths, {name: models[name] for name in names})
     gc.collect()
-  device = jax.devices()[0]
-  report = {'device': f'{device.platform} {device.device_kind}', 'cores': os.cpu_count(), 'machine': platform.machine(),
-            'jax': jax.__version__, 'python': platform.python_version(), 'dtype': args.dtype,
+  report = {**subjects.machine(), 'dtype': args.dtype,
             'settings': {k: v for k, v in vars(args).items() if k != 'json'}, 'rows': rows}
   rate = {(row['model'], row['batch'], row['length']): row.get('tokens_per_second') for row in rows}
   at = batches[0], room
@@ -222,11 +210,8 @@ def measure(args):
 def table(report):
   """Returns the report as a markdown table."""
   columns = ('model', 'batch', 'length', 'state_bytes', 'seconds_per_token', 'seconds_per_token_spread', 'tokens_per_second')
-  def cell(value):
-    return f'{value:,}' if isinstance(value, int) else f'{value:.4g}' if isinstance(value, float) else value or ''
-  lines = [f'{report["device"]}, {report["cores"]} cores, jax {report["jax"]}, {report["dtype"]}; {report["settings"]}',
-           '', f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
-  lines += [f'| {" | ".join(cell(row.get(c)) for c in columns)} |' for row in report['rows']]
+  machine = {key: report[key] for key in (*subjects.machine(), 'dtype', 'settings')}
+  lines = [str(machine), '', subjects.markdown(report['rows'], columns)]
   lines += [''] + [f'{key}: {value:.2f}' for key, value in report.items() if 'ratio' in key]
   return '\n'.join(lines)
 
