@@ -401,6 +401,6 @@ def test_tfds_files_that_are_cut_off_damaged_or_missing(tmp_path):
       file.unlink()
     else:
       file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"the split train of TFDS in '.*prepared/1\.0\.0' cannot be read \([^{]*\): a file of "
-                                         'it is damaged or missing, remove'):
+    with pytest.raises(ValueError, match=r"the split train of TFDS in '.*prepared/1\.0\.0' cannot be read \([^{]*\): "
+                                         'a file of it is damaged or missing, remove'):
       read_all()

@@ -41,6 +41,7 @@ _PUBLISHED = {  # Bytes, algorithm and digest of all files of both versions, of 
 
 class Cifar10(Corpus):
   """CIFAR-10; valid is cut from the end of the training images."""
+  unit = 'dim'
 
   def __init__(self, path=None, n_valid=5000, data_dir=None, cache_dir=None):
     """Finds the files.
@@ -92,7 +93,7 @@ class Cifar10(Corpus):
     no_train = f'{str(path)!r} holds no data_batch files; give the folder of the others'
     missing = {'train': no_train, 'valid': no_train if n_valid else f'n_valid is 0, so it is the test images, and {no_test}',
                'test': no_test}
-    super().__init__('CIFAR-10', splits, 'dim', missing=missing)
+    super().__init__('CIFAR-10', splits, missing=missing)
 
 
 def _from_tfds(data_dir):

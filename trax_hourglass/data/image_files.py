@@ -143,8 +143,8 @@ def _unpacked(packed, path):
     unpacked.seek(0)
   except OSError as error:
     unpacked.close()
-    raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): free space '
-                     'there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
+    raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): free '
+                     'space there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
   return unpacked
 
 
@@ -169,18 +169,18 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
   for name, content in source.contents(names):
     where = os.path.join(source.path, name)
     try:
-      image = _read(content)
-    except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except
+      image = read(content)
+    except ValueError as error:
       if corrupt == 'skip':
         skipped.append(name)
         continue
       raise ValueError(f'image {where!r} is corrupt ({error}): repair or remove it, or skip such images if that is '
                        'an option') from error
-    if image.mode in _UNSCALED:
-      raise ValueError(f'image {where!r} has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to '
-                       '8 bits')
     modes[image.mode] += image.mode != 'RGB'
-    image = _to_rgb(image)
+    try:
+      image = to_rgb(image)
+    except ValueError as error:
+      raise ValueError(f'image {where!r} {error}') from error
     if image.size != (size, size):
       if other_sizes == 'error':
         raise ValueError(f'image {where!r} is {image.width} x {image.height} (width x height), where {size} x {size} is '
@@ -196,15 +196,32 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
     cache.say(f'{source.path}: {len(skipped):,} corrupt images skipped, such as {skipped[0]}')
 
 
-def _read(content):
-  with warnings.catch_warnings():
-    warnings.simplefilter('error', Image.DecompressionBombWarning)
-    image = Image.open(io.BytesIO(content))
-    image.load()
+def read(content):
+  """Returns the Pillow image of a file's bytes, in the mode it has.
+
+  Raises:
+    ValueError: it is no image, damaged or far too large.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('error', Image.DecompressionBombWarning)
+      image = Image.open(io.BytesIO(content))
+      image.load()
+  except Image.UnidentifiedImageError as error:
+    raise ValueError('it begins like no known kind of image') from error
+  except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except
+    raise ValueError(str(error) or type(error).__name__) from error
   return image
 
 
-def _to_rgb(image):
+def to_rgb(image):
+  """Returns a Pillow image in RGB, transparency dropped.
+
+  Raises:
+    ValueError: its pixels have 32 bits.
+  """
+  if image.mode in _UNSCALED:
+    raise ValueError(f'has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to 8 bits')
   if image.mode in _DEEP:
     image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
   return image.convert('RGB')

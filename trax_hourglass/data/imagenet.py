@@ -30,6 +30,7 @@ _BATCHES = {f'train_data_batch_{i}.npz' for i in range(1, 11)}  # Chrabaszcz's t
 
 class _Imagenet(Corpus):
   """One of the two."""
+  unit = 'dim'
 
   def __init__(self, authors, size, path, arrays, key, cache_dir):
     """Makes splits of {split: function that yields arrays}, which depend on `key`."""
@@ -41,7 +42,7 @@ class _Imagenet(Corpus):
       return images.flat_file(file, counted, size, f'{name} {split}')
 
     not_there = f'{str(path)!r} does not hold it; add its files'
-    super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays}, 'dim',
+    super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays},
                      missing={'train': not_there, 'valid': not_there, 'test': _NO_TEST})
 
 
@@ -96,8 +97,8 @@ class ChrabaszczImagenet(_Imagenet):
     files = {split: found for split, found in files.items() if found}
     missing = _BATCHES - {file.name for file in files.get('train', ())}
     if 'train' in files and missing:
-      cache.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below {str(path)!r}, '
-                'and train is made of the others')
+      cache.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
+                f'{str(path)!r}, and train is made of the others')
     if not files:
       raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the .npz '
                        'files of image-net.org')

@@ -55,8 +55,8 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
                          leave=False, file=sys.stderr, disable=not sys.stderr.isatty())
   except tf.errors.OpError as error:
     reason = (error.message or type(error).__name__).split('}} ')[-1]  # Without the node of TensorFlow's graph.
-    raise ValueError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is damaged '
-                     'or missing, remove the folder and prepare it again') from error
+    raise ValueError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is '
+                     'damaged or missing, remove the folder and prepare it again') from error
 
 
 def _prepare(made, by_hand):
