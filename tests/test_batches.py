@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import test_data
+from trax_hourglass import keys as keys_lib
 from trax_hourglass.data import batches
 from trax_hourglass.data import permutation
 from trax_hourglass.data import prefetch
@@ -112,10 +113,24 @@ def test_any_step_is_a_function_of_seed_and_step(kind, first):
   assert resumed.step == first + 1
 
 
+@pytest.mark.parametrize('kind', [batches.RandomWindows, batches.Epochs])
+def test_large_seeds_differ(kind):
+  """As float64 these would be one number."""
+  starts = [stream(kind, 10_000, 8, 10, (1 << 63) - n).starts(3).tolist() for n in (1, 2, 3)]
+  assert len(set(map(tuple, starts))) == 3
+  for seed in (0, 1, 12345):  # And what small seeds give stays.
+    np.testing.assert_array_equal(keys_lib.philox(seed, 3).random_raw(4), np.random.Philox(key=[seed, 3]).random_raw(4))
+
+
+def test_random_windows_of_two_hosts_may_be_the_same():
+  ours, theirs = (set(next(stream(batches.RandomWindows, 20, 100, 10, 0, host, 2))[0][:, 0]) for host in range(2))
+  assert ours & theirs
+
+
 def test_bad_settings_of_windows():
   with pytest.raises(ValueError, match='length 10 cuts examples of 7 tokens: set length = 7'):
     stream(batches.Epochs, 70, 1, 10, example_length=7)
-  for seed in (-1, 1.5, None):
+  for seed in (-1, 1.5, None, 1 << 63):
     with pytest.raises(ValueError, match=f'seed is {seed}'):
       stream(batches.RandomWindows, 70, 1, 10, seed)
 

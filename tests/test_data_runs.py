@@ -10,6 +10,7 @@ import test_images
 import test_training
 import trax_hourglass as th
 from trax_hourglass import command_line
+from trax_hourglass.data import cifar10
 from trax_hourglass.data import corpus as corpora
 
 FOLDER = test_command_line.ROOT / 'gin' / 'data'
@@ -56,6 +57,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, fi
   (tmp_path / 'other').write_bytes(b'other')
   (tmp_path / 'cifar').mkdir()
   test_images.write_binary(tmp_path / 'cifar')
+  monkeypatch.setattr(cifar10, '_PUBLISHED', {})
   flags = [flag for binding in bindings for flag in ('--config', binding.format(folder=tmp_path))]
   arguments = ['--config_file', test_training.TINY, '--config_file', f'data/{file}.gin', '--output_dir', tmp_path / 'run']
   assert test_command_line.main(monkeypatch, *arguments, *flags) == 2

@@ -1,10 +1,14 @@
 """The sampler: what is chosen, what is independent of what, and what it refuses."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pairs
 import pytest
+from trax import shapes
 
 from trax_hourglass import decoding
 
@@ -139,6 +143,22 @@ def test_scores_are_those_of_the_full_pass(models, full_pass):
       tokens = np.array(list(text))
       expected = np.take_along_axis(full_pass(tokens), tokens[:, None], axis=-1)[:, 0]
       np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+
+
+def test_scoring_keeps_no_model_alive():
+  model = pairs.ours('1@1')
+  model.init(shapes.signature(pairs.tokens(4)))
+  decoding.score(model, [[3, 1, 4]])
+  kept, weights = weakref.ref(model), weakref.ref(jax.tree.leaves(model.weights)[0])
+  del model
+  gc.collect()
+  assert kept() is None and weights() is None
+
+
+@pytest.mark.parametrize('seed', [-1, 1 << 63, 0.5])
+def test_seeds_out_of_range(random, seed):
+  with pytest.raises(ValueError, match=f'seed is {seed}: give a whole number'):
+    random.stream([[1]], 3, seed)
 
 
 @pytest.mark.parametrize('texts, message', [([], 'nothing to score'), ([[1], []], 'nothing to score'),

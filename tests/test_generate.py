@@ -1,9 +1,12 @@
 """`generate` as a user meets it, on runs of tiny models."""
 
+import io
 import json
 import os
 import pathlib
+import struct
 import sys
+import zlib
 
 import jax
 import numpy as np
@@ -18,6 +21,8 @@ from trax_hourglass import interop
 from trax_hourglass import run_directory
 from trax_hourglass import train
 from trax_hourglass import writing
+from trax_hourglass.data import byte_corpus
+from trax_hourglass.data import image_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = str(ROOT / 'tests' / 'tiny.gin')
@@ -76,9 +81,10 @@ def test_text_as_it_comes_and_as_json(texts, monkeypatch, capsysbinary):
   assert result['prompt'] == prompt and len(result['texts']) == 2 and result['bytes_written'] == 80
   assert 0 < result['bits_per_byte'] < 9 and result['tokens_per_second'] > 0
   assert run(generate.main, monkeypatch, *arguments) == 0
-  out, err = (x.decode('utf-8') for x in capsysbinary.readouterr())
-  assert all(prompt + text in out.replace('\r', '') or '�' in text for text in result['texts'])
-  assert '1 of 2' in out and '2 of 2' in out
+  out, err = capsysbinary.readouterr()
+  expected = ''.join(f'--- {number} of 2\n{prompt}{text}\n' for number, text in enumerate(result['texts'], 1))
+  assert out == expected.encode('utf-8')
+  err = err.decode('utf-8')
   assert '80 bytes' in err and 'bytes/s' in err and f'{result["bits_per_byte"]:.3f} bits per byte' in err
 
 
@@ -88,6 +94,15 @@ def test_characters_that_pieces_cut_are_shown_whole(capsys):
     show([decoding.Sample(np.frombuffer(piece, np.uint8), np.zeros(len(piece)))])
   show.finish([None])
   assert capsys.readouterr().out == 'aäb��\n'
+
+
+def test_what_stdout_cannot_show_is_replaced(monkeypatch):
+  stdout = io.TextIOWrapper(io.BytesIO(), 'ascii')
+  monkeypatch.setattr(sys, 'stdout', stdout)
+  show = writing._Terminal('ä'.encode(), 1, silent=False)  # pylint: disable=protected-access
+  show([decoding.Sample(np.frombuffer('b\xff€c'.encode('latin-1', 'replace'), np.uint8), np.zeros(4))])
+  show.finish([None])
+  assert stdout.buffer.getvalue() == b'?b??c\n'
 
 
 def check_greedy(folder, n, monkeypatch, capsys):
@@ -133,12 +148,15 @@ def test_a_grid_of_images(images, tmp_path, monkeypatch, capsys):
 
 def test_the_lower_half_is_filled_in(images, tmp_path, monkeypatch, capsys):
   arguments, folder = images
-  assert run(generate.main, monkeypatch, *arguments, '--image', tmp_path / 'out.png', '--complete', folder / '0.png',
-             '--count', '2') == 0
-  out, err = capsys.readouterr()
-  assert out.strip() == str(tmp_path / 'out.png') and 'bits per dim' in err
+  stdout = io.TextIOWrapper(io.BytesIO(), 'ascii')
+  with monkeypatch.context() as patched:
+    patched.setattr(sys, 'stdout', stdout)
+    assert run(generate.main, monkeypatch, *arguments, '--image', tmp_path / 'ä.png', '--complete', folder / '0.png',
+               '--count', '2') == 0
+    stdout.flush()
+  assert stdout.buffer.getvalue().decode() == f'{tmp_path}/?.png\n' and 'bits per dim' in capsys.readouterr().err
   given = np.asarray(Image.open(folder / '0.png'))
-  grid = np.asarray(Image.open(tmp_path / 'out.png'))
+  grid = np.asarray(Image.open(tmp_path / 'ä.png'))
   original, kept, *completed = (grid[:, first:first + SIDE] for first in range(0, grid.shape[1], SIDE + 1))
   np.testing.assert_array_equal(original, given)
   assert (kept[SIDE // 2:] == 0).all() and len(completed) == 2
@@ -157,6 +175,11 @@ MISTAKES = [
     (['--config', 'Hourglass.d_model = 28'], 'd_model'), (['--config', 'Hourglass.hierarchy = "2@1"'], 'does not fit'),
     (['--complete', '{tmp}/image.png'], '--image OUT.png'), (['--image', '{tmp}/out.png'], 'not images'),
     (['--image', '{tmp}/none/out.png'], 'no folder'), (['--image', '{tmp}/out.gin'], 'no kind of image'),
+    (['--seed', '9223372036854775808'], 'seed is 9223372036854775808: give a whole number'),
+    (['--seed', '-1'], 'seed is -1'),
+    (['--image', '{tmp}'], 'is a folder: name a file in it'), (['--image', '{tmp}/out.psd'], 'cannot be written here'),
+    (['--image', '{tmp}/out.xbm'], "'.xbm', a kind of image that cannot be written here: end it with .png"),
+    (['--image', '{tmp}/out.png', '--complete', '{tmp}/empty'], 'cannot be read: it begins like no known kind of image'),
     (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
     (['--image', '{tmp}/out.png', '--complete', '{tmp}/none.png'], 'cannot be read'),
 ]
@@ -173,6 +196,46 @@ def test_an_image_of_another_size(images, tmp_path, monkeypatch, capsys):
   Image.new('RGB', (3, 2)).save(tmp_path / 'image.png')
   check_mistake([*images[0], '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'],
                 'is 3 x 2 (width x height) and the model was trained on 2 x 2', tmp_path, monkeypatch, capsys)
+
+
+def damaged_pngs():
+  """Returns a .png that makes Pillow raise a SyntaxError, and one that says it is gigantic."""
+  stream = io.BytesIO()
+  Image.new('RGB', (2, 2)).save(stream, 'png')
+  content = bytearray(stream.getvalue())
+  content[content.index(b'IDAT') - 1] -= 5  # Its length, so that what follows is no chunk.
+  header = b'IHDR' + struct.pack('>IIBBBBB', 50_000, 50_000, 8, 2, 0, 0, 0)
+  return bytes(content), bytes(content[:12]) + header + struct.pack('>I', zlib.crc32(header)) + bytes(content[33:])
+
+
+def test_an_image_to_complete_that_is_damaged(tmp_path, monkeypatch, capsys):
+  for content, message in zip(damaged_pngs(), ('broken PNG file', 'decompression bomb')):
+    (tmp_path / 'image.png').write_bytes(content)
+    check_mistake(['--output_dir', 'any', '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'], message, tmp_path,
+                  monkeypatch, capsys)
+
+
+def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts, tmp_path, monkeypatch, capsys):
+  def made(*_, **__):
+    raise AssertionError('a corpus was made')
+
+  for kind in (image_folder.ImageFolder, byte_corpus.ByteCorpus):
+    monkeypatch.setattr(kind, '__init__', made)
+  command_line.parse_gin([str(images[0][-1])], [])
+  assert run_directory.corpus_unit() == 'dim'
+  check_mistake(['--output_dir', texts, '--image', '{tmp}/out.png', '--config', 'length = 12'],
+                'the model was trained on bytes, not images', tmp_path, monkeypatch, capsys)
+
+
+def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
+  bindings = ['Hourglass.vocab_size = 300', "Hourglass.hierarchy = '1@1'"]
+  command_line.parse_gin([TINY], bindings)
+  model = run_directory.setting('model')(mode='eval')
+  model.init(shapes.ShapeDtype((1, 1), np.int32))
+  interop.to_trax(model, tmp_path / 'model.pkl.gz')
+  flags = [flag for binding in bindings for flag in ('--config', binding)]
+  check_mistake(['--checkpoint', '{tmp}/model.pkl.gz', '--config_file', TINY, *flags], 'the model knows 300 tokens, pieces of a '
+                'learnt vocabulary, and only bytes can be shown', tmp_path, monkeypatch, capsys)
 
 
 def check_mistake(arguments, message, tmp_path, monkeypatch, capsys):

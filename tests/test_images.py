@@ -1,8 +1,10 @@
 """Images as tokens: every form of every data set is the same bytes in the same order, and what is wrong is named."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
-import pathlib
 import pickle
 import struct
 import tarfile
@@ -37,6 +39,12 @@ def assert_split(corpus, split, images):
 TRAIN, TEST = random_images(7), random_images(3, seed=1)
 
 
+@pytest.fixture
+def small_cifar10(monkeypatch):
+  """Lets files of any content have the published names."""
+  monkeypatch.setattr(cifar10, '_PUBLISHED', {})
+
+
 def write_binary(folder, n_first=4):
   for name, images in (('data_batch_1', TRAIN[:n_first]), ('data_batch_2', TRAIN[n_first:]), ('test_batch', TEST)):
     np.concatenate([np.full((len(images), 1), 9, np.uint8), planes(images)], axis=1).tofile(folder / f'{name}.bin')
@@ -62,7 +70,7 @@ def write_python(folder, n_first=4):
 
 @pytest.mark.parametrize('write, subfolder', [(write_binary, ''), (write_binary, 'cifar-10-batches-bin'), (write_python, ''),
                                               (write_python, 'cifar-10-batches-py')])
-def test_cifar10_from_a_folder(tmp_path, write, subfolder):
+def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
   (tmp_path / subfolder).mkdir(exist_ok=True)
   write(tmp_path / subfolder)
   for _ in range(2):  # The second time from the cache.
@@ -74,7 +82,7 @@ def test_cifar10_from_a_folder(tmp_path, write, subfolder):
     assert_split(corpus, split, images)
 
 
-def test_tokens_go_pixel_by_pixel(tmp_path):
+def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
   """By hand: row 1, column 2 of image 1 is 3 tokens from 3072 + 3 (32 + 2) on; in the file it is in three planes."""
   write_binary(tmp_path)
   tokens = cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('train')
@@ -82,7 +90,7 @@ def test_tokens_go_pixel_by_pixel(tmp_path):
   assert tokens.read(3072 + 3 * 34, 3).tolist() == [file[34], file[1024 + 34], file[2048 + 34]]
 
 
-def test_cifar10_from_one_file(tmp_path):
+def test_cifar10_from_one_file(tmp_path, small_cifar10):
   write_binary(tmp_path)
   corpus = cifar10.Cifar10(tmp_path / 'data_batch_1.bin', n_valid=1, cache_dir=tmp_path / 'cache')
   assert_split(corpus, 'train', TRAIN[:3])
@@ -105,20 +113,31 @@ class Evil:
 @pytest.mark.parametrize('content, message', [
     (b'\x01' * 3000, 'has 3,000 bytes, no multiple of 3073'), (b'', 'has 0 bytes, no multiple'),
     (b'\x63' * 3073, 'has the label 99 where CIFAR-10 has 0 .. 9'),
-    (bytes(30_730_000), "data_batch_1.bin' is damaged: its sha1 is .*, that of CIFAR-10 is aadd24ac.*; fetch it again"),
     (pickle.dumps(Evil()), 'refused, it names posix.mkdir, and only numpy arrays and plain containers are read'),
     (python2_pickle(planes(TRAIN))[:-500], 'refused, '), (pickle.dumps({'a': 1}), 'holds no uint8 array of 3072 columns'),
     (python2_pickle(planes(random_images(2, 16))), 'holds no uint8 array of 3072 columns named data'),
 ])
 def test_bad_files_of_cifar10(tmp_path, monkeypatch, content, message):
   monkeypatch.chdir(tmp_path)
-  (tmp_path / 'data_batch_1.bin').write_bytes(content)
+  (tmp_path / 'another').write_bytes(content)
   with pytest.raises(ValueError, match=message):
-    cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('train')
+    cifar10.Cifar10(tmp_path / 'another', 1, cache_dir=tmp_path / 'cache').split('train')
   assert not (tmp_path / 'evil').exists() and not [p for p in (tmp_path / 'cache').iterdir() if p.suffix != '.lock']
 
 
-def test_bad_settings_of_cifar10(tmp_path):
+@pytest.mark.parametrize('name, content, message', [
+    ('data_batch_2.bin', bytes(3073), 'has 3,073 bytes, that of CIFAR-10 30,730,000: fetch it again'),
+    ('test_batch.bin', bytes(30_730_000), 'has the sha1 .*, that of CIFAR-10 67eb016d.*: fetch it again'),
+    ('data_batch_5', python2_pickle(planes(TRAIN)), r'has 21,\d+ bytes, that of CIFAR-10 31,035,623: fetch it again'),
+    ('test_batch', b'\x80' * 31_035_526, 'has the md5 .*, that of CIFAR-10 40351d58.*: fetch it again'),
+])
+def test_files_with_a_published_name_must_be_the_published_ones(tmp_path, name, content, message):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError, match=f"{name}' {message}"):
+    cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('test' if name.startswith('test') else 'train')
+
+
+def test_bad_settings_of_cifar10(tmp_path, small_cifar10):
   with pytest.raises(ValueError, match='does not exist: give a folder or a file'):
     cifar10.Cifar10(tmp_path / 'none')
   with pytest.raises(ValueError, match='holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the python version'):
@@ -354,9 +373,117 @@ def test_bad_image_folders(tmp_path):
   Image.fromarray(np.zeros((8, 8), np.int32)).save(tmp_path / 'two/deep.tif')
   with pytest.raises(ValueError, match="image '.*deep.tif' has pixels of 32 bits .mode I., whose range is not known"):
     open_folder(tmp_path / 'two', tmp_path / 'cache').split('test')
-  write_tar(tmp_path / 'cut.tar', random_images(5, 64))
-  source = pathlib.Path(tmp_path / 'cut.tar')
+
+
+def pack(path, content):
+  """Writes the content of a .tar packed as the path's ending says."""
+  with {'.tar': open, '.gz': gzip.open, '.xz': lzma.open, '.bz2': bz2.open}[path.suffix](path, 'wb') as f:
+    f.write(content)
+
+
+@pytest.mark.parametrize('ending', ['.tar', '.tar.gz', '.tar.xz', '.tar.bz2', '.zip'])
+def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending):
+  images = random_images(4, 8)
+  path, order = tmp_path / f'images{ending}', [2, 0, 3, 1]
+  if ending == '.zip':
+    with zipfile.ZipFile(path, 'w') as archive:
+      for i in order:
+        archive.writestr(f'train/{i}.png', png(images[i]))
+  else:
+    with tarfile.open(path, f'w:{path.suffix[1:].removeprefix("tar")}') as archive:
+      for i in [1, *order]:  # The first one is replaced by the last, as in an archive that was added to.
+        info = tarfile.TarInfo(f'train/{i}.png')
+        info.size = len(png(images[i]))
+        archive.addfile(info, io.BytesIO(png(images[i])))
+  assert_split(open_folder(path, tmp_path / 'cache'), 'train', images)
+
+
+def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
+  """Python's tarfile takes a damaged, cut off or missing header for the end."""
+  write_tar(tmp_path / 'whole.tar', random_images(5, 8), 'train/')
+  whole = (tmp_path / 'whole.tar').read_bytes()
+  with tarfile.open(tmp_path / 'whole.tar') as archive:
+    headers = [info.offset for info in archive]
+  third, last = headers[2], headers[-1]
+  end = last + 2 * 512  # An image of 8 x 8 takes one block behind its header.
+  assert whole[end - 512:end].strip(b'\0') and not whole[end:].strip(b'\0')
+  harmed = [whole[:cut] for cut in (third, third + 1, third + 511, third + 512, last, last + 100, end, end + 1, end + 511)]
+  for content in (bytes([whole[third] ^ 1]), bytes(512), b'x' * 512):
+    harmed.append(whole[:third] + content + whole[third + len(content):])
+  harmed += [whole + b'x', whole + whole]
+  for suffix in ('.tar', '.gz', '.xz', '.bz2'):
+    path = tmp_path / f'harmed{suffix}'
+    for content in harmed:
+      pack(path, content)
+      with pytest.raises(ValueError, match='is no .zip or .tar, or damaged .*: fetch it again'):
+        open_folder(path, tmp_path / 'cache', 8)
+    pack(path, whole[:end + 512])  # A single block of zeros will do.
+    assert len(open_folder(path, tmp_path / 'cache', 8).split('train')) == 5 * 192
+
+
+@pytest.mark.parametrize('ending', ['.tar', '.gz', '.xz', '.bz2', '.zip', '.npz'])
+def test_damaged_archives_end_in_no_traceback(tmp_path, ending):
+  """Whatever byte is wrong, and wherever it is cut off: an error that names the file, or images as they were."""
+  images, path = random_images(3, 32), tmp_path / f'train_32x32{ending}'
+  if ending == '.zip':
+    write_zip(path, images)
+  elif ending == '.npz':
+    np.savez_compressed(path, images)
+  else:
+    write_tar(tmp_path / 'plain', images)
+    pack(path, (tmp_path / 'plain').read_bytes())
+  whole = path.read_bytes()
+  if ending not in ('.zip', '.npz'):
+    path = path.rename(tmp_path / 'train_32x32.tar')
+  random = np.random.default_rng(0)
+  refused = 0
+  for place in np.linspace(0, len(whole) - 1, 60).astype(int).tolist():
+    flipped = bytes([whole[place] ^ 1 << random.integers(8)])
+    for content in (whole[:place], whole[:place] + flipped + whole[place + 1:]):
+      path.write_bytes(content)
+      try:
+        data = imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('train')
+        np.testing.assert_array_equal(data.read(0, len(data)), images.ravel())
+        (tmp_path / 'cache').rename(tmp_path / f'cache{place}{len(content)}')
+      except ValueError as error:
+        assert str(tmp_path) in str(error)
+        refused += 1
+  assert refused > 90
+
+
+def test_an_archive_that_is_encrypted_or_changes_while_it_is_read(tmp_path):
+  write_zip(tmp_path / 'images.zip', random_images(2, 8))
+  content = bytearray((tmp_path / 'images.zip').read_bytes())
+  for mark, offset in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):  # The flags, of which bit 0 says encrypted.
+    at = -1
+    while (at := content.find(mark, at + 1)) >= 0:
+      content[at + offset] |= 1
+  (tmp_path / 'images.zip').write_bytes(content)
+  with pytest.raises(ValueError, match="images.zip' is encrypted: unpack it first"):
+    open_folder(tmp_path / 'images.zip', tmp_path / 'cache')
+  source = tmp_path / 'cut.tar'
+  write_tar(source, random_images(5, 64))
   corpus = open_folder(source, tmp_path / 'cache', 64)
   source.write_bytes(source.read_bytes()[:30_000])
-  with pytest.raises(ValueError, match='is damaged|is corrupt'):
+  with pytest.raises(ValueError, match='is damaged'):
     corpus.split('train')
+  source.unlink()
+  write_tar(source, random_images(1, 64))
+  with pytest.raises(ValueError, match="has changed and no longer holds '001.png'"):
+    corpus.split('train')
+
+
+def test_what_is_missing_of_an_imagenet_is_said(tmp_path, monkeypatch, capsys):
+  images = random_images(3)
+  write_chrabaszcz(tmp_path, {f'train_data_batch_{i}.npz': images[:1] for i in range(1, 11) if i not in (2, 9)})
+  write_tar(tmp_path / 'valid_32x32.tar', images)
+  newer = imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache')
+  assert (f"ImageNet 32x32 (Chrabaszcz): train_data_batch_2.npz, train_data_batch_9.npz are missing below {str(tmp_path)!r}"
+          in capsys.readouterr().err)
+  newer.split('train')
+  assert 'ImageNet 32x32 (Chrabaszcz) train: 8 images, of the 1,281,167 that are published\n' in capsys.readouterr().err
+  imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('valid')
+  assert 'ImageNet 32x32 (van den Oord) valid: 3 images, of the 49,999 that are published\n' in capsys.readouterr().err
+  monkeypatch.setitem(imagenet._N_IMAGES['van den Oord'], 'valid', 3)
+  imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'other').split('valid')
+  assert 'that are published' not in capsys.readouterr().err

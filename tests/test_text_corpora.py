@@ -170,6 +170,9 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
   (tmp_path / 'cache').write_text('a file')
   with pytest.raises(ValueError, match=r'cannot write .*cache/tiny8-\w+ \(File exists\)'):
     open_corpus(packed(tmp_path, 'xz'), tmp_path)
+  (tmp_path / 'there/f.unfinished').mkdir(parents=True)
+  with pytest.raises(ValueError, match=r'cannot write .*there/f \(Is a directory\): free or grant space'):
+    cache.build(tmp_path / 'there/f', lambda: [CONTENT], 'f')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'elsewhere'))
   assert cache.folder() == tmp_path / 'elsewhere/trax_hourglass'
   monkeypatch.delenv('XDG_CACHE_HOME')
@@ -368,3 +371,36 @@ def test_tfds_without_network(tmp_path, monkeypatch):
                                        r".*prepare it where there is a network.*Wiki40b\.data_dir = 'FOLDER'"):
     corpus.split('train')
   assert not left(tmp_path) and not os.path.exists(tmp_path / 'tfds/wiki40b/en')
+
+
+class Prepared(tfds.core.GeneratorBasedBuilder):
+  """A data set of 20 short texts that needs no download."""
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({'text': tfds.features.Text()}))
+
+  def _split_generators(self, manager):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    for number in range(20):
+      yield number, {'text': f'text {number:02}'}
+
+
+def test_tfds_files_that_are_cut_off_damaged_or_missing(tmp_path):
+  made = Prepared(data_dir=tmp_path)
+  made.download_and_prepare()
+  read_all = lambda: [text.decode() for text in tfds_source.examples(made, 'train', 'text', 'prepare it')]
+  assert sorted(read_all()) == [f'text {number:02}' for number in range(20)]
+  file, = tmp_path.rglob('*.tfrecord*')
+  whole = file.read_bytes()
+  record = len(whole) // 20
+  for content in (whole[:-5], whole[:-record], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], b'', None):
+    if content is None:
+      file.unlink()
+    else:
+      file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"the split train of TFDS in '.*prepared/1\.0\.0' cannot be read \([^{]*\): "
+                                         'a file of it is damaged or missing, remove'):
+      read_all()

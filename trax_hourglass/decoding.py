@@ -17,11 +17,13 @@ Letters: B batch, V vocabulary, S tokens of a piece, the turns that the compiled
 import dataclasses
 import functools
 import typing
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hourglass import keys as keys_lib
 from trax_hourglass.hourglass import check_vocabulary
 from trax_hourglass.scanned import unstacked
 
@@ -131,12 +133,13 @@ class Sampler:
     Args:
       prompts: sequences of tokens, bytes or arrays, of any lengths from 0 on.
       length: tokens to write after each prompt.
-      seed: whole number that decides what is drawn.
+      seed: whole number that decides what is drawn, not below 0 and below 2^63; its lower 32 bits count.
       first_sequence: number of the first sequence, for the keys; a batch of sequences i .. j is drawn as part of all.
 
     Raises:
-      ValueError: no prompts, tokens outside the vocabulary, or more tokens than the model has room for.
+      ValueError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
     """
+    keys_lib.check_seed(seed)
     prompts = [as_tokens(prompt, self._model.vocab_size) for prompt in prompts]
     longest = max(map(len, prompts), default=0)
     if not prompts or length < 1:
@@ -296,13 +299,21 @@ def score(model, texts):
   return [row[:len(text)] for row, text in zip(log_probs, texts)]
 
 
-@functools.lru_cache(maxsize=16)
+_compiled = weakref.WeakKeyDictionary()  # Of a model; it would keep weights alive otherwise.
+
+
 def _log_probs(model, shape):
   """Returns the compiled function (weights, state, inputs, targets of that shape) -> log-probabilities of the targets."""
+  if model not in _compiled:
+    _compiled[model] = functools.lru_cache(maxsize=16)(functools.partial(_compile_log_probs, weakref.ref(model)))
+  return _compiled[model](shape)
+
+
+def _compile_log_probs(model, shape):
   del shape  # Part of the key only: a shape that is not asked for any more is forgotten.
 
   def log_probs(weights, state, inputs, targets):
-    logits, _ = model.pure_fn(inputs, weights, state, jax.random.PRNGKey(0))
+    logits, _ = model().pure_fn(inputs, weights, state, jax.random.PRNGKey(0))
     return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
 
   return jax.jit(log_probs)

@@ -107,6 +107,19 @@ def bound(parameter):
   return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
 
 
+def corpus_unit():
+  """Returns the unit of the corpus that gin is configured for, or None where it cannot be told.
+
+  Most classes of corpora say it, and no corpus is made then: it may be large, or its files be elsewhere.
+  """
+  try:
+    reference = gin.query_parameter('fit.corpus')
+    of_class = getattr(getattr(reference, 'configurable', None), 'wrapped', None)
+    return getattr(of_class, 'unit', None) or setting('corpus').unit
+  except ValueError:
+    return None
+
+
 def _existing(output_dir):
   directory = pathlib.Path(output_dir).expanduser()
   if not directory.is_dir():

@@ -5,6 +5,7 @@ Letters: S side of an image in pixels, B batch.
 
 import codecs
 import dataclasses
+import io
 import json
 import math
 import os
@@ -19,7 +20,9 @@ from PIL import Image
 
 from trax_hourglass import command_line
 from trax_hourglass import decoding
+from trax_hourglass import keys
 from trax_hourglass import run_directory
+from trax_hourglass.data import image_files
 
 _TEXT_LENGTH = 500
 _PIECE = 32
@@ -75,9 +78,10 @@ def open_model(args):
   """Returns the model of the run that the arguments name, in mode 'predict'.
 
   Raises:
-    ValueError: see `run_directory.load` and `decoding.Choice`.
+    ValueError: another seed; see also `run_directory.load` and `decoding.Choice`.
   """
-  _choice(args)  # Before the slow part.
+  _choice(args)  # Before the slow part, as is what follows.
+  keys.check_seed(args.seed)
   if args.count < 1:
     raise ValueError(f'count is {args.count}: give the number of texts or images, at least 1')
   run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
@@ -98,11 +102,15 @@ def write_texts(args):
   """Writes texts to stdout as they come, or one JSON object; speed and bits go to stderr.
 
   Raises:
-    ValueError: an empty prompt file, a prompt longer than the model has room for, or another argument out of range.
+    ValueError: a model whose tokens are no bytes, an empty prompt file, a prompt longer than the model has room for, or
+      another argument out of range.
   """
   prompt = _prompt(args)
   length = _TEXT_LENGTH if args.length is None else args.length
   model = open_model(args)
+  if model.vocab_size > 256:
+    raise ValueError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be shown '
+                     'as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')
   if model.vocab_size < 256 and max(prompt, default=0) >= model.vocab_size:
     raise ValueError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
   pieces = _sampler(args, model).stream([prompt] * args.count, length, args.seed)  # Raises what there is to raise.
@@ -132,7 +140,7 @@ def _prompt(args):
 
 
 def _bytes(sample):
-  return bytes(int(token) & 0xFF for token in sample.tokens)
+  return sample.tokens.astype(np.uint8).tobytes()
 
 
 class _Terminal:
@@ -162,8 +170,14 @@ class _Terminal:
   def _write(self, text):
     if self._silent:
       return
-    sys.stdout.write(text.encode('utf-8', 'replace').decode(sys.stdout.encoding or 'utf-8', 'replace'))
+    sys.stdout.write(_printable(text))
     sys.stdout.flush()
+
+
+def _printable(text):
+  """Returns a text in which what stdout cannot show, such as an ä on a terminal of ASCII, is replaced."""
+  encoding = sys.stdout.encoding or 'utf-8'
+  return text.encode(encoding, 'replace').decode(encoding)
 
 
 def write_images(args):
@@ -199,7 +213,7 @@ def write_images(args):
   if args.json:
     print(json.dumps({'image': args.image, **written.summary('dim')}))
     return
-  print(args.image)
+  print(_printable(args.image))
   speed = 'too few to time' if written.tokens_per_second is None else f'{written.tokens_per_second:,.0f} dims/s'
   print(f'{args.count} images of {side} x {side}, {speed}, {written.bits_per_token:.3f} bits per dim under the model, '
         f'{written.seconds:.1f} s with compiling', file=sys.stderr)
@@ -208,24 +222,30 @@ def write_images(args):
 def _side(model):
   """Returns S of the model's images, and raises ValueError for a model of text."""
   length = run_directory.setting('length')
-  try:
-    unit = run_directory.setting('corpus').unit
-  except ValueError:  # The images themselves need not be here.
-    unit = 'dim'
   side = math.isqrt(length // 3)
-  if unit != 'dim' or 3 * side * side != length or model.vocab_size != 256:
-    raise ValueError(f'the model writes sequences of {length} tokens ({unit}s) of {model.vocab_size} kinds, not images (of '
-                     '3 S^2 tokens of 256 kinds): leave --image out for text')
+  if 3 * side * side != length or model.vocab_size != 256:
+    raise ValueError(f'the model writes sequences of {length} tokens of {model.vocab_size} kinds, not images (of 3 S^2 '
+                     'tokens of 256 kinds): leave --image out for text')
+  unit = run_directory.corpus_unit()  # The images themselves need not be here.
+  if unit not in ('dim', None):
+    raise ValueError(f'the model was trained on {unit}s, not images: leave --image out for text')
   return side
 
 
 def _read_image(path):
   """Returns uint8 (height, width, 3)."""
   try:
-    with Image.open(path) as image:
-      return np.asarray(image.convert('RGB'))
-  except OSError as error:  # Pillow's own errors are OSErrors.
-    raise ValueError(f'image {path!r} cannot be read: {error.strerror or error}') from None
+    content = pathlib.Path(path).expanduser().read_bytes()
+  except OSError as error:
+    raise ValueError(f'image {path!r} cannot be read: {error.strerror}') from None
+  try:
+    image = image_files.read(content)
+  except ValueError as error:
+    raise ValueError(f'image {path!r} cannot be read: {error}') from None
+  try:
+    return np.asarray(image_files.to_rgb(image))
+  except ValueError as error:
+    raise ValueError(f'image {path!r} {error}') from None
 
 
 def _check_writable(path):
@@ -234,8 +254,15 @@ def _check_writable(path):
   ending = os.path.splitext(path)[1].lower()
   if not os.path.isdir(folder):
     raise ValueError(f'{path!r} cannot be written: there is no folder {folder!r}')
+  if os.path.isdir(path):
+    raise ValueError(f'{path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
   if ending not in Image.registered_extensions():
     raise ValueError(f'{path!r} ends with {ending!r}, which is no kind of image: end it with .png')
+  try:
+    Image.new('RGB', (1, 1)).save(io.BytesIO(), Image.registered_extensions()[ending])
+  except Exception as error:  # Some kinds can only be read, or hold no colours.  pylint: disable=broad-except
+    raise ValueError(f'{path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
+                     '.png') from error
 
 
 def _grid(images, columns):

@@ -3,10 +3,14 @@
 import gzip
 import lzma
 import os
+import tarfile
 import zipfile
 import zlib
 
 _CHUNK = 1 << 20  # Bytes.
+# What Python's readers of archives and packed files raise where these are damaged, cut off or of a kind they do not know;
+# RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the caller.
+DAMAGED = (EOFError, RuntimeError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 _PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz'}
 
 
@@ -40,7 +44,7 @@ def content(path, member):
     with _open(path, member) as f:
       while chunk := f.read(_CHUNK):
         yield chunk
-  except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError) as error:
+  except (gzip.BadGzipFile, *DAMAGED) as error:
     raise ValueError(f'{str(path)!r} is damaged or cut off ({error}): fetch it again') from error
   except OSError as error:
     raise ValueError(f'{str(path)!r} cannot be read ({error.strerror or error})') from error

@@ -7,6 +7,7 @@ Letters: B batch, L tokens, H hosts.
 
 import numpy as np
 
+from trax_hourglass import keys
 from trax_hourglass.data import permutation
 from trax_hourglass.hourglass import check_vocabulary
 
@@ -26,7 +27,7 @@ class Windows:
       data: a split, with `len`, `read(start, length)` and `example_length`.
       batch_size: B, of all hosts together.
       length: L.
-      seed: whole number, not below 0.
+      seed: whole number, not below 0 and below 2^63.
       vocab_size: tokens at or above it are an error.
       host: number of this host; it reads rows host B / H .. (host + 1) B / H - 1 of each batch.
       n_hosts: H.
@@ -43,8 +44,7 @@ class Windows:
       raise ValueError(f'length {length} cuts examples of {data.example_length} tokens: set length = {data.example_length}')
     if batch_size % n_hosts:
       raise ValueError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
-    if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-      raise ValueError(f'seed is {seed!r}: give a whole number, not below 0')
+    keys.check_seed(seed)
     own = batch_size // n_hosts
     self._data, self._batch_size, self._length = data, batch_size, length
     self._seed, self._vocab_size = seed, vocab_size
@@ -69,16 +69,19 @@ class Windows:
 
 
 class RandomWindows(Windows):
-  """Windows at random places, drawn independently; where data consist of examples, each begins with one."""
+  """Windows at random places, drawn independently and with replacement; of examples, each window begins with one.
+
+  So windows of a batch may overlap or be the same, also those of two hosts, each of which has its own rows of the batch.
+  """
 
   def starts(self, step):
-    generator = np.random.Generator(np.random.Philox(key=[self._seed, step]))
+    generator = np.random.Generator(keys.philox(self._seed, step))
     unit = self._data.example_length or 1
     return generator.integers(0, (len(self._data) - self._length) // unit + 1, self._batch_size) * unit
 
 
 class Epochs(Windows):
-  """Windows behind each other, each once in an epoch and in an order of its own in each epoch.
+  """Windows behind each other, each once in an epoch and in an order of its own in each epoch, whichever host's they are.
 
   In running text the first window of an epoch begins at a random token, so that texts are cut elsewhere in each epoch; the
   fewer than 2 L tokens before the first and after the last window are left out for that epoch. Examples are all taken,
@@ -105,10 +108,10 @@ class Epochs(Windows):
     while n:
       epoch, within = divmod(first, n_epoch)
       numbers = np.arange(within, min(within + n, n_epoch))
-      generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+      generator = np.random.Generator(keys.philox(self._seed, epoch))
       offset = generator.integers(0, room + 1) * (unit or 1)
-      keys = generator.integers(0, 1 << 64, permutation.N_KEYS, np.uint64)
-      starts.append(offset + length * permutation.permuted(numbers, n_epoch, keys))
+      of_epoch = generator.integers(0, 1 << 64, permutation.N_KEYS, np.uint64)
+      starts.append(offset + length * permutation.permuted(numbers, n_epoch, of_epoch))
       first, n = first + len(numbers), n - len(numbers)
     return np.concatenate(starts)
 

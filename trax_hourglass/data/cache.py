@@ -48,9 +48,9 @@ def build(path, chunks, what):
     if path.exists():
       return path
     unfinished = path.with_name(f'{path.name}.unfinished')
+    with clear_write_errors(path):
+      file = open(unfinished, 'wb')
     try:
-      with clear_write_errors(path):
-        file = open(unfinished, 'wb')
       with progress(f'{what}: writing {path}') as bar:
         for chunk in chunks():
           with clear_write_errors(path):

@@ -21,26 +21,35 @@ _ROW = 1 + 3 * _SIZE * _SIZE  # Bytes of an image in the binary version, its lab
 _CLASSES = 10
 _PICKLE = b'\x80'  # First byte; that of the binary version is a label.
 _SUBFOLDERS = ('', 'cifar-10-batches-bin', 'cifar-10-batches-py')
-# Of the binary version's files, all of 10,000 images. The test batch was not at hand.
-_SHA1 = {
-    'data_batch_1.bin': 'aadd24acce27caa71bf4b10992e9e7b2d74c2540',
-    'data_batch_2.bin': 'c0ba65cce70568cd57b4e03e9ac8d2a5367c1795',
-    'data_batch_3.bin': '1dd00a74ab1d17a6e7d73e185b69dbf31242f295',
-    'data_batch_4.bin': 'aab85764eb3584312d3c7f65fd2fd016e36a258e',
-    'data_batch_5.bin': '26e2849e66a845b7f1e4614ae70f4889ae604628',
-}
+_ANOTHER = 'fetch it again, or give other images by a file with another name'
 _BATCH_BYTES = 10_000 * _ROW
+_PUBLISHED = {  # Bytes, algorithm and digest of all files of both versions, of 10,000 images each.
+    'data_batch_1.bin': (_BATCH_BYTES, 'sha1', 'aadd24acce27caa71bf4b10992e9e7b2d74c2540'),
+    'data_batch_2.bin': (_BATCH_BYTES, 'sha1', 'c0ba65cce70568cd57b4e03e9ac8d2a5367c1795'),
+    'data_batch_3.bin': (_BATCH_BYTES, 'sha1', '1dd00a74ab1d17a6e7d73e185b69dbf31242f295'),
+    'data_batch_4.bin': (_BATCH_BYTES, 'sha1', 'aab85764eb3584312d3c7f65fd2fd016e36a258e'),
+    'data_batch_5.bin': (_BATCH_BYTES, 'sha1', '26e2849e66a845b7f1e4614ae70f4889ae604628'),
+    'test_batch.bin': (_BATCH_BYTES, 'sha1', '67eb016db431130d61cd03c7ad570b013799c88c'),
+    'data_batch_1': (31_035_704, 'md5', 'c99cafc152244af753f735de768cd75f'),
+    'data_batch_2': (31_035_320, 'md5', 'd4bba439e000b95fd0a9bffe97cbabec'),
+    'data_batch_3': (31_035_999, 'md5', '54ebc095f3ab1f0389bbae665268c751'),
+    'data_batch_4': (31_035_696, 'md5', '634d18415352ddfa80567beed471001a'),
+    'data_batch_5': (31_035_623, 'md5', '482c414d41f54cd18b22e5b47cb7c3cb'),
+    'test_batch': (31_035_526, 'md5', '40351d587109b95175f43aff81a1287e'),
+}
 
 
 class Cifar10(Corpus):
   """CIFAR-10; valid is cut from the end of the training images."""
+  unit = 'dim'
 
   def __init__(self, path=None, n_valid=5000, data_dir=None, cache_dir=None):
     """Finds the files.
 
     Args:
-      path: a folder with data_batch_1.bin .. 5 and test_batch.bin (or the same without .bin, the python version), or one
-        such file; some of them are enough. None takes them from TFDS.
+      path: a folder with data_batch_1.bin .. 5 and test_batch.bin (or the same without .bin, the python version), some of
+        which are enough, and which must be those that are published; or one file in either form, which may have any other
+        name and then any number of images. None takes them from TFDS.
       n_valid: images at the end of the training images that are valid and not train. 0 trains on all 50,000, and valid is
         then the test images, as in the authors' configs.
       data_dir: TFDS's folder; None for TFDS's own choice.
@@ -84,7 +93,7 @@ class Cifar10(Corpus):
     no_train = f'{str(path)!r} holds no data_batch files; give the folder of the others'
     missing = {'train': no_train, 'valid': no_train if n_valid else f'n_valid is 0, so it is the test images, and {no_test}',
                'test': no_test}
-    super().__init__('CIFAR-10', splits, 'dim', missing=missing)
+    super().__init__('CIFAR-10', splits, missing=missing)
 
 
 def _from_tfds(data_dir):
@@ -112,9 +121,7 @@ def _from_files(path):
 
   def arrays(files):
     for file in files:
-      with open(file, 'rb') as f:
-        rows = _read_pickle(file) if f.read(1) == _PICKLE else _read_binary(file)
-      yield images.from_planes(rows, _SIZE)
+      yield images.from_planes(_read(file), _SIZE)
 
   return ({split: functools.partial(arrays, files) for split, files in by_split.items() if files},
           cache.fingerprint(found))
@@ -130,12 +137,25 @@ def _batches(folder):
   return []
 
 
-def _read_binary(file):
+def _read(file):
+  """Returns uint8 (N, 3072) of a file of either version.
+
+  Raises:
+    ValueError: it is no file of CIFAR-10, or has the name of a published one and is another.
+  """
+  content = file.read_bytes()
+  if file.name in _PUBLISHED:
+    size, algorithm, known = _PUBLISHED[file.name]
+    if len(content) != size:
+      raise ValueError(f'{str(file)!r} has {len(content):,} bytes, that of CIFAR-10 {size:,}: {_ANOTHER}')
+    if (found := hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()) != known:
+      raise ValueError(f'{str(file)!r} has the {algorithm} {found}, that of CIFAR-10 {known}: {_ANOTHER}')
+  return _read_pickle(file, content) if content.startswith(_PICKLE) else _read_binary(file, content)
+
+
+def _read_binary(file, content):
   """Returns uint8 (N, 3072) of a file of the binary version."""
-  content = np.fromfile(file, np.uint8)
-  known = _SHA1.get(file.name)
-  if known and content.size == _BATCH_BYTES and (found := hashlib.sha1(content).hexdigest()) != known:
-    raise ValueError(f'{str(file)!r} is damaged: its sha1 is {found}, that of CIFAR-10 is {known}; fetch it again')
+  content = np.frombuffer(content, np.uint8)
   if not content.size or content.size % _ROW:
     raise ValueError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 colours): '
                      'it is cut off, or no file of CIFAR-10')
@@ -146,9 +166,9 @@ def _read_binary(file):
   return rows[:, 1:]
 
 
-def _read_pickle(file):
+def _read_pickle(file, content):
   """Returns uint8 (N, 3072) of a file of the python version, without running anything it names."""
-  contents = trax_files.unpickle(file, file.read_bytes(), encoding='bytes')
+  contents = trax_files.unpickle(file, content, encoding='bytes')
   rows = contents.get(b'data') if isinstance(contents, dict) else None
   if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (_ROW - 1,):
     raise ValueError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '

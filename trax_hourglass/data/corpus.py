@@ -19,21 +19,21 @@ class Corpus:
   Attributes:
     name: for messages.
     unit: what a token is, 'byte', 'dim' (one colour of one pixel) or 'token' (a piece of a learnt vocabulary); bits are
-      counted per unit.
+      counted per unit. A class says it for most of its corpora, so that it is known before data are looked for.
     vocab_size: tokens are 0 .. vocab_size - 1.
   """
+  unit = 'byte'
 
-  def __init__(self, name, splits, unit='byte', vocab_size=256, missing=None):
+  def __init__(self, name, splits, vocab_size=256, missing=None):
     """Creates the corpus.
 
     Args:
       name: for messages.
       splits: {split name: function of no argument that returns its `Tokens`}, called when the split is first asked for.
-      unit: see above.
       vocab_size: see above.
       missing: {split name: why it is not there and what to do}.
     """
-    self.name, self.unit, self.vocab_size = name, unit, vocab_size
+    self.name, self.vocab_size = name, vocab_size
     self._makers, self._missing, self._made = splits, missing or {}, {}
 
   def split(self, name):

@@ -4,16 +4,20 @@ Letters: S side in pixels.
 """
 
 import collections
+import contextlib
 import io
 import os
 import pathlib
+import shutil
 import tarfile
+import tempfile
 import warnings
 import zipfile
 
 import numpy as np
 from PIL import Image
 
+from trax_hourglass.data import archives
 from trax_hourglass.data import cache
 
 _ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -46,6 +50,8 @@ class Folder:
 class Archive:
   """The image files of a .zip or .tar (which may be packed again, as .tar.gz), as `Folder` has them.
 
+  Of files of one name in an archive the last one counts, as when it is unpacked.
+
   Attributes: see `Folder`.
   """
 
@@ -53,36 +59,93 @@ class Archive:
     """Lists the files.
 
     Raises:
-      ValueError: it is no .zip or .tar, or damaged.
+      ValueError: it is no .zip or .tar, damaged, cut off or encrypted.
     """
     self.path, self.files = path, [path]
     try:
       if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-          names = [info.filename for info in archive.infolist() if not info.is_dir()]
+          files = [info for info in archive.infolist() if not info.is_dir()]
+        names = {info.filename for info in files}
+        encrypted = any(info.flag_bits & 1 for info in files)
       else:
-        with tarfile.open(path) as archive:
-          names = [info.name for info in archive if info.isfile()]
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        with tarfile.open(path, tarinfo=_Header) as archive:
+          names, encrypted = _files_of_tar(archive), False
+    except (OSError, *archives.DAMAGED) as error:
       raise ValueError(f'{str(path)!r} is no .zip or .tar, or damaged ({error}): fetch it again') from error
+    if encrypted:
+      raise ValueError(f'{str(path)!r} is encrypted: unpack it first')
     self.names = sorted(name for name in names if _is_image(pathlib.PurePosixPath(name)))
 
   def contents(self, names):
-    """Yields (name, bytes of the file); in the archive's own order, since a packed .tar can only be read in that."""
-    wanted = set(names)
+    """Yields (name, bytes of the file) in the order of the names.
+
+    Raises:
+      ValueError: the archive is damaged, or no longer holds one of them.
+    """
     try:
-      if zipfile.is_zipfile(self.path):
-        with zipfile.ZipFile(self.path) as archive:
-          for name in archive.namelist():
-            if name in wanted:
-              yield name, archive.read(name)
-      else:
-        with tarfile.open(self.path) as archive:
-          for info in archive:
-            if info.isfile() and info.name in wanted:
-              yield info.name, archive.extractfile(info).read()
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+      with self._reader(names) as read:
+        for name in names:
+          yield name, read(name)
+    except KeyError as error:
+      raise ValueError(f'{str(self.path)!r} has changed and no longer holds {name!r}: start again') from error
+    except (OSError, *archives.DAMAGED) as error:
       raise ValueError(f'{str(self.path)!r} is damaged ({error}): fetch it again') from error
+
+  @contextlib.contextmanager
+  def _reader(self, names):
+    """Opens the archive for a function of a name that returns the file's bytes, to be called in the order of `names`."""
+    with contextlib.ExitStack() as stack:
+      if zipfile.is_zipfile(self.path):
+        yield stack.enter_context(zipfile.ZipFile(self.path)).read
+        return
+      archive = stack.enter_context(tarfile.open(self.path, tarinfo=_Header))
+      members = _files_of_tar(archive)
+      places = [members[name].offset_data for name in names if name in members]
+      if not isinstance(archive.fileobj, io.BufferedReader) and places != sorted(places):
+        # Each step back in a packed file would unpack it from its beginning.
+        archive = tarfile.TarFile(fileobj=stack.enter_context(_unpacked(archive.fileobj, self.path)))
+      yield lambda name: archive.extractfile(members[name]).read()
+
+
+class _Header(tarfile.TarInfo):
+  """A member's header; a damaged, cut off or missing one is an error, which tarfile takes for the archive's end."""
+
+  @classmethod
+  def frombuf(cls, buf, encoding, errors):
+    try:
+      return super().frombuf(buf, encoding, errors)
+    except tarfile.EOFHeaderError:  # A block of zeros, the end.
+      raise
+    except tarfile.HeaderError as error:
+      raise tarfile.ReadError(f'a header of its files is damaged, or its end is missing: {error}') from error
+
+
+def _files_of_tar(archive):
+  """Returns {name: header} of an open .tar.
+
+  Raises:
+    tarfile.ReadError: it does not end with zeros only.
+  """
+  members = {info.name: info for info in archive if info.isfile()}
+  while block := archive.fileobj.read(1 << 20):
+    if block.count(0) < len(block):
+      raise tarfile.ReadError('something follows its end, or the header of a file was overwritten by zeros')
+  return members
+
+
+def _unpacked(packed, path):
+  """Returns a temporary file with the content of an open packed one, all of which could be read before."""
+  packed.seek(0)
+  unpacked = tempfile.TemporaryFile()
+  try:
+    shutil.copyfileobj(packed, unpacked)
+    unpacked.seek(0)
+  except OSError as error:
+    unpacked.close()
+    raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): free '
+                     'space there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
+  return unpacked
 
 
 def _is_image(name):
@@ -106,18 +169,18 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
   for name, content in source.contents(names):
     where = os.path.join(source.path, name)
     try:
-      image = _read(content)
-    except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except
+      image = read(content)
+    except ValueError as error:
       if corrupt == 'skip':
         skipped.append(name)
         continue
       raise ValueError(f'image {where!r} is corrupt ({error}): repair or remove it, or skip such images if that is '
                        'an option') from error
-    if image.mode in _UNSCALED:
-      raise ValueError(f'image {where!r} has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to '
-                       '8 bits')
     modes[image.mode] += image.mode != 'RGB'
-    image = _to_rgb(image)
+    try:
+      image = to_rgb(image)
+    except ValueError as error:
+      raise ValueError(f'image {where!r} {error}') from error
     if image.size != (size, size):
       if other_sizes == 'error':
         raise ValueError(f'image {where!r} is {image.width} x {image.height} (width x height), where {size} x {size} is '
@@ -133,15 +196,32 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
     cache.say(f'{source.path}: {len(skipped):,} corrupt images skipped, such as {skipped[0]}')
 
 
-def _read(content):
-  with warnings.catch_warnings():
-    warnings.simplefilter('error', Image.DecompressionBombWarning)
-    image = Image.open(io.BytesIO(content))
-    image.load()
+def read(content):
+  """Returns the Pillow image of a file's bytes, in the mode it has.
+
+  Raises:
+    ValueError: it is no image, damaged or far too large.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('error', Image.DecompressionBombWarning)
+      image = Image.open(io.BytesIO(content))
+      image.load()
+  except Image.UnidentifiedImageError as error:
+    raise ValueError('it begins like no known kind of image') from error
+  except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except
+    raise ValueError(str(error) or type(error).__name__) from error
   return image
 
 
-def _to_rgb(image):
+def to_rgb(image):
+  """Returns a Pillow image in RGB, transparency dropped.
+
+  Raises:
+    ValueError: its pixels have 32 bits.
+  """
+  if image.mode in _UNSCALED:
+    raise ValueError(f'has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to 8 bits')
   if image.mode in _DEEP:
     image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
   return image.convert('RGB')

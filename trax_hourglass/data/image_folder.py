@@ -19,6 +19,7 @@ class ImageFolder(Corpus):
   Subfolders named train, valid (or validation, val) and test are the splits. Without a subfolder named train, the images
   are shared out by the rules of shares.py: 90 % train, 5 % valid, 5 % test.
   """
+  unit = 'dim'
 
   def __init__(self, path=None, size=None, other_sizes='resize', corrupt='error', cache_dir=None):
     """Finds the images.
@@ -51,7 +52,7 @@ class ImageFolder(Corpus):
           cache.folder(cache_dir) / f'images-{split}-{key}',
           lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size, f'{source.path} {split}')
 
-    super().__init__(str(path), {split: lambda split=split: tokens(split) for split in SPLITS if by_split.get(split)}, 'dim',
+    super().__init__(str(path), {split: lambda split=split: tokens(split) for split in SPLITS if by_split.get(split)},
                      missing={split: f'no image of it is in {str(path)!r}; add some' for split in SPLITS})
 
 

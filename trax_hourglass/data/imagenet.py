@@ -10,10 +10,10 @@ import functools
 import pathlib
 import re
 import zipfile
-import zlib
 
 import numpy as np
 
+from trax_hourglass.data import archives
 from trax_hourglass.data import cache
 from trax_hourglass.data import image_files
 from trax_hourglass.data import images
@@ -25,10 +25,12 @@ _NO_TEST = 'results are reported on the split valid'
 _ROWS = 1000  # Images of an .npz read at a time.
 _VAN_DEN_OORD, _CHRABASZCZ = 'van den Oord', 'Chrabaszcz'
 _N_IMAGES = {_VAN_DEN_OORD: {'train': 1_281_149, 'valid': 49_999}, _CHRABASZCZ: {'train': 1_281_167, 'valid': 50_000}}
+_BATCHES = {f'train_data_batch_{i}.npz' for i in range(1, 11)}  # Chrabaszcz's training images.
 
 
 class _Imagenet(Corpus):
   """One of the two."""
+  unit = 'dim'
 
   def __init__(self, authors, size, path, arrays, key, cache_dir):
     """Makes splits of {split: function that yields arrays}, which depend on `key`."""
@@ -40,7 +42,7 @@ class _Imagenet(Corpus):
       return images.flat_file(file, counted, size, f'{name} {split}')
 
     not_there = f'{str(path)!r} does not hold it; add its files'
-    super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays}, 'dim',
+    super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays},
                      missing={'train': not_there, 'valid': not_there, 'test': _NO_TEST})
 
 
@@ -90,9 +92,13 @@ class ChrabaszczImagenet(_Imagenet):
       raise ValueError("the newer ImageNet (Chrabaszcz) has to be fetched by hand from https://image-net.org, with a "
                        "registration: give its folder of .npz files by ChrabaszczImagenet.path = 'FOLDER'")
     root = pathlib.Path(path).expanduser()
-    files = {'train': sorted(root.rglob('train_data_batch_*.npz'), key=lambda file: int(re.sub(r'\D', '', file.stem) or 0)),
+    files = {'train': sorted(root.rglob('train_data_batch_*.npz'), key=lambda file: _number(file.name)),
              'valid': sorted(root.rglob('val_data.npz'))}
     files = {split: found for split, found in files.items() if found}
+    missing = _BATCHES - {file.name for file in files.get('train', ())}
+    if 'train' in files and missing:
+      cache.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
+                f'{str(path)!r}, and train is made of the others')
     if not files:
       raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the .npz '
                        'files of image-net.org')
@@ -111,7 +117,11 @@ class ChrabaszczImagenet(_Imagenet):
 
 
 def _counted(arrays, name, authors, split):
-  """Yields the arrays; raises ValueError at the end if there are as many images as only the other data set has."""
+  """Yields the arrays; says at the end if there are not as many as published.
+
+  Raises:
+    ValueError: there are as many images as only the other data set has.
+  """
   n = 0
   for array in arrays():
     n += len(array)
@@ -120,6 +130,12 @@ def _counted(arrays, name, authors, split):
     if others != authors and n == counts[split]:
       raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not be '
                        'mixed')
+  if n != _N_IMAGES[authors][split]:
+    cache.say(f'{name} {split}: {n:,} images, of the {_N_IMAGES[authors][split]:,} that are published')
+
+
+def _number(name):
+  return int(re.sub(r'\D', '', name) or 0)
 
 
 def _check_size(size):
@@ -175,7 +191,7 @@ def _members(file):
   try:
     with zipfile.ZipFile(file) as archive:
       return archive.namelist()
-  except (OSError, zipfile.BadZipFile) as error:
+  except (OSError, *archives.DAMAGED) as error:
     raise ValueError(f'{str(file)!r} is no .npz, or damaged ({error}): fetch it again') from error
 
 
@@ -196,5 +212,7 @@ def _rows(file, member):
         n = min(_ROWS, shape[0] - first)
         content = f.read(n * int(np.prod(shape[1:])))
         yield np.frombuffer(content, np.uint8).reshape(n, *shape[1:])
-  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+      if f.read(1):  # The check sum is compared when all is read.
+        raise ValueError(f'it is longer than its {shape[0]:,} rows')
+  except (OSError, KeyError, ValueError, *archives.DAMAGED) as error:
     raise ValueError(f'{str(file)!r}: {member} cannot be read ({error})') from error

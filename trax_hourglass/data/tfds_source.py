@@ -41,7 +41,7 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
     change: function of a tensor, run within tf.data.
 
   Raises:
-    ValueError: it is not prepared and cannot be.
+    ValueError: it is not prepared and cannot be, or its files are damaged, cut off or missing.
   """
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
   try:
@@ -50,8 +50,13 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
     _prepare(made, by_hand)
     data = made.as_dataset(split=split, shuffle_files=False)
   data = data.map(lambda example: change(example[feature]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  yield from tqdm.tqdm(data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(), desc=f'{made.name} {split}', unit='example',
-                       leave=False, file=sys.stderr, disable=not sys.stderr.isatty())
+  try:
+    yield from tqdm.tqdm(data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(), desc=f'{made.name} {split}', unit='example',
+                         leave=False, file=sys.stderr, disable=not sys.stderr.isatty())
+  except tf.errors.OpError as error:
+    reason = (error.message or type(error).__name__).split('}} ')[-1]  # Without the node of TensorFlow's graph.
+    raise ValueError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is '
+                     'damaged or missing, remove the folder and prepare it again') from error
 
 
 def _prepare(made, by_hand):

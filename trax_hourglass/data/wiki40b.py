@@ -52,8 +52,9 @@ class Wiki40b(Corpus):
       cache.build(path, lambda: chunks(split), f'{_NAME} {split}')
       return Tokens([(path, 0, os.path.getsize(path) // dtype.itemsize)], dtype)
 
-    super().__init__(_NAME, {split: lambda split=split: tokens(split) for split in _TFDS_SPLITS},
-                     'byte' if model is None else 'token', vocab_size)
+    super().__init__(_NAME, {split: lambda split=split: tokens(split) for split in _TFDS_SPLITS}, vocab_size)
+    if model is not None:
+      self.unit = 'token'
 
 
 def _read_model(path):

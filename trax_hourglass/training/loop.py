@@ -20,6 +20,7 @@ from trax.supervised import training
 
 from trax_hourglass import checkpoints
 from trax_hourglass import hosts
+from trax_hourglass import keys
 from trax_hourglass import loss as loss_lib
 from trax_hourglass import mesh as mesh_lib
 from trax_hourglass import trax_files
@@ -256,7 +257,7 @@ class _Stopped(Exception):
 
 def _dropout_rng(seed, step):
   """Returns a step's PRNG key, uint32 (2,); made by NumPy, since the device is busy with the step before."""
-  return np.random.Philox(key=[seed, step]).random_raw(1).view(np.uint32)
+  return keys.philox(seed, step).random_raw(1).view(np.uint32)
 
 
 def _as_one_device(n_devices=None, random_seed=None):
