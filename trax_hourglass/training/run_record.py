@@ -44,7 +44,9 @@ class RunRecord:
     self.path = pathlib.Path(output_dir)
     self.store = checkpoints.Store(output_dir, kept, on_failure)
     self.step, self.notes = None, {}
-    self._config = gin.operative_config_str(max_line_length=_ONE_LINE)
+    # Without gin's comments, among them rulers as wide as a line may be.
+    self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=_ONE_LINE).splitlines()
+                           if line and not line.startswith('#'))
     self._corpus, self._data, self._is_new, self._lock = corpus, None, False, None
 
   def identity(self):
