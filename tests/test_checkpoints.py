@@ -166,6 +166,23 @@ def test_what_a_killed_process_left_is_no_checkpoint(saved, tmp_path):
   assert os.listdir(tmp_path / 'checkpoints') == []
 
 
+def test_a_step_that_is_saved_again_is_always_there(saved, tmp_path, monkeypatch):
+  """The new one takes its place; killed in between, the old one comes back."""
+  shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
+  store = checkpoints.Store(tmp_path)
+  monkeypatch.setattr(shutil, 'rmtree', lambda *_, **__: None)
+  store.save(20, arrays(20), {'bits': 1.0})
+  store.wait()
+  monkeypatch.undo()
+  assert store.newest_sound() == store.best() == 20
+  shutil.rmtree(tmp_path / 'checkpoints' / '20')
+  store.tidy()
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20 and store.best() == 10
+  (tmp_path / 'checkpoints' / '10.replaced').mkdir()
+  store.tidy()
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20
+
+
 def test_another_model_is_named(saved):
   store = checkpoints.Store(saved)
   other = arrays(0)

@@ -29,7 +29,7 @@ from trax_hourglass import hosts
 
 FOLDER = 'checkpoints'
 _NOTES, _SUMS = 'notes.json', 'SHA256SUMS'
-_UNFINISHED, _DELETED, _DAMAGED = '.unfinished', '.deleted', '.damaged'
+_UNFINISHED, _DELETED, _DAMAGED, _REPLACED = '.unfinished', '.deleted', '.damaged', '.replaced'
 _CHUNK = 1 << 20
 PARTS = 'weights', 'state', 'slots'
 
@@ -85,11 +85,13 @@ class Store:
     """Removes what a process that was killed has left half written or half deleted."""
     if hosts.is_first() and self.folder.exists():
       for path in self.folder.iterdir():
-        if _UNFINISHED in path.name or path.name.endswith(_DELETED):
+        if path.name.endswith(_REPLACED) and not path.with_suffix('').exists():
+          path.rename(path.with_suffix(''))  # Nothing had come in its place yet.
+        elif _UNFINISHED in path.name or path.name.endswith((_DELETED, _REPLACED)):
           shutil.rmtree(path, ignore_errors=True)
 
   def save(self, step, arrays, notes):
-    """Begins to write a checkpoint, after the one before is written.
+    """Begins to write a checkpoint, after the one before is written; it takes the place of one of the same step.
 
     Args:
       step: of the checkpoint.
@@ -136,6 +138,7 @@ class Store:
       self.tidy()
       self._on_failure(step, self._error)
     elif hosts.is_first():
+      self.tidy()  # Of one that failed, Orbax may have written on for a while.
       for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
         shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
 
@@ -237,9 +240,17 @@ class Store:
       if hosts.is_first():
         _write(unfinished / _NOTES, notes)
         _write(unfinished / _SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(_sums(unfinished).items())))
-        os.rename(unfinished, self.folder / str(step))
+        self._replace(step, unfinished)
     except Exception as error:  # pylint: disable=broad-except
       self._error = error
+
+  def _replace(self, step, unfinished):
+    """Gives a checkpoint its name; one that has it is there, or can be brought back by `tidy`, until then."""
+    path = self.folder / str(step)
+    before = self._put_aside(step, _REPLACED) if path.exists() else None
+    os.rename(unfinished, path)
+    if before:
+      shutil.rmtree(before, ignore_errors=True)
 
   def _bits(self, step):
     try:

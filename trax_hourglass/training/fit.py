@@ -165,8 +165,7 @@ def fit(output_dir,
         export_at=lambda step: bool(keep_every) and step % keep_every == 0,
         callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit),
                    *callbacks])
-    if loop.step < n_steps:
-      loop.run(n_steps - loop.step)
+    loop.run(max(0, n_steps - loop.step))
   windows.close()
   if loop.stopped_by:
     if hosts.is_first():

@@ -83,7 +83,9 @@ class Loop(training.Loop):
       self._restore(record.step, record.notes)
 
   def run(self, n_steps=1):
-    """Trains for some steps, or until a signal asks to stop; either way ends with a checkpoint.
+    """Trains for some steps, 0 or more, or until a signal asks to stop; either way ends with a checkpoint.
+
+    An evaluation of the step it begins at, within which the run was stopped, is made first.
 
     Raises:
       ValueError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
@@ -96,8 +98,10 @@ class Loop(training.Loop):
       with Stopping() as stopping:
         self._stopping = stopping
         try:
-          if self.step and self._eval_at(self.step) and self.step not in dict(self.history.get('eval', f'metrics/{_METRIC}')):
-            self.run_evals()  # The run was stopped within this evaluation.
+          if self.step and self._eval_at(self.step) and self._bits() is None:  # It was stopped within this evaluation.
+            self.run_evals()
+            self._saved = None  # The checkpoint does not know the bits yet.
+            self.save_checkpoint()
           while self.step < last and self.stopped_by is None:
             self._step += 1
             self._run_one_step(0, False)
@@ -174,8 +178,7 @@ class Loop(training.Loop):
     if self._saved == self.step or not self.step:
       return
     self.settle()
-    bits = dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
-    notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': bits,
+    notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': self._bits(),
              'since_logged': [self._n_summed, self._sums], 'n_skipped': self._n_skipped}
     self._saved = self.step
     self._record.store.save(self.step, self._trainer.arrays(), notes)
@@ -199,6 +202,10 @@ class Loop(training.Loop):
     """Logs the bits that `evaluate` returns for the weights of now."""
     del summary_writers
     self._log('eval', {f'metrics/{_METRIC}': self._evaluate(self._model.weights, self._model.state, self._check_stop)})
+
+  def _bits(self):
+    """Returns what the evaluation of this step came to, or None where there was none."""
+    return dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
 
   def _check_stop(self):
     if jax.process_count() == 1 and self._stopping.signal is not None:  # Several hosts would stop at different batches.

@@ -73,7 +73,7 @@ class RunRecord:
           self._check_same_run()
       if hosts.is_first():
         for part in ('train', 'eval'):
-          event_files.drop_after(self.path / part, self.step or 0)
+          event_files.drop_after(self.path / part, self._last_logged(part))
         whole_file.write(self.path / CONFIG, gin.operative_config_str())
         whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
     except BaseException:
@@ -117,6 +117,11 @@ class RunRecord:
       if self._data[name] != before:
         raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, and is '
                          f'{self._data[name]}')
+
+  def _last_logged(self, part):
+    """Returns the last step that the checkpoint's history tells of; what was logged later is logged anew."""
+    values = self.notes['history']['_values'].get(part, {}) if self.notes else {}
+    return max((points[-1][0] for points in values.values() if points), default=0)
 
   def _release(self):
     if self._lock is None:
