@@ -12,6 +12,7 @@ Arrays are stored whole, in the order of `jax.tree.leaves`, so that any number o
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
@@ -35,7 +36,8 @@ PARTS = 'weights', 'state', 'slots'
 
 # Orbax logs what it also raises, with pages of stack traces, and lets go of the rest of a write that failed.
 logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
-logging.getLogger('asyncio').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.getMessage())
+logging.getLogger('asyncio').addFilter(
+    lambda record: not any(word in record.getMessage() for word in (f'{os.sep}orbax{os.sep}', _UNFINISHED)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +70,18 @@ class Kept:
 class Store:
   """The checkpoints of a run directory. Methods are called by all hosts together, unless they say otherwise."""
 
-  def __init__(self, output_dir, kept=Kept(), on_failure=None):
+  def __init__(self, output_dir, kept=Kept(), on_failure=None, on_written=None):
     """Opens the store; it need not exist yet.
 
     Args:
       output_dir: the run directory.
       kept: which checkpoints are kept.
       on_failure: called with (step, exception) when a checkpoint could not be written; None leaves it unsaid.
+      on_written: called with the step when one was written and old ones are deleted; None for nothing.
     """
     self.folder = pathlib.Path(output_dir).absolute() / FOLDER
     self._kept, self._on_failure = kept, on_failure or (lambda step, error: None)
+    self._on_written = on_written or (lambda step: None)
     self._writer = None
     self._pending, self._thread, self._error = None, None, None  # Step that is being written, by whom, and why it failed.
 
@@ -135,12 +139,15 @@ class Store:
     step, self._pending, self._thread = self._pending, None, None
     if self._error is not None:
       self._writer = None  # It may still hold what failed.
+      gc.collect()  # Orbax's coroutines that were cut off complain when they go at the end of the process.
       self.tidy()
       self._on_failure(step, self._error)
-    elif hosts.is_first():
+      return
+    if hosts.is_first():
       self.tidy()  # Of one that failed, Orbax may have written on for a while.
       for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
         shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
+    self._on_written(step)
 
   def steps(self):
     """Returns the steps of the checkpoints that were finished, rising. Any host may ask."""
@@ -228,7 +235,17 @@ class Store:
       if stored[part] != _shapes(of_part):
         raise ValueError(f'the checkpoint of step {step} in {str(self.folder)!r} does not fit the model: '
                          f'{_difference(stored[part], _shapes(of_part), part)}: give the config that it was trained with')
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    return self._read(step, like)
+
+  def read(self, step):
+    """Returns {'weights': [...], ...} of a checkpoint that was checked, as NumPy arrays. Any host may ask."""
+    like = {part: [np.empty(shape, dtype) for shape, dtype in of_part] for part, of_part in self.notes(step)['shapes'].items()}
+    host = jax.process_index()
+    return self._read(step, like, multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f'host{host}'))
+
+  def _read(self, step, like, **options):
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **options) as reader:
       read = reader.restore(self.folder / str(step), args=ocp.args.Composite(
           **{part: ocp.args.StandardRestore(_named(of_part)) for part, of_part in like.items() if of_part}))
     return {part: [read[part][name] for name in _named(of_part)] for part, of_part in like.items()}

@@ -146,7 +146,8 @@ def fit(output_dir,
                          on_batch=lambda *_: check_stop())
     return score.bits_per_token
 
-  with RunRecord(output_dir, corpus, kept, on_failure=lambda *failure: loop.save_failed(*failure)) as record:
+  with RunRecord(output_dir, corpus, kept, on_failure=lambda *failure: loop.save_failed(*failure),
+                 on_written=lambda step: loop.saved(step)) as record:
     windows.step = record.step or 0
     loop = loop_lib.Loop(
         train_model,

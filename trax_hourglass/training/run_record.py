@@ -32,17 +32,17 @@ class RunRecord:
     notes: of that checkpoint: what `identity` returned then and what the loop added.
   """
 
-  def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), on_failure=None):
+  def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), **on):
     """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
 
     Args:
       output_dir: the run directory.
       corpus: whose 'train' and 'valid' splits the run uses.
       kept: which checkpoints are kept.
-      on_failure: see checkpoints.Store.
+      **on: `on_failure` and `on_written` of checkpoints.Store.
     """
     self.path = pathlib.Path(output_dir)
-    self.store = checkpoints.Store(output_dir, kept, on_failure)
+    self.store = checkpoints.Store(output_dir, kept, **on)
     self.step, self.notes = None, {}
     # Without gin's comments, among them rulers as wide as a line may be.
     self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=_ONE_LINE).splitlines()
