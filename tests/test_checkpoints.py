@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import shutil
+import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from trax_hourglass import checkpoints
+from trax_hourglass import hosts
 from trax_hourglass import mesh
 
 
@@ -100,6 +102,40 @@ def test_old_ones_are_deleted(tmp_path):
     store.save(step, arrays(step), {'bits': bits})
   store.wait()
   assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int) == ['2', '4', '8', '10']
+
+
+def test_what_cannot_be_deleted_is_said_and_tried_again(tmp_path, monkeypatch, capsys):
+  store = checkpoints.Store(tmp_path, checkpoints.Kept(last=1))
+  def refuse(*_):
+    raise PermissionError('not yours')
+
+  for step in (1, 2, 3):
+    store.save(step, arrays(step), {})
+    with monkeypatch.context() as patched:
+      if step == 2:
+        patched.setattr(store, '_put_aside', refuse)
+      store.wait()
+    assert store.steps() == {1: [1], 2: [1, 2], 3: [3]}[step]
+  assert capsys.readouterr().err == 'the old checkpoint of step 1 could not be deleted: not yours\n'
+
+
+def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, monkeypatch):
+  failed, written = [], []
+  store = checkpoints.Store(tmp_path, on_failure=lambda *failure: failed.append(failure), on_written=written.append)
+  store.save(1, arrays(1), {})
+  while store.is_writing():
+    time.sleep(0.01)
+  with monkeypatch.context() as patched:
+    patched.setattr(jax, 'process_count', lambda: 2)
+    patched.setattr(hosts.multihost_utils, 'process_allgather', lambda x: np.array([x, True]))
+    store.poll()  # Hosts would not ask at the same time.
+    assert not failed and not written
+    store.wait()
+  (step, error), = failed
+  assert step == 1 and 'writing the checkpoint of step 1: host 1 could not, and says why' in str(error) and not written
+  store.save(2, arrays(2), {})
+  store.wait()
+  assert written == [2]
 
 
 @pytest.mark.parametrize('options, message', [(dict(last=0), 'keep_last is 0'), (dict(every=0), 'keep_every is 0'),

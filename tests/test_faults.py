@@ -7,6 +7,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import time
 
 import gin
 import jax
@@ -19,6 +21,7 @@ from trax.supervised import training
 import crash
 import test_checkpoints
 import test_training
+import test_trax_compat
 import trax_hourglass as th
 from trax_hourglass import checkpoints
 from trax_hourglass import train
@@ -78,11 +81,73 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, n
   assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
 
 
-def test_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
-  at_step(monkeypatch, 5, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
-  with pytest.raises(KeyboardInterrupt):
-    test_training.run(tmp_path, *LONG)
-  assert newest(tmp_path) == 4
+def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
+  """In a process whose checkpoints take ten minutes."""
+  arguments = ['--config_file', test_training.TINY, '--output_dir', str(tmp_path / 'run')]
+  for binding in (*LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
+    arguments += ['--config', binding]
+  process = test_trax_compat.start_python('-c', 'import sys, time; from trax_hourglass import checkpoints, train; '
+                                          'checkpoints._write = lambda *_: time.sleep(600); train.main(sys.argv[1:])', *arguments)
+
+  def wait_for(words):
+    assert any(line.startswith(words) for line in process.stderr), process.wait()
+  wait_for('step 1/')
+  process.send_signal(signal.SIGINT)
+  wait_for('stopping after this step, which will be saved; Ctrl-C again leaves at once')
+  unfinished = tmp_path / 'run' / 'checkpoints'
+  while not (unfinished.exists() and os.listdir(unfinished)):
+    time.sleep(0.02)
+  with pytest.raises(subprocess.TimeoutExpired):
+    process.wait(1)
+  process.send_signal(signal.SIGINT)
+  assert process.wait(10) == 130
+  said = process.stderr.read()
+  assert said.strip() == 'left at once' and checkpoints.Store(tmp_path / 'run').steps() == []
+
+
+def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
+  """Whatever ended training; and what became of the checkpoint is said."""
+  def is_free():
+    with open(tmp_path / 'run.lock') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return False
+      return True
+
+  free = []
+  def write(*_):
+    time.sleep(0.3)
+    free.append(is_free())
+    raise OSError('No space left on device')
+
+  original = loop_lib.Loop.save_checkpoint
+  def save_checkpoint(self, basename=None):
+    original(self, basename)
+    if self.step == 2:
+      raise RuntimeError('out of memory')
+
+  monkeypatch.setattr(checkpoints, '_write', write)
+  monkeypatch.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
+  with pytest.raises(RuntimeError, match='out of memory'):
+    test_training.run(tmp_path, *LONG, 'fit.checkpoint_every = 2')
+  assert free == [False] and is_free()
+  assert 'the checkpoint of step 2 could not be written' in capfd.readouterr().err
+
+
+def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatch):
+  original = loop_lib.Loop.save_checkpoint
+
+  def save_checkpoint(self, basename=None):
+    original(self, basename)
+    if self.step == 6:
+      signal.raise_signal(signal.SIGTERM)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
+    with pytest.raises(SystemExit):
+      test_training.run(tmp_path, *LONG)
+  assert test_training.run(tmp_path, *LONG).valid_bits_per_token == whole[1].valid_bits_per_token
 
 
 @pytest.mark.parametrize('step', [3, 6])

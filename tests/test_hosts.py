@@ -106,6 +106,21 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
   assert 'trains in' in errors[0] and 'host 0 could not, and says why' in errors[1]
 
 
+def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
+  monkeypatch.setattr(hosts.jax, 'process_count', lambda: 2)
+  told = []
+  def allgather(x):
+    told.append(bool(x))
+    return np.array([True, False])
+
+  monkeypatch.setattr(hosts.multihost_utils, 'process_allgather', allgather)
+  with pytest.raises(PermissionError), hosts.together('opening'):
+    raise PermissionError('not yours')
+  with pytest.raises(ValueError, match='opening: host 0 could not'), hosts.together('opening'):
+    pass
+  assert told == [True, False]
+
+
 def meet(*others, n_hosts=2, seconds=5):
   """Lets host 0 wait for other hosts, (number, how many it counts) each; returns everyone's message, or None."""
   coordinator, messages = f'127.0.0.1:{free_port()}', {}

@@ -108,8 +108,9 @@ class Store:
     self._pending, self._error = step, None
     unfinished = self.folder / f'{step}{_UNFINISHED}'
     try:
-      if hosts.is_first():
-        self.folder.mkdir(parents=True, exist_ok=True)
+      with hosts.together(f'making {str(self.folder)!r}'):
+        if hosts.is_first():
+          self.folder.mkdir(parents=True, exist_ok=True)
       if self._writer is None:
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
       self._writer.save(unfinished, force=True, args=ocp.args.Composite(
@@ -126,28 +127,56 @@ class Store:
     return self._thread is not None and self._thread.is_alive()
 
   def poll(self):
-    """Deals with a checkpoint that is written by now, or could not be; waits for nothing."""
-    if self._pending is not None and not self.is_writing():
+    """Deals with a checkpoint that is written by now, or could not be; waits for nothing.
+
+    On several hosts nothing happens: they learn at different times that it is written, and deal with it together.
+    """
+    if self._pending is not None and not self.is_writing() and jax.process_count() == 1:
       self.wait()
 
   def wait(self):
-    """Waits until the last checkpoint is written, then deletes those that need not be kept."""
+    """Waits until the last checkpoint is written by all hosts, then deletes those that need not be kept."""
     if self._pending is None:
       return
-    if self._thread:
-      self._thread.join()
-    step, self._pending, self._thread = self._pending, None, None
-    if self._error is not None:
-      self._writer = None  # It may still hold what failed.
-      gc.collect()  # Orbax's coroutines that were cut off complain when they go at the end of the process.
-      self.tidy()
-      self._on_failure(step, self._error)
+    self._join()
+    step, self._pending = self._pending, None
+    try:
+      with hosts.together(f'writing the checkpoint of step {step}'):
+        if self._error is not None:
+          raise self._error
+    except Exception as error:  # pylint: disable=broad-except
+      self._failed(step, error)
       return
     if hosts.is_first():
       self.tidy()  # Of one that failed, Orbax may have written on for a while.
-      for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
-        shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
+      self._delete_old()
     self._on_written(step)
+
+  def wait_alone(self):
+    """Waits until this host is no longer at work on a checkpoint, and says if it could not be written. Any host may ask."""
+    self._join()
+    step, self._pending = self._pending, None
+    if self._error is not None and step is not None:
+      self._failed(step, self._error)
+
+  def _join(self):
+    if self._thread:
+      self._thread.join()
+      self._thread = None
+
+  def _failed(self, step, error):
+    self._writer = None  # It may still hold what failed.
+    gc.collect()  # Orbax's coroutines that were cut off complain when they go at the end of the process.
+    self.tidy()
+    self._on_failure(step, error)
+
+  def _delete_old(self):
+    """Deletes what need not be kept; what cannot be deleted is said, and tried again next time."""
+    for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
+      try:
+        shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
+      except OSError as error:
+        print(f'the old checkpoint of step {old} could not be deleted: {error}', file=sys.stderr, flush=True)
 
   def steps(self):
     """Returns the steps of the checkpoints that were finished, rising. Any host may ask."""

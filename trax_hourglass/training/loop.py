@@ -89,7 +89,6 @@ class Loop(training.Loop):
 
     Raises:
       ValueError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
-      KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
     last = self.step + n_steps
     self._events = {part: event_files.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
@@ -109,9 +108,10 @@ class Loop(training.Loop):
             self._after_step(last)
         except _Stopped:
           pass
-        self.stopped_by = stopping.signal
+        self.stopped_by = self.stopped_by or stopping.heard()
         self.save_checkpoint()
         self._record.store.wait()
+        self.stopped_by = self.stopped_by or stopping.heard()
     finally:
       for events in self._events.values():
         events.close()
@@ -186,9 +186,8 @@ class Loop(training.Loop):
     """Says that a checkpoint could not be written; training goes on."""
     if self._saved == step:
       self._saved = None
-    if self.is_chief:
-      print(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
-            f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
+    print(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
+          f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
 
   def saved(self, step):
     """Exports a checkpoint that was written, if it is to be, and those before it that could not be."""
@@ -225,7 +224,7 @@ class Loop(training.Loop):
     return dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
 
   def _check_stop(self):
-    if jax.process_count() == 1 and self._stopping.signal is not None:  # Several hosts would stop at different batches.
+    if self._stopping.heard() is not None:  # Several hosts would stop at different batches.
       raise _Stopped
 
   def _log_training(self):

@@ -81,9 +81,8 @@ class RunRecord:
       raise
     return self
 
-  def __exit__(self, kind, *_):
-    if kind is None or issubclass(kind, ValueError):  # Otherwise someone is in a hurry; what is half written is no checkpoint.
-      self.store.wait()
+  def __exit__(self, *_):
+    self.store.wait_alone()  # Nobody else may take the directory while this process writes there, even if this is cut short.
     self._release()
 
   def _take_lock(self):
@@ -91,22 +90,20 @@ class RunRecord:
       raise ValueError(f'output_dir {str(self.path)!r} is a file: give a folder')
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      lock = open(self.path / _LOCK, 'a+')
+      lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
       raise ValueError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The system lets go of it when the process ends, however it ends.
     except OSError:
-      lock.seek(0)
-      who = lock.read().strip()
-      lock.close()
+      who = os.read(lock, 1000).decode(errors='replace').strip()
+      os.close(lock)
       self._is_new = False
       raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another output_dir'
                        ) from None
-    lock.truncate(0)
-    lock.write(f'process {os.getpid()} of {platform.node()}')
-    lock.flush()
     self._lock = lock
+    os.ftruncate(lock, 0)
+    os.write(lock, f'process {os.getpid()} of {platform.node()}'.encode())
 
   def _check_same_run(self):
     changed = run_config.differences(self.notes['config'], self._config)
@@ -126,9 +123,9 @@ class RunRecord:
   def _release(self):
     if self._lock is None:
       return
-    if self._is_new and not (self.store.steps() or self.store.is_writing()):  # There would be nothing to go on with.
+    if self._is_new and not self.store.steps():  # There would be nothing to go on with.
       shutil.rmtree(self.path, ignore_errors=True)
-    self._lock.close()
+    os.close(self._lock)
     self._lock = None
 
 
