@@ -116,8 +116,8 @@ def fit(output_dir,
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
-                      ('checkpoint_every', checkpoint_every)):
-    if not isinstance(value, int) or value < 1:
+                      ('checkpoint_every', checkpoint_every), ('max_valid_tokens', max_valid_tokens)):
+    if not (name == 'max_valid_tokens' and value is None) and (not isinstance(value, int) or value < 1):
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
   for name, value, is_right, example in (
       ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
