@@ -26,6 +26,7 @@ import trax_hourglass as th
 from trax_hourglass import checkpoints
 from trax_hourglass import train
 from trax_hourglass import trax_files
+from trax_hourglass.data import fingerprint
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
 from trax_hourglass.training import run_config
@@ -225,6 +226,8 @@ def test_all_checkpoints_damaged(copy):
      'WarmupCosine.peak was 0.004 and is 0.001; fit.batch_size was 2 and is 4'),
     (['fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'], 'the train split has changed since the run in'),
     (['fit.seed = 3'], 'fit.seed was 0 and is 3'),
+    (['fit.accumulate = 2'], 'fit.accumulate was 1 and is 2'),
+    (['WarmupCosine.n_steps = 9'], 'WarmupCosine.n_steps was 6 and is 9'),
 ])
 def test_another_run_is_refused(copy, bindings, message):
   before = test_checkpoints.listing(copy)
@@ -359,6 +362,34 @@ def test_config_lines_are_compared_by_what_they_come_to():
   assert run_config.differences(before, before.replace('n = 3', 'n = 4')) == ['A.x was 3 and is 4']
   assert run_config.differences(before, before.replace('fit.z = 1\n', 'C.x = 3\n')) == []
   assert run_config.differences(before, before.replace('@that', '@this')) == ['B.y was @that() and is @this()']
+
+
+def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_alone():
+  config = 'n_steps = 500\nfit.n_steps = %n_steps\nWarmupCosine.n_steps = %n_steps\nWarmupCosine.peak = 0.1\n'
+  assert run_config.differences(config, config.replace('500', '900')) == []
+  assert run_config.differences(config, config.replace('fit.n_steps = %n_steps', 'fit.n_steps = 900')) == []
+  alone = config.replace('WarmupCosine.n_steps = %n_steps', 'WarmupCosine.n_steps = 900')
+  assert run_config.differences(config, alone) == ['WarmupCosine.n_steps was 500 and is 900']
+  assert run_config.differences(alone, config) == ['WarmupCosine.n_steps was 900 and is 500']
+  assert run_config.differences(config, alone.replace('900', '500')) == []
+  assert run_config.differences(config, config.replace('0.1', '%n_steps')) == ['WarmupCosine.peak was 0.1 and is 500']
+
+
+def test_all_of_enwik8_is_read_for_its_fingerprint():
+  """A change at any place is seen."""
+  class Zeros:
+    """90 million tokens, one of which is not 0."""
+    def __init__(self, changed):
+      self.changed = changed
+
+    def __len__(self):
+      return 90_000_000
+
+    def read(self, start, length):
+      tokens = np.zeros(length, np.uint8)
+      tokens[max(0, self.changed - start):self.changed - start + 1] = 1
+      return tokens
+  assert fingerprint.fingerprint(Zeros(100_000)) != fingerprint.fingerprint(Zeros(100_001))
 
 
 def test_command_goes_on_only_with_the_same_config(copy, monkeypatch, capsys):
