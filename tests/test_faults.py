@@ -253,6 +253,12 @@ def test_data_that_grew_is_refused(tmp_path):
     test_training.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
 
 
+def test_events_that_cannot_be_read_are_refused(copy):
+  (copy / 'train' / 'events.out.tfevents.0').mkdir()
+  with pytest.raises(ValueError, match='TensorBoard events of steps after 6 cannot be taken out of .*events.out.tfevents.0'):
+    test_training.run(copy, *LONG)
+
+
 def test_two_processes(copy):
   before = test_checkpoints.listing(copy)
   with open(copy / 'run.lock') as lock:

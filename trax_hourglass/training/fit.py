@@ -8,6 +8,7 @@ import time
 
 import gin
 import jax
+import numpy as np
 from trax import layers as tl
 from trax.supervised import training
 
@@ -111,8 +112,8 @@ def fit(output_dir,
     The Result.
 
   Raises:
-    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, or an output_dir that is
-      a file.
+    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or reference
+      that is none, or an output_dir that is a file.
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
@@ -123,8 +124,10 @@ def fit(output_dir,
       ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
       ('schedule', schedule, callable(schedule), '@WarmupCosine()'), ('corpus', corpus, hasattr(corpus, 'split'), '@ByteCorpus()'),
       ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
-    if not is_right:
+    if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):  # A class is not one of its objects.
       raise ValueError(f'{name} is {value!r}: give a reference such as {example}')
+  _check_schedule(schedule)
+  _check_optimizer(optimizer)
   batches.check_sizes(batch_size, length)
   mesh = mesh_lib.over_devices(n_devices)
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
@@ -184,3 +187,20 @@ def fit(output_dir,
       step=loop.step,
       seconds=time.monotonic() - started,
       output_dir=str(output_dir))
+
+
+def _check_schedule(schedule):
+  try:
+    float(schedule(1))
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference such as '
+                     '@WarmupCosine()') from None
+
+
+def _check_optimizer(optimizer):
+  for name, value in optimizer.opt_params.items():
+    if np.shape(value):
+      raise ValueError(f'{name} of the optimizer is {np.asarray(value).tolist()}: give a number')
+  clip = getattr(optimizer, '_clip_grad_norm', None)
+  if clip is not None and not isinstance(clip, (int, float)):
+    raise ValueError(f'clip_grad_norm of the optimizer is {clip!r}: give a number, or None')

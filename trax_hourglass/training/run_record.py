@@ -71,11 +71,12 @@ class RunRecord:
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
-      if hosts.is_first():
-        for part in ('train', 'eval'):
-          event_files.drop_after(self.path / part, self._last_logged(part))
-        whole_file.write(self.path / CONFIG, gin.operative_config_str())
-        whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
+      with hosts.together(f'writing to {str(self.path)!r}'):
+        if hosts.is_first():
+          for part in ('train', 'eval'):
+            event_files.drop_after(self.path / part, self._last_logged(part))
+          whole_file.write(self.path / CONFIG, gin.operative_config_str())
+          whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
     except BaseException:
       self._release()
       raise

@@ -119,7 +119,8 @@ class Trainer:
     if self._on_devices is None:
       # Copies: donating would take these arrays away from whoever else holds them.
       self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(jnp.asarray(x))), self._held())
-    scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
+    with np.errstate(over='ignore'):  # An infinite one is for the loop to name.
+      scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
     scalars = jax.tree.map(lambda x: mesh_lib.place(x, mesh_lib.everywhere(self._mesh)), scalars)
     return (self._on_devices, mesh_lib.place_rows(batch, self._mesh), *scalars)
 
