@@ -2,14 +2,16 @@
 
     python benchmarks/checkpoints.py [--json] [--hierarchy '5@1 24@3 5@1'] [--d_model 512] ...
 
-Steps are those of a training run of our model; some are made while a checkpoint is written. The share of time is that at
-`fit.checkpoint_every`'s default.
+Steps are those of a training run of our model; some are made while a checkpoint is written. What training loses to a
+checkpoint is what it waits at its beginning and end, the one before being deleted at the end, and what those steps take
+longer than others. The share of time is that at `fit.checkpoint_every`'s default. The checkpoint that is restored was just
+written, so it is read from memory and not from a disk.
 """
 
 import argparse
 import inspect
 import json
-import os
+import pathlib
 import statistics
 import tempfile
 import time
@@ -17,10 +19,12 @@ import time
 import subjects
 
 import jax  # pylint: disable=wrong-import-position
-import numpy as np  # pylint: disable=wrong-import-position
 
 from trax_hourglass import checkpoints  # pylint: disable=wrong-import-position
+from trax_hourglass import command_line  # pylint: disable=wrong-import-position
 from trax_hourglass.training import fit  # pylint: disable=wrong-import-position
+
+_POINTS = 200  # Of each curve, in a run of 200,000 steps.
 
 
 def parse_arguments():
@@ -31,7 +35,22 @@ def parse_arguments():
   parser.add_argument('--length', type=int, default=510, help='tokens of a sequence')
   parser.add_argument('--steps', type=int, default=4, help='steps measured alone')
   parser.add_argument('--folder', help='where the checkpoint is written; default: a temporary one')
-  return parser.parse_args()
+  args = parser.parse_args()
+  if args.steps < 1:
+    parser.error(f'--steps is {args.steps}: give a number of steps, 1 at least')
+  return args
+
+
+def notes():
+  """Returns notes as long as those of a run."""
+  config = ''.join((command_line.GIN_FOLDER / name).read_text() for name in ('base.gin', 'paper/enwik8.gin'))
+  curves = {f'metrics/{number}': [[1000 * step, 1 / (step + 3)] for step in range(_POINTS)] for number in range(6)}
+  return {'config': config, 'history': {'_values': {'train': curves}}}
+
+
+def failed(step, error):
+  """Ends the measurement."""
+  raise RuntimeError(f'the checkpoint of step {step} could not be written') from error
 
 
 def measure(args, folder):
@@ -41,38 +60,47 @@ def measure(args, folder):
     subject.step(number)
   subject.summarise()
   alone = subject.result['step_seconds']
-  store = checkpoints.Store(folder)
+  store = checkpoints.Store(folder, checkpoints.Kept(last=1), on_failure=failed)
   arrays = subject.trainer.arrays()
-  started = time.perf_counter()
-  store.save(1, arrays, {})
+  store.save(1, arrays, notes())  # The first one makes the writer as well.
+  store.wait()
+  arrays, of_run = subject.trainer.arrays(), notes()
+  begun_at, started = time.time(), time.perf_counter()
+  store.save(2, arrays, of_run)
   waited = time.perf_counter() - started
   number, begun = args.steps + 1, len(subject.seconds)
   while store.is_writing():
     subject.step(number)
     number += 1
   meanwhile = subject.seconds[begun:]
+  started = time.perf_counter()
   store.wait()
-  written = time.perf_counter() - started
-  size = sum(os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(folder) for name in names)
+  waited_at_end = time.perf_counter() - started
+  path = pathlib.Path(store.folder) / '2'
+  files = [file for file in path.rglob('*') if file.is_file()]
+  arrays = subject.trainer.arrays()
   like = checkpoints.abstract(arrays, subject.trainer.sharding)
   started = time.perf_counter()
-  store.check(1)
+  store.check(2)
   checked = time.perf_counter() - started
-  restored = jax.block_until_ready(store.restore(1, like))
+  jax.block_until_ready(store.restore(2, like))
   seconds_to_restore = time.perf_counter() - started
   every = inspect.signature(fit.fit).parameters['checkpoint_every'].default
-  lost = waited + sum(meanwhile) - len(meanwhile) * alone
+  lost = waited + waited_at_end + sum(meanwhile) - len(meanwhile) * alone
   return {
       'parameters': subject.result['parameters'],
-      'bytes_in_memory': sum(np.size(x) * 4 for x in jax.tree.leaves(restored)),
-      'bytes_on_disk': size,
+      'bytes_in_memory': sum(x.nbytes for x in jax.tree.leaves(arrays)),
+      'bytes_on_disk': sum(file.stat().st_size for file in files),
+      'bytes_of_notes': (path / 'notes.json').stat().st_size,
       'step_seconds': alone,
       'step_seconds_while_writing': statistics.median(meanwhile) if meanwhile else None,
       'steps_while_writing': len(meanwhile),
       'seconds_waited': waited,
-      'seconds_to_write': written,
+      'seconds_waited_at_end': waited_at_end,
+      'seconds_to_write': max(file.stat().st_mtime for file in files) - begun_at,
       'seconds_to_check': checked,
-      'seconds_to_restore': seconds_to_restore,
+      'seconds_to_check_and_restore': seconds_to_restore,
+      'seconds_lost': lost,
       'checkpoint_every': every,
       'share_of_time': lost / (every * alone + lost),
   }

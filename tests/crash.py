@@ -95,7 +95,7 @@ def kill_at(moment, training, generator, whole_seconds):
 
 
 def outcome(output_dir):
-  """Returns what two runs must have in common: (arrays, losses in the notes, losses in TensorBoard)."""
+  """Returns what two runs must have in common: (arrays, losses in the notes, losses in TensorBoard, steps kept and the best)."""
   import numpy as np  # pylint: disable=g-import-not-at-top
   import jax  # pylint: disable=g-import-not-at-top
   from trax_hourglass import checkpoints  # pylint: disable=g-import-not-at-top
@@ -113,7 +113,7 @@ def outcome(output_dir):
              for part, of_part in notes['history']['_values'].items()}
   events = {(part, name): test_training.events(pathlib.Path(output_dir), name, part)
             for part, of_part in history.items() for name in of_part}
-  return arrays, history, events
+  return arrays, history, events, (store.steps(), store.best())
 
 
 def differences(found, expected):
@@ -121,7 +121,7 @@ def differences(found, expected):
   import numpy as np  # pylint: disable=g-import-not-at-top
   said = [f'{part} {number}' for part, of_part in expected[0].items() for number, x in enumerate(of_part)
           if x.tobytes() != np.asarray(found[0][part][number]).tobytes()]
-  return said + [what for what, a, b in (('history', found[1], expected[1]), ('events', found[2], expected[2])) if a != b]
+  return said + [what for what, a, b in zip(('history', 'events', 'checkpoints'), found[1:], expected[1:]) if a != b]
 
 
 def crash(n_kills, seed, folder, environment):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import shutil
+import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from trax_hourglass import checkpoints
+from trax_hourglass import hosts
 from trax_hourglass import mesh
 
 
@@ -102,6 +104,40 @@ def test_old_ones_are_deleted(tmp_path):
   assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int) == ['2', '4', '8', '10']
 
 
+def test_what_cannot_be_deleted_is_said_and_tried_again(tmp_path, monkeypatch, capsys):
+  store = checkpoints.Store(tmp_path, checkpoints.Kept(last=1))
+  def refuse(*_):
+    raise PermissionError('not yours')
+
+  for step in (1, 2, 3):
+    store.save(step, arrays(step), {})
+    with monkeypatch.context() as patched:
+      if step == 2:
+        patched.setattr(store, '_put_aside', refuse)
+      store.wait()
+    assert store.steps() == {1: [1], 2: [1, 2], 3: [3]}[step]
+  assert capsys.readouterr().err == 'the old checkpoint of step 1 could not be deleted: not yours\n'
+
+
+def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, monkeypatch):
+  failed, written = [], []
+  store = checkpoints.Store(tmp_path, on_failure=lambda *failure: failed.append(failure), on_written=written.append)
+  store.save(1, arrays(1), {})
+  while store.is_writing():
+    time.sleep(0.01)
+  with monkeypatch.context() as patched:
+    patched.setattr(jax, 'process_count', lambda: 2)
+    patched.setattr(hosts.multihost_utils, 'process_allgather', lambda x: np.array([x, True]))
+    store.poll()  # Hosts would not ask at the same time.
+    assert not failed and not written
+    store.wait()
+  (step, error), = failed
+  assert step == 1 and 'writing the checkpoint of step 1: host 1 could not, and says why' in str(error) and not written
+  store.save(2, arrays(2), {})
+  store.wait()
+  assert written == [2]
+
+
 @pytest.mark.parametrize('options, message', [(dict(last=0), 'keep_last is 0'), (dict(every=0), 'keep_every is 0'),
                                               (dict(last='all'), "keep_last is 'all'")])
 def test_bad_numbers_to_keep(options, message):
@@ -164,6 +200,23 @@ def test_what_a_killed_process_left_is_no_checkpoint(saved, tmp_path):
   assert store.steps() == [] and store.newest_sound() is None and store.best() is None
   store.tidy()
   assert os.listdir(tmp_path / 'checkpoints') == []
+
+
+def test_a_step_that_is_saved_again_is_always_there(saved, tmp_path, monkeypatch):
+  """The new one takes its place; killed in between, the old one comes back."""
+  shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
+  store = checkpoints.Store(tmp_path)
+  monkeypatch.setattr(shutil, 'rmtree', lambda *_, **__: None)
+  store.save(20, arrays(20), {'bits': 1.0})
+  store.wait()
+  monkeypatch.undo()
+  assert store.newest_sound() == store.best() == 20
+  shutil.rmtree(tmp_path / 'checkpoints' / '20')
+  store.tidy()
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20 and store.best() == 10
+  (tmp_path / 'checkpoints' / '10.replaced').mkdir()
+  store.tidy()
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20
 
 
 def test_another_model_is_named(saved):

@@ -68,6 +68,21 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
     (['--config', 'ByteCorpus.path = "{tmp}/one"'], '1 bytes'),
     (['--config', 'ByteCorpus.path = "{tmp}/none"'], 'does not exist'),
     (['--config', 'Hourglass.shortening = @NoSuchShortening'], 'NoSuchShortening'),
+    (['--config', 'Hourglass.d_model = "wide"'], "d_model is 'wide'"),
+    (['--config', 'Hourglass.d_ff = 100000000000'], 'not enough memory, Unable to allocate 5.09 TiB'),
+    (['--config', 'Hourglass.d_ff = 12345678901234567890'], 'Maximum allowed dimension exceeded'),
+    (['--config', 'Hourglass.ff_activation = 3'], 'ff_activation is 3'),
+    (['--config', 'Hourglass.dropout_shared_axes = 3'], 'dropout_shared_axes is 3'),
+    (['--config', 'Hourglass.vanilla_attention = @UpsampleByNothing'], 'UpsampleByNothing cannot be made, '),
+    (['--config', 'trax.optimizers.Adam.eps = "x"'], 'Adam cannot be made, '),
+    (['--config', 'trax.optimizers.Adam.b1 = (1, 2)'], 'b1 of the optimizer is [1, 2]'),
+    (['--config', 'trax.optimizers.Adam.clip_grad_norm = "x"'], "clip_grad_norm of the optimizer is 'x'"),
+    (['--config', 'fit.optimizer = @trax.optimizers.Adam'], 'give a reference such as @trax.optimizers.Adam()'),
+    (['--config', 'fit.corpus = @ByteCorpus'], 'give a reference such as @ByteCorpus()'),
+    (['--config', 'fit.schedule = @WarmupCosine'], 'gives no learning rate for a step'),
+    (['--config', 'fit.schedule = @CosineEnd()', '--config', 'CosineEnd.before = 3', '--config', 'CosineEnd.first_step = 1',
+      '--config', 'CosineEnd.n_steps = 3'], 'before of the learning rate schedule is 3'),
+    (['--config', 'fit.callbacks = 3'], 'callbacks'),
     (['--output_dir', '{tmp}/one'], '{tmp}/one'),
 ])
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -82,6 +97,18 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
   assert out == '' and len(err.strip().splitlines()) == 1 and err.startswith('train: ')
   assert message.replace('{tmp}', str(tmp_path)) in err
   assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+  for error in (TypeError('unsupported'), RuntimeError('odd'), KeyError('x')):
+    with pytest.raises(type(error)), command_line.errors_as_one_line('train'):
+      raise error
+
+
+def test_memory_of_a_device_is_one_line(capsys):
+  with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
+    raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.')
+  assert stop.value.code == 2 and capsys.readouterr().err.startswith('train: not enough memory, RESOURCE_EXHAUSTED: Out of')
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(capsys):

@@ -7,6 +7,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import time
 
 import gin
 import jax
@@ -19,15 +21,19 @@ from trax.supervised import training
 import crash
 import test_checkpoints
 import test_training
+import test_trax_compat
 import trax_hourglass as th
 from trax_hourglass import checkpoints
 from trax_hourglass import train
+from trax_hourglass import trax_files
+from trax_hourglass.data import fingerprint
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
 from trax_hourglass.training import run_config
 
-# A flat model, for it compiles in half the time; none of this depends on what the model is.
-LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 2', "Hourglass.hierarchy = '1@1'")
+# A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps, so that
+# a run that was stopped keeps the same ones.
+LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 1', "Hourglass.hierarchy = '1@1'")
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +46,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-  """A copy of that run to do harm to; its checkpoints are of steps 3 .. 6, by chance of the best."""
+  """A copy of that run to do harm to; its checkpoints are of steps 5 and 6, and of the best."""
   shutil.copytree(whole[0], tmp_path / 'run')
   return tmp_path / 'run'
 
@@ -61,8 +67,8 @@ def newest(directory):
   return max(checkpoints.Store(directory).steps())
 
 
-@pytest.mark.parametrize('number, exception', [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-@pytest.mark.parametrize('step', [1, 4, 5])
+@pytest.mark.parametrize('number, exception, step', [
+    (signal.SIGTERM, SystemExit, 1), (signal.SIGTERM, SystemExit, 6), (signal.SIGINT, KeyboardInterrupt, 5)])
 def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, number, exception, step):
   with monkeypatch.context() as patched:
     at_step(patched, step, lambda: signal.raise_signal(number))
@@ -76,19 +82,82 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, n
   assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
 
 
-def test_second_ctrl_c_leaves_at_once(tmp_path, monkeypatch):
-  at_step(monkeypatch, 5, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
-  with pytest.raises(KeyboardInterrupt):
-    test_training.run(tmp_path, *LONG)
-  assert newest(tmp_path) == 4
+def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
+  """In a process whose checkpoints take ten minutes."""
+  arguments = ['--config_file', test_training.TINY, '--output_dir', str(tmp_path / 'run')]
+  for binding in (*LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
+    arguments += ['--config', binding]
+  process = test_trax_compat.start_python('-c', 'import sys, time; from trax_hourglass import checkpoints, train; '
+                                          'checkpoints._write = lambda *_: time.sleep(600); train.main(sys.argv[1:])', *arguments)
+
+  def wait_for(words):
+    assert any(line.startswith(words) for line in process.stderr), process.wait()
+  wait_for('step 1/')
+  process.send_signal(signal.SIGINT)
+  wait_for('stopping after this step, which will be saved; Ctrl-C again leaves at once')
+  unfinished = tmp_path / 'run' / 'checkpoints'
+  while not (unfinished.exists() and os.listdir(unfinished)):
+    time.sleep(0.02)
+  with pytest.raises(subprocess.TimeoutExpired):
+    process.wait(1)
+  process.send_signal(signal.SIGINT)
+  assert process.wait(10) == 130
+  said = process.stderr.read()
+  assert said.strip() == 'left at once' and checkpoints.Store(tmp_path / 'run').steps() == []
 
 
-def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch):
-  """The step is saved, and its evaluation made when the run goes on."""
+def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
+  """Whatever ended training; and what became of the checkpoint is said."""
+  def is_free():
+    with open(tmp_path / 'run.lock') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return False
+      return True
+
+  free = []
+  def write(*_):
+    time.sleep(0.3)
+    free.append(is_free())
+    raise OSError('No space left on device')
+
+  original = loop_lib.Loop.save_checkpoint
+  def save_checkpoint(self, basename=None):
+    original(self, basename)
+    if self.step == 2:
+      raise RuntimeError('out of memory')
+
+  monkeypatch.setattr(checkpoints, '_write', write)
+  monkeypatch.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
+  with pytest.raises(RuntimeError, match='out of memory'):
+    test_training.run(tmp_path, *LONG, 'fit.checkpoint_every = 2')
+  assert free == [False] and is_free()
+  assert 'the checkpoint of step 2 could not be written' in capfd.readouterr().err
+
+
+def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatch):
+  original = loop_lib.Loop.save_checkpoint
+
+  def save_checkpoint(self, basename=None):
+    original(self, basename)
+    if self.step == 6:
+      signal.raise_signal(signal.SIGTERM)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
+    with pytest.raises(SystemExit):
+      test_training.run(tmp_path, *LONG)
+  assert test_training.run(tmp_path, *LONG).valid_bits_per_token == whole[1].valid_bits_per_token
+
+
+@pytest.mark.parametrize('step', [3, 6])
+def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
+  """The step is saved, and its evaluation made when the run goes on, once for TensorBoard, and known to the checkpoint."""
   original = loop_lib.Loop._check_stop
 
   def check_stop(self):
-    if self.step == 3:
+    if self.step == step:
       signal.raise_signal(signal.SIGTERM)
     original(self)
 
@@ -96,8 +165,16 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch):
     patched.setattr(loop_lib.Loop, '_check_stop', check_stop)
     with pytest.raises(SystemExit):
       test_training.run(tmp_path, *LONG)
-  assert newest(tmp_path) == 3
-  assert [step for step, _ in test_training.events(tmp_path, 'metrics/BitsPerToken', 'eval')] == [1]
+  assert newest(tmp_path) == step
+  assert [at for at, _ in test_training.events(tmp_path, 'metrics/BitsPerToken', 'eval')] == [at for at in (1, 3) if at < step]
+
+  def fail(*_):
+    raise RuntimeError('out of power')
+
+  with monkeypatch.context() as patched:  # After the evaluation that was made late, before anything is saved.
+    patched.setattr(checkpoints.Store, 'save', fail)
+    with pytest.raises(RuntimeError):
+      test_training.run(tmp_path, *LONG)
   test_training.run(tmp_path, *LONG)
   assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
 
@@ -110,7 +187,7 @@ def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     at_step(patched, 4, fail)
     with pytest.raises(RuntimeError):
-      test_training.run(tmp_path, *LONG)
+      test_training.run(tmp_path, *LONG, 'fit.checkpoint_every = 2')
   assert 3 in [step for step, _ in test_training.events(tmp_path, 'metrics/BitsPerToken')]
   file, = (tmp_path / 'train').glob('events*')
   with open(file, 'ab') as f:  # And a record that was cut.
@@ -149,6 +226,8 @@ def test_all_checkpoints_damaged(copy):
      'WarmupCosine.peak was 0.004 and is 0.001; fit.batch_size was 2 and is 4'),
     (['fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'], 'the train split has changed since the run in'),
     (['fit.seed = 3'], 'fit.seed was 0 and is 3'),
+    (['fit.accumulate = 2'], 'fit.accumulate was 1 and is 2'),
+    (['WarmupCosine.n_steps = 9'], 'WarmupCosine.n_steps was 6 and is 9'),
 ])
 def test_another_run_is_refused(copy, bindings, message):
   before = test_checkpoints.listing(copy)
@@ -172,6 +251,12 @@ def test_data_that_grew_is_refused(tmp_path):
   moved.write_bytes(moved.read_bytes().replace(b'not', b'now', 1))
   with pytest.raises(ValueError, match='the train split has changed since the run in .*run. began: it was 1026 tokens, '):
     test_training.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
+
+
+def test_events_that_cannot_be_read_are_refused(copy):
+  (copy / 'train' / 'events.out.tfevents.0').mkdir()
+  with pytest.raises(ValueError, match='TensorBoard events of steps after 6 cannot be taken out of .*events.out.tfevents.0'):
+    test_training.run(copy, *LONG)
 
 
 def test_two_processes(copy):
@@ -227,7 +312,7 @@ def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
   assert 'the checkpoint of step 4 could not be written, training goes on and the next one is tried' in said
   assert newest(tmp_path) == 6 and 4 not in checkpoints.Store(tmp_path).steps()
   assert not [name for name in os.listdir(tmp_path / 'checkpoints') if not name.isdigit()]
-  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+  assert set(crash.differences(crash.outcome(tmp_path), whole[2])) <= {'checkpoints'}  # That of step 3 may have been the best.
 
 
 def test_disk_that_stays_full(tmp_path, monkeypatch):
@@ -242,10 +327,29 @@ def test_disk_that_stays_full(tmp_path, monkeypatch):
   assert newest(tmp_path) == 2
 
 
-def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path):
+def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, capsys):
+  """Also when the disk was full for the first one, or the run was killed before it was written."""
+  original, contents = trax_files.pickle.dump, []
+
+  def full_once(value, file):
+    contents.append(value['step'])
+    original(value, file)
+    if len(contents) == 1:
+      raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(trax_files.pickle, 'dump', full_once)
   test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
-  assert {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
-  assert (tmp_path / 'run' / 'model_3.pkl.gz').exists()
+  assert contents == [3, 3, 6] and {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
+  said = [line for line in capsys.readouterr().err.splitlines() if 'could not be written' in line]
+  assert said == ['model_3.pkl.gz could not be written, training goes on and it is tried again later: [Errno 28] No space left on device']
+  exported = tmp_path / 'run' / 'model_3.pkl.gz'
+  before = trax_files.read_weights(exported)
+  exported.rename(f'{exported}.unfinished')
+  test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
+  assert contents == [3, 3, 6, 3] and not list((tmp_path / 'run').glob('*.unfinished'))
+  for x, y, z in zip(before, trax_files.read_weights(exported), checkpoints.Store(tmp_path / 'run').read(3)['weights'], strict=True):
+    np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(x, z)
   shutil.copy(tmp_path / 'run' / 'model_6.pkl.gz', tmp_path / 'model.pkl.gz')
   tokens = np.zeros((2, 13), np.int32)
   task = training.TrainTask(iter(lambda: (tokens, tokens, np.ones(tokens.shape, np.float32)), None),
@@ -264,6 +368,34 @@ def test_config_lines_are_compared_by_what_they_come_to():
   assert run_config.differences(before, before.replace('n = 3', 'n = 4')) == ['A.x was 3 and is 4']
   assert run_config.differences(before, before.replace('fit.z = 1\n', 'C.x = 3\n')) == []
   assert run_config.differences(before, before.replace('@that', '@this')) == ['B.y was @that() and is @this()']
+
+
+def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_alone():
+  config = 'n_steps = 500\nfit.n_steps = %n_steps\nWarmupCosine.n_steps = %n_steps\nWarmupCosine.peak = 0.1\n'
+  assert run_config.differences(config, config.replace('500', '900')) == []
+  assert run_config.differences(config, config.replace('fit.n_steps = %n_steps', 'fit.n_steps = 900')) == []
+  alone = config.replace('WarmupCosine.n_steps = %n_steps', 'WarmupCosine.n_steps = 900')
+  assert run_config.differences(config, alone) == ['WarmupCosine.n_steps was 500 and is 900']
+  assert run_config.differences(alone, config) == ['WarmupCosine.n_steps was 900 and is 500']
+  assert run_config.differences(config, alone.replace('900', '500')) == []
+  assert run_config.differences(config, config.replace('0.1', '%n_steps')) == ['WarmupCosine.peak was 0.1 and is 500']
+
+
+def test_all_of_enwik8_is_read_for_its_fingerprint():
+  """A change at any place is seen."""
+  class Zeros:
+    """90 million tokens, one of which is not 0."""
+    def __init__(self, changed):
+      self.changed = changed
+
+    def __len__(self):
+      return 90_000_000
+
+    def read(self, start, length):
+      tokens = np.zeros(length, np.uint8)
+      tokens[max(0, self.changed - start):self.changed - start + 1] = 1
+      return tokens
+  assert fingerprint.fingerprint(Zeros(100_000)) != fingerprint.fingerprint(Zeros(100_001))
 
 
 def test_command_goes_on_only_with_the_same_config(copy, monkeypatch, capsys):

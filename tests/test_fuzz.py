@@ -4,6 +4,7 @@
 """
 
 import gzip
+import io
 import os
 import pathlib
 import pickle
@@ -110,7 +111,7 @@ def test_command_line_never_ends_in_a_traceback(capfd):
 def malformed(data, original):
   """Returns a file's bytes with harm done to them."""
   content = bytearray(original)
-  kind = data.draw(st.sampled_from(['flip', 'cut', 'insert', 'random', 'global']))
+  kind = data.draw(st.sampled_from(['flip', 'cut', 'insert', 'random', 'global', 'other']))
   if kind == 'flip':
     for _ in range(data.draw(st.integers(1, 4))):
       content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -121,8 +122,10 @@ def malformed(data, original):
     content[at:at] = data.draw(st.binary(min_size=1, max_size=9))
   elif kind == 'random':
     content = data.draw(st.binary(max_size=60))
-  else:  # A pickle that calls something.
+  elif kind == 'global':  # A pickle that calls something.
     content = pickle.dumps(os.system if data.draw(st.booleans()) else Exploding())
+  else:
+    content = data.draw(st.sampled_from(OTHERS))
   return bytes(content)
 
 
@@ -133,25 +136,51 @@ class Exploding:
     return os.mkdir, ('exploded',)
 
 
-@hypothesis.settings(max_examples=300, suppress_health_check=list(hypothesis.HealthCheck))
+def archive():
+  """Returns the bytes of an .npz."""
+  file = io.BytesIO()
+  np.savez(file, np.ones(2))
+  return file.getvalue()
+
+
+def header(shape, dtype='<f4'):
+  """Returns a .npy's beginning with a shape of its own."""
+  file = io.BytesIO()
+  np.lib.format.write_array_header_1_0(file, {'descr': dtype, 'fortran_order': False, 'shape': shape})
+  return file.getvalue()
+
+
+OTHERS = [archive(), archive()[:30], header((1 << 62,)), header((1 << 40, 1 << 9)), header((-1,)), header((2,), '|O'),
+          header((1,), '<U1') + b'abcd', *map(pickle.dumps, (
+              None, [], {'flat_weights': 3, 'step': 'x'}, {'flat_weights': [np.array('x')], 'step': 1.5},
+              {'flat_weights': [np.array([None])], 'step': [1]}, {'flat_weights': 'abc', 'step': float('nan')}))]
+
+
+@hypothesis.settings(max_examples=400, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.data())
-def test_malformed_trax_files_are_refused_and_run_nothing(tmp_path_factory, data):
+def test_malformed_trax_files_are_refused_and_run_nothing(data):
+  """Of Trax's two ways to store weights, within the pickle and beside it; the compressed file is harmed, or what is in it."""
   arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)]
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.pkl.gz')
-    trax_files.write_weights(path, arrays, (1, 1))
-    with gzip.open(path) as f:
-      plain = f.read()
-    harmed = malformed(data, plain)
-    if data.draw(st.booleans()):
-      with gzip.open(path, 'wb') as f:
-        f.write(harmed)
-    else:
-      pathlib.Path(path).write_bytes(malformed(data, pathlib.Path(path).read_bytes()))
-    try:
-      found = trax_files.read_weights(path)
-    except ValueError as error:
-      assert path in str(error)
-    else:  # Numbers in a pickle carry no check sums: what is read is arrays, and nothing else.
-      assert all(isinstance(array, np.ndarray) for array in found)
+    harmed = data.draw(st.sampled_from(['model.pkl.gz', 'model.weights.npy.gz', 'alone']))
+    weights = arrays if harmed == 'alone' else 2
+    contents = {'model.pkl.gz': pickle.dumps({'flat_weights': weights, 'flat_state': [], 'step': 7})}
+    if harmed != 'alone':
+      stream = io.BytesIO()
+      for array in arrays:
+        np.save(stream, array)
+      contents['model.weights.npy.gz'] = stream.getvalue()
+    harmed = 'model.pkl.gz' if harmed == 'alone' else harmed
+    within = data.draw(st.booleans())
+    for name, content in contents.items():
+      stored = gzip.compress(malformed(data, content) if within and name == harmed else content, 1)
+      pathlib.Path(folder, name).write_bytes(malformed(data, stored) if not within and name == harmed else stored)
+    for read in trax_files.read_weights, trax_files.read_step:
+      try:
+        found = read(path)
+      except ValueError as error:
+        assert folder in str(error)
+      else:  # Numbers in a pickle carry no check sums: what is read is numbers, and nothing else.
+        assert found is None or isinstance(found, int) or all(array.dtype.kind in 'biufV' for array in found)
     assert not os.path.exists('exploded')

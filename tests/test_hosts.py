@@ -17,6 +17,7 @@ import test_trax_compat
 import test_training
 from trax_hourglass import checkpoints
 from trax_hourglass import hosts
+from trax_hourglass import trax_files
 
 
 def free_port():
@@ -62,11 +63,12 @@ def test_devices_and_hosts_do_not_change_the_losses():
 
 def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   flags = ['-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
-  shared_out = ['--config', 'fit.shard_weights = True', '--config', 'Hourglass.d_model = 28']
+  shared_out = ['--config', 'fit.shard_weights = True', '--config', 'Hourglass.d_model = 28', '--config', 'fit.keep_every = 2']
   stdout, silent = run_hosts(2, 1, *flags, *shared_out, '--config', 'fit.n_steps = 2', '--coordinator', '{coordinator}',
                              '--n_hosts', '{n_hosts}', '--host', '{host}')
   assert json.loads(stdout.splitlines()[-1])['step'] == 2 and '{' not in silent
   assert all(len(os.listdir(tmp_path / 'two' / part)) == 1 for part in ('train', 'eval'))
+  assert trax_files.read_step(tmp_path / 'two' / 'model_2.pkl.gz') == 2
 
   bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28')
   resumed = test_training.run(tmp_path / 'two', *bindings)
@@ -102,6 +104,21 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
     errors = [process.communicate()[1] for process in processes]
   assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
   assert 'trains in' in errors[0] and 'host 0 could not, and says why' in errors[1]
+
+
+def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
+  monkeypatch.setattr(hosts.jax, 'process_count', lambda: 2)
+  told = []
+  def allgather(x):
+    told.append(bool(x))
+    return np.array([True, False])
+
+  monkeypatch.setattr(hosts.multihost_utils, 'process_allgather', allgather)
+  with pytest.raises(PermissionError), hosts.together('opening'):
+    raise PermissionError('not yours')
+  with pytest.raises(ValueError, match='opening: host 0 could not'), hosts.together('opening'):
+    pass
+  assert told == [True, False]
 
 
 def meet(*others, n_hosts=2, seconds=5):

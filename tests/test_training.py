@@ -58,6 +58,7 @@ def test_result_and_run_directory(finished):
   assert [step for step, _ in nats] == [1, 2, 4]
   np.testing.assert_allclose([b for _, b in bits], [n / math.log(2) for _, n in nats], rtol=1e-6)
   assert [step for step, _ in events(directory, 'metrics/BitsPerToken', 'eval')] == [1, 2, 4]
+  assert (directory / 'checkpoints' / '4' / 'notes.json').stat().st_size < 100_000
 
 
 def test_equal_seeds_give_equal_losses(finished, tmp_path):
@@ -112,6 +113,7 @@ def test_learns(tmp_path):
 @pytest.mark.parametrize('binding, message', [
     ('n_steps = 0', 'n_steps'), ('batch_size = 0', 'batch_size'), ('length = 0', 'length'),
     ('length = 100000000', 'longer than'), ('warmup_steps = 5', 'warmup_steps'), ('fit.eval_every = 0', 'eval_every'),
+    ('fit.max_valid_tokens = 0', 'max_valid_tokens is 0'), ('fit.max_valid_tokens = 0.5', 'max_valid_tokens is 0.5'),
     ('fit.n_devices = 2', 'n_devices is 2: give a number from 1 to 1'), ('fit.loss_chunk = 0', 'loss_chunk is 0'),
     ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),
     ('Hourglass.recompute = "all"', 'recompute'), ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),

@@ -12,6 +12,7 @@ Arrays are stored whole, in the order of `jax.tree.leaves`, so that any number o
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
@@ -29,13 +30,14 @@ from trax_hourglass import hosts
 
 FOLDER = 'checkpoints'
 _NOTES, _SUMS = 'notes.json', 'SHA256SUMS'
-_UNFINISHED, _DELETED, _DAMAGED = '.unfinished', '.deleted', '.damaged'
+_UNFINISHED, _DELETED, _DAMAGED, _REPLACED = '.unfinished', '.deleted', '.damaged', '.replaced'
 _CHUNK = 1 << 20
 PARTS = 'weights', 'state', 'slots'
 
 # Orbax logs what it also raises, with pages of stack traces, and lets go of the rest of a write that failed.
 logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
-logging.getLogger('asyncio').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.getMessage())
+logging.getLogger('asyncio').addFilter(
+    lambda record: not any(word in record.getMessage() for word in (f'{os.sep}orbax{os.sep}', _UNFINISHED)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +70,18 @@ class Kept:
 class Store:
   """The checkpoints of a run directory. Methods are called by all hosts together, unless they say otherwise."""
 
-  def __init__(self, output_dir, kept=Kept(), on_failure=None):
+  def __init__(self, output_dir, kept=Kept(), on_failure=None, on_written=None):
     """Opens the store; it need not exist yet.
 
     Args:
       output_dir: the run directory.
       kept: which checkpoints are kept.
       on_failure: called with (step, exception) when a checkpoint could not be written; None leaves it unsaid.
+      on_written: called with the step when one was written and old ones are deleted; None for nothing.
     """
     self.folder = pathlib.Path(output_dir).absolute() / FOLDER
     self._kept, self._on_failure = kept, on_failure or (lambda step, error: None)
+    self._on_written = on_written or (lambda step: None)
     self._writer = None
     self._pending, self._thread, self._error = None, None, None  # Step that is being written, by whom, and why it failed.
 
@@ -85,11 +89,13 @@ class Store:
     """Removes what a process that was killed has left half written or half deleted."""
     if hosts.is_first() and self.folder.exists():
       for path in self.folder.iterdir():
-        if _UNFINISHED in path.name or path.name.endswith(_DELETED):
+        if path.name.endswith(_REPLACED) and not path.with_suffix('').exists():
+          path.rename(path.with_suffix(''))  # Nothing had come in its place yet.
+        elif _UNFINISHED in path.name or path.name.endswith((_DELETED, _REPLACED)):
           shutil.rmtree(path, ignore_errors=True)
 
   def save(self, step, arrays, notes):
-    """Begins to write a checkpoint, after the one before is written.
+    """Begins to write a checkpoint, after the one before is written; it takes the place of one of the same step.
 
     Args:
       step: of the checkpoint.
@@ -102,8 +108,9 @@ class Store:
     self._pending, self._error = step, None
     unfinished = self.folder / f'{step}{_UNFINISHED}'
     try:
-      if hosts.is_first():
-        self.folder.mkdir(parents=True, exist_ok=True)
+      with hosts.together(f'making {str(self.folder)!r}'):
+        if hosts.is_first():
+          self.folder.mkdir(parents=True, exist_ok=True)
       if self._writer is None:
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
       self._writer.save(unfinished, force=True, args=ocp.args.Composite(
@@ -120,24 +127,56 @@ class Store:
     return self._thread is not None and self._thread.is_alive()
 
   def poll(self):
-    """Deals with a checkpoint that is written by now, or could not be; waits for nothing."""
-    if self._pending is not None and not self.is_writing():
+    """Deals with a checkpoint that is written by now, or could not be; waits for nothing.
+
+    On several hosts nothing happens: they learn at different times that it is written, and deal with it together.
+    """
+    if self._pending is not None and not self.is_writing() and jax.process_count() == 1:
       self.wait()
 
   def wait(self):
-    """Waits until the last checkpoint is written, then deletes those that need not be kept."""
+    """Waits until the last checkpoint is written by all hosts, then deletes those that need not be kept."""
     if self._pending is None:
       return
+    self._join()
+    step, self._pending = self._pending, None
+    try:
+      with hosts.together(f'writing the checkpoint of step {step}'):
+        if self._error is not None:
+          raise self._error
+    except Exception as error:  # pylint: disable=broad-except
+      self._failed(step, error)
+      return
+    if hosts.is_first():
+      self.tidy()  # Of one that failed, Orbax may have written on for a while.
+      self._delete_old()
+    self._on_written(step)
+
+  def wait_alone(self):
+    """Waits until this host is no longer at work on a checkpoint, and says if it could not be written. Any host may ask."""
+    self._join()
+    step, self._pending = self._pending, None
+    if self._error is not None and step is not None:
+      self._failed(step, self._error)
+
+  def _join(self):
     if self._thread:
       self._thread.join()
-    step, self._pending, self._thread = self._pending, None, None
-    if self._error is not None:
-      self._writer = None  # It may still hold what failed.
-      self.tidy()
-      self._on_failure(step, self._error)
-    elif hosts.is_first():
-      for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
+      self._thread = None
+
+  def _failed(self, step, error):
+    self._writer = None  # It may still hold what failed.
+    gc.collect()  # Orbax's coroutines that were cut off complain when they go at the end of the process.
+    self.tidy()
+    self._on_failure(step, error)
+
+  def _delete_old(self):
+    """Deletes what need not be kept; what cannot be deleted is said, and tried again next time."""
+    for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
+      try:
         shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
+      except OSError as error:
+        print(f'the old checkpoint of step {old} could not be deleted: {error}', file=sys.stderr, flush=True)
 
   def steps(self):
     """Returns the steps of the checkpoints that were finished, rising. Any host may ask."""
@@ -225,7 +264,17 @@ class Store:
       if stored[part] != _shapes(of_part):
         raise ValueError(f'the checkpoint of step {step} in {str(self.folder)!r} does not fit the model: '
                          f'{_difference(stored[part], _shapes(of_part), part)}: give the config that it was trained with')
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    return self._read(step, like)
+
+  def read(self, step):
+    """Returns {'weights': [...], ...} of a checkpoint that was checked, as NumPy arrays. Any host may ask."""
+    like = {part: [np.empty(shape, dtype) for shape, dtype in of_part] for part, of_part in self.notes(step)['shapes'].items()}
+    host = jax.process_index()
+    return self._read(step, like, multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f'host{host}'))
+
+  def _read(self, step, like, **options):
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **options) as reader:
       read = reader.restore(self.folder / str(step), args=ocp.args.Composite(
           **{part: ocp.args.StandardRestore(_named(of_part)) for part, of_part in like.items() if of_part}))
     return {part: [read[part][name] for name in _named(of_part)] for part, of_part in like.items()}
@@ -237,9 +286,17 @@ class Store:
       if hosts.is_first():
         _write(unfinished / _NOTES, notes)
         _write(unfinished / _SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(_sums(unfinished).items())))
-        os.rename(unfinished, self.folder / str(step))
+        self._replace(step, unfinished)
     except Exception as error:  # pylint: disable=broad-except
       self._error = error
+
+  def _replace(self, step, unfinished):
+    """Gives a checkpoint its name; one that has it is there, or can be brought back by `tidy`, until then."""
+    path = self.folder / str(step)
+    before = self._put_aside(step, _REPLACED) if path.exists() else None
+    os.rename(unfinished, path)
+    if before:
+      shutil.rmtree(before, ignore_errors=True)
 
   def _bits(self, step):
     try:

@@ -4,12 +4,17 @@ import argparse
 import contextlib
 import logging
 import pathlib
+import re
 import signal
 import sys
 import tokenize
 import traceback
 
 GIN_FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+
+_COMMANDS = 'fit', 'compare'  # What they do is more than what they are given.
+_MADE = re.compile(r"\n  In call to configurable '([\w.]+)'")
+_IN_LAYER = re.compile(r'^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.*)$', re.MULTILINE)
 
 
 class UsageError(Exception):
@@ -95,19 +100,37 @@ def errors_as_one_line(command):
   before = signal.signal(signal.SIGTERM, stop)
   try:
     yield
-  except (UsageError, ValueError, OSError, TypeError) as error:
-    if isinstance(error, TypeError) and not _is_a_binding(error):
-      raise
-    print(f'{command}: {one_line(error)}', file=sys.stderr)
-    raise SystemExit(2) from None
   except KeyboardInterrupt:
     print(f'{command}: stopped', file=sys.stderr)
     raise SystemExit(130) from None
+  except Exception as error:
+    line = _mistake(error)
+    if line is None:
+      raise
+    print(f'{command}: {line}', file=sys.stderr)
+    raise SystemExit(2) from None
   finally:
     signal.signal(signal.SIGTERM, before)
 
 
-def _is_a_binding(error):
+def _mistake(error):
+  """Returns what a user did wrong, in one line, or None for an error that says nothing of the kind."""
+  if isinstance(error, (UsageError, ValueError, OSError)) or isinstance(error, TypeError) and _is_a_call_of_gin(error):
+    return one_line(error)
+  text = str(error)
+  # Trax's LayerError is text only: the last line of the traceback within says what it was.
+  *_, inner = _IN_LAYER.findall(text) if type(error).__name__ == 'LayerError' else [(type(error).__name__, one_line(error))]
+  if isinstance(error, MemoryError) or inner[0].endswith('MemoryError') or 'RESOURCE_EXHAUSTED' in text:
+    return f'not enough memory, {inner[1]}: give a smaller model, batch or length'
+  if inner[0] in ('ValueError', 'OverflowError'):
+    return inner[1]
+  made = _MADE.search(text)
+  if made and made[1] not in _COMMANDS and isinstance(error, (TypeError, AttributeError, ArithmeticError, LookupError)):
+    return f'{made[1]} cannot be made, {one_line(error).rstrip(".")}: check what is bound to it'
+  return None
+
+
+def _is_a_call_of_gin(error):
   """Whether a TypeError is of a call that gin makes for a reference such as @RandomWindows(), and not from within it."""
   *_, last = traceback.extract_tb(error.__traceback__)
   return pathlib.PurePath(last.filename).parts[-2:] == ('gin', 'config.py')

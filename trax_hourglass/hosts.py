@@ -149,7 +149,9 @@ def first_says(number):
 
 @contextlib.contextmanager
 def together(what):
-  """Raises ValueError on all hosts if the block within raised one on any, so that none waits for another in vain.
+  """Lets all hosts raise if the block within raised on any, so that none waits for another in vain.
+
+  A host on which the block raised passes its error on, the others raise ValueError.
 
   Args:
     what: what the block does, for the message of those that it went well on.
@@ -157,7 +159,7 @@ def together(what):
   error = None
   try:
     yield
-  except ValueError as raised:
+  except Exception as raised:  # Of whatever kind, the others must hear of it.  pylint: disable=broad-except
     error = raised
   if jax.process_count() > 1:
     refused = np.flatnonzero(multihost_utils.process_allgather(np.asarray(error is not None)))

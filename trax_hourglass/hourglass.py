@@ -24,6 +24,7 @@ from trax_hourglass.per_group import Shortened
 from trax_hourglass.spec import BlockSpec
 from trax_hourglass.spec import check_decodes
 from trax_hourglass.spec import check_plug_ins
+from trax_hourglass.spec import check_sizes
 
 
 def Hourglass(vocab_size=256,
@@ -81,12 +82,13 @@ def Hourglass(vocab_size=256,
       whose weights depend on the factor.
   """
   check_plug_ins(shortening=shortening, upsampling=upsampling, vanilla_attention=vanilla_attention,
-                 shortened_attention=shortened_attention)
+                 shortened_attention=shortened_attention, ff_activation=ff_activation)
   alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
+  check_sizes(d_model=d_model, n_heads=n_heads)
   spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
-                   max_length, RelativeBiases(d_model, max(1, n_heads)))
+                   max_length, RelativeBiases(d_model, n_heads))
   if len(alternatives) > 1:
     factor_dropout.check_same_weights(spec, hierarchy, alternatives, shortening, upsampling)
   if mode != 'train':

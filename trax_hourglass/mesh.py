@@ -5,7 +5,6 @@ the same weights, and brings the rows of the batch that lie on its own devices.
 """
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -59,12 +58,3 @@ def place_rows(batch, mesh):
 def own_copy(tree):
   """Returns a tree of arrays that are whole everywhere as arrays of this host's first device."""
   return jax.tree.map(lambda x: x.addressable_data(0), tree)
-
-
-def gather(tree):
-  """Returns a tree of arrays of any sharding as NumPy arrays, whole on every host. All hosts must call it together."""
-  def whole(x):
-    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-      x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x)
-  return jax.tree.map(whole, tree)

@@ -38,16 +38,16 @@ class BlockSpec:
   relative_biases: Any
 
   def __post_init__(self):
-    for name in ('d_model', 'd_ff', 'n_heads', 'max_length'):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+    check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_heads=self.n_heads, max_length=self.max_length)
     if self.d_model % 2:
       raise ValueError(f'd_model is {self.d_model}: relative positions need an even width (half sines, half cosines)')
     if self.d_model % self.n_heads:
       raise ValueError(f'd_model {self.d_model} does not divide among {self.n_heads} heads: '
                        f'{self.d_model % self.n_heads} would be left over')
     dropout_lib.validate_rate(self.dropout)
+    axes = self.dropout_shared_axes
+    if axes is not None and not (isinstance(axes, (tuple, list)) and set(axes) <= {-3, -2, -1, 0, 1, 2}):
+      raise ValueError(f'dropout_shared_axes is {axes!r}: give axes of (batch, length, width), such as (1,), or None')
     if self.recompute not in recompute_lib.CHOICES:
       raise ValueError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
     if self.mode not in MODES:
@@ -69,6 +69,13 @@ class BlockSpec:
   def without_dropout(self):
     """Returns the same with dropout 0."""
     return dataclasses.replace(self, dropout=0.0)
+
+
+def check_sizes(**sizes):
+  """Raises ValueError for a size, by its argument's name, that is no whole number above 0."""
+  for name, size in sizes.items():
+    if not isinstance(size, int) or size < 1:
+      raise ValueError(f'{name} is {size!r}: give a whole number above 0')
 
 
 def decodes(plug_in):

@@ -74,7 +74,7 @@ def read_weights(path):
   weights = contents.get('flat_weights') if isinstance(contents, dict) else None
   if isinstance(weights, int):  # They are in a file beside it; the number is that file's compression level.
     return _read_arrays(_weights_path(path))
-  if not isinstance(weights, (list, tuple)) or not all(isinstance(w, np.ndarray) for w in weights):
+  if not isinstance(weights, (list, tuple)) or not all(isinstance(w, np.ndarray) and _is_numbers(w) for w in weights):
     raise ValueError(f'{path}: holds no list of weights, so it is no checkpoint of a Trax model')
   return [_from_bits(w) for w in weights]
 
@@ -86,10 +86,12 @@ def read_step(path):
     path: the `.pkl.gz` file.
 
   Raises:
-    ValueError: the file is missing or damaged, or holds anything but arrays and plain containers.
+    ValueError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no number.
   """
   contents = unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None
+  if step is not None and not isinstance(step, (int, np.integer)):
+    raise ValueError(f'{path}: its step is {str(step)[:30]!r} and no whole number, so it is no checkpoint of Trax')
   return None if step is None else int(step)
 
 
@@ -196,10 +198,17 @@ def _read_arrays(path):
   arrays = []
   while stream.tell() < size:
     try:
-      arrays.append(_from_bits(np.load(stream, allow_pickle=False)))
-    except (ValueError, EOFError, OSError) as error:
+      array = np.lib.format.read_array(stream, allow_pickle=False)  # `np.load` would open archives too.
+    except Exception as error:  # A damaged header can raise anything at all.
       raise ValueError(f'{path}: array {len(arrays)} is damaged, {error}') from None
+    if not _is_numbers(array):
+      raise ValueError(f'{path}: array {len(arrays)} holds {array.dtype} and no numbers')
+    arrays.append(_from_bits(array))
   return arrays
+
+
+def _is_numbers(array):
+  return array.dtype.kind in 'biuf'
 
 
 def _from_bits(array):

@@ -7,7 +7,7 @@ import pathlib
 
 @contextlib.contextmanager
 def unfinished(path):
-  """Gives the path to write to, which becomes `path` at the end of the block; folders are made.
+  """Gives the path to write to, which becomes `path` at the end of the block, or goes if that fails; folders are made.
 
   Args:
     path: of the file.
@@ -15,8 +15,12 @@ def unfinished(path):
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   other = path.with_name(f'{path.name}.unfinished')
-  yield other
-  os.replace(other, path)
+  try:
+    yield other
+    os.replace(other, path)
+  except BaseException:
+    other.unlink(missing_ok=True)
+    raise
 
 
 def write(path, text):

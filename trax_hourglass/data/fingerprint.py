@@ -2,14 +2,14 @@
 
 import hashlib
 
-_WHOLE = 1 << 26  # Tokens up to which all are read: a tenth of a second.
+_WHOLE = 1 << 30  # Tokens up to which all are read: 0.16 s for 100 million bytes that are in memory.
 _PIECES, _PIECE = 512, 1 << 16
 
 
 def fingerprint(split):
   """Returns a string that is the same for the same tokens.
 
-  Above 67 million tokens, 512 evenly spread pieces of 65,536 stand for all of them, the first and the last included.
+  Above 1,074 million tokens, 512 evenly spread pieces of 65,536 stand for all of them, the first and the last included.
 
   Args:
     split: has `len` and `read(start, length)`.

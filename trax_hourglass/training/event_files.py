@@ -74,20 +74,31 @@ def drop_after(folder, step):
   Args:
     folder: with files of events; it may be missing.
     step: the last one to keep.
+
+  Raises:
+    ValueError: a file cannot be read or written.
   """
   for leftover in pathlib.Path(folder).glob('*.unfinished'):
     leftover.unlink()
   for path in sorted(pathlib.Path(folder).glob('events.out.tfevents.*')):
-    kept, whole = [], True
     try:
-      for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        if tf.compat.v1.Event.FromString(record).step <= step:
-          kept.append(record)
-        else:
-          whole = False
-    except tf.errors.DataLossError:
-      whole = False
-    if not whole:
-      with whole_file.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
-        for record in kept:
-          writer.write(record)
+      _drop_after(path, step)
+    except (OSError, tf.errors.OpError) as error:
+      raise ValueError(f'TensorBoard events of steps after {step} cannot be taken out of {str(path)!r} ({error}): make it '
+                       'readable and writable, or remove it') from None
+
+
+def _drop_after(path, step):
+  kept, whole = [], True
+  try:
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+      if tf.compat.v1.Event.FromString(record).step <= step:
+        kept.append(record)
+      else:
+        whole = False
+  except tf.errors.DataLossError:
+    whole = False
+  if not whole:
+    with whole_file.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
+      for record in kept:
+        writer.write(record)

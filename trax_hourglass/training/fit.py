@@ -8,6 +8,7 @@ import time
 
 import gin
 import jax
+import numpy as np
 from trax import layers as tl
 from trax.supervised import training
 
@@ -111,20 +112,22 @@ def fit(output_dir,
     The Result.
 
   Raises:
-    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, or an output_dir that is
-      a file.
+    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or reference
+      that is none, or an output_dir that is a file.
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
-                      ('checkpoint_every', checkpoint_every)):
-    if not isinstance(value, int) or value < 1:
+                      ('checkpoint_every', checkpoint_every), ('max_valid_tokens', max_valid_tokens)):
+    if not (name == 'max_valid_tokens' and value is None) and (not isinstance(value, int) or value < 1):
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
   for name, value, is_right, example in (
       ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
       ('schedule', schedule, callable(schedule), '@WarmupCosine()'), ('corpus', corpus, hasattr(corpus, 'split'), '@ByteCorpus()'),
       ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
-    if not is_right:
+    if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):  # A class is not one of its objects.
       raise ValueError(f'{name} is {value!r}: give a reference such as {example}')
+  _check_schedule(schedule)
+  _check_optimizer(optimizer)
   batches.check_sizes(batch_size, length)
   mesh = mesh_lib.over_devices(n_devices)
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
@@ -146,7 +149,8 @@ def fit(output_dir,
                          on_batch=lambda *_: check_stop())
     return score.bits_per_token
 
-  with RunRecord(output_dir, corpus, kept, on_failure=lambda *failure: loop.save_failed(*failure)) as record:
+  with RunRecord(output_dir, corpus, kept, on_failure=lambda *failure: loop.save_failed(*failure),
+                 on_written=lambda step: loop.saved(step)) as record:
     windows.step = record.step or 0
     loop = loop_lib.Loop(
         train_model,
@@ -165,8 +169,7 @@ def fit(output_dir,
         export_at=lambda step: bool(keep_every) and step % keep_every == 0,
         callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit),
                    *callbacks])
-    if loop.step < n_steps:
-      loop.run(n_steps - loop.step)
+    loop.run(max(0, n_steps - loop.step))
   windows.close()
   if loop.stopped_by:
     if hosts.is_first():
@@ -184,3 +187,20 @@ def fit(output_dir,
       step=loop.step,
       seconds=time.monotonic() - started,
       output_dir=str(output_dir))
+
+
+def _check_schedule(schedule):
+  try:
+    float(schedule(1))
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference such as '
+                     '@WarmupCosine()') from None
+
+
+def _check_optimizer(optimizer):
+  for name, value in optimizer.opt_params.items():
+    if np.shape(value):
+      raise ValueError(f'{name} of the optimizer is {np.asarray(value).tolist()}: give a number')
+  clip = getattr(optimizer, '_clip_grad_norm', None)
+  if clip is not None and not isinstance(clip, (int, float)):
+    raise ValueError(f'clip_grad_norm of the optimizer is {clip!r}: give a number, or None')

@@ -57,7 +57,7 @@ class Loop(training.Loop):
       mesh: the devices, see mesh.py; None for all there are.
       loss_chunk: tokens of a sequence whose logits exist at a time, see loss.py; None for all.
       trainer_options: arguments of `step.Trainer` by name.
-      export_at: function step -> whether weights are exported in Trax's format; None for never.
+      export_at: function step -> whether a checkpoint that is kept is exported in Trax's format too; None for never.
       **options: `checkpoint_at`, `eval_at` and `callbacks` of Trax's loop.
 
     Raises:
@@ -84,11 +84,12 @@ class Loop(training.Loop):
       self._restore(record.step, record.notes)
 
   def run(self, n_steps=1):
-    """Trains for some steps, or until a signal asks to stop; either way ends with a checkpoint.
+    """Trains for some steps, 0 or more, or until a signal asks to stop; either way ends with a checkpoint.
+
+    An evaluation of the step it begins at, within which the run was stopped, is made first.
 
     Raises:
       ValueError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
-      KeyboardInterrupt: Ctrl-C was pressed a second time.
     """
     last = self.step + n_steps
     self._events = {part: event_files.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
@@ -97,17 +98,21 @@ class Loop(training.Loop):
       with Stopping() as stopping:
         self._stopping = stopping
         try:
-          if self.step and self._eval_at(self.step) and self.step not in dict(self.history.get('eval', f'metrics/{_METRIC}')):
-            self.run_evals()  # The run was stopped within this evaluation.
+          if self.step and self._eval_at(self.step) and self._bits() is None:  # It was stopped within this evaluation.
+            self.run_evals()
+            self._saved = None  # The checkpoint does not know the bits yet.
+            self.save_checkpoint()
+          self._export_kept()
           while self.step < last and self.stopped_by is None:
             self._step += 1
             self._run_one_step(0, False)
             self._after_step(last)
         except _Stopped:
           pass
-        self.stopped_by = stopping.signal
+        self.stopped_by = self.stopped_by or stopping.heard()
         self.save_checkpoint()
         self._record.store.wait()
+        self.stopped_by = self.stopped_by or stopping.heard()
     finally:
       for events in self._events.values():
         events.close()
@@ -141,8 +146,6 @@ class Loop(training.Loop):
         self.run_evals()
     if self._checkpoint_at(self.step) and self.step < last:
       self.save_checkpoint()
-    if self._export_at(self.step):
-      self.export(self._record.path / f'model_{self.step}.pkl.gz')
 
   def settle(self):
     """Reads what the steps since the last call came to; waits for the device.
@@ -175,8 +178,7 @@ class Loop(training.Loop):
     if self._saved == self.step or not self.step:
       return
     self.settle()
-    bits = dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
-    notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': bits,
+    notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': self._bits(),
              'since_logged': [self._n_summed, self._sums], 'n_skipped': self._n_skipped}
     self._saved = self.step
     self._record.store.save(self.step, self._trainer.arrays(), notes)
@@ -185,24 +187,45 @@ class Loop(training.Loop):
     """Says that a checkpoint could not be written; training goes on."""
     if self._saved == step:
       self._saved = None
-    if self.is_chief:
-      print(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
-            f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
+    print(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
+          f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
 
-  def export(self, path):
-    """Writes weights, slots and history as a checkpoint of Trax's loop; see trax_files.write_loop. All hosts must call it."""
-    with self._trainer.in_host_memory():
-      if self.is_chief:
-        trax_files.write_loop(path, self._model, self._trainer.slots, self.step, self.history.to_dict(),
-                              self._batch_signature[:self._model.n_in])
+  def saved(self, step):
+    """Exports a checkpoint that was written, if it is to be, and those before it that could not be."""
+    if self._export_at(step) and self.stopped_by is None:
+      self._export_kept()
+
+  def _export_kept(self):
+    """Writes a file for Trax's loop for each checkpoint that is to have one and has none; see trax_files.write_loop.
+
+    What cannot be written is said, and tried again after the next such checkpoint and when the run goes on.
+    """
+    store = self._record.store
+    for step in filter(self._export_at, store.steps()) if self.is_chief else ():
+      path = self._record.path / f'model_{step}.pkl.gz'
+      if path.exists():
+        continue
+      try:
+        store.check(step)
+        values = store.notes(step)['history']
+        with self._trainer.holding(store.read(step)):
+          trax_files.write_loop(path, self._model, self._trainer.slots, step, _history(values).to_dict(),
+                                self._batch_signature[:self._model.n_in])
+      except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
+        print(f'{path.name} could not be written, training goes on and it is tried again later: {" ".join(str(error).split())[:300]}',
+              file=sys.stderr, flush=True)
 
   def run_evals(self, summary_writers=None):
     """Logs the bits that `evaluate` returns for the weights of now."""
     del summary_writers
     self._log('eval', {f'metrics/{_METRIC}': self._evaluate(self._model.weights, self._model.state, self._check_stop)})
 
+  def _bits(self):
+    """Returns what the evaluation of this step came to, or None where there was none."""
+    return dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
+
   def _check_stop(self):
-    if jax.process_count() == 1 and self._stopping.signal is not None:  # Several hosts would stop at different batches.
+    if self._stopping.heard() is not None:  # Several hosts would stop at different batches.
       raise _Stopped
 
   def _log_training(self):
@@ -244,9 +267,7 @@ class Loop(training.Loop):
     self._step = self._saved = step
     self._n_summed, self._sums = notes['since_logged']
     self._n_skipped = notes['n_skipped']
-    values = {part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
-              for part, of_part in notes['history']['_values'].items()}
-    self._history = history.History.from_dict({'_values': values})
+    self._history = _history(notes['history'])
     if notes['seed'] != self._seed:
       raise ValueError(f'seed is {self._seed} and the run began with {notes["seed"]}: give that, or another output_dir')
 
@@ -258,6 +279,13 @@ class _Stopped(Exception):
 def _dropout_rng(seed, step):
   """Returns a step's PRNG key, uint32 (2,); made by NumPy, since the device is busy with the step before."""
   return keys.philox(seed, step).random_raw(1).view(np.uint32)
+
+
+def _history(as_json):
+  """Returns Trax's History of what JSON made of its dictionary."""
+  values = {part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
+            for part, of_part in as_json['_values'].items()}
+  return history.History.from_dict({'_values': values})
 
 
 def _as_one_device(n_devices=None, random_seed=None):

@@ -2,11 +2,16 @@
 
 import re
 
-# By the last part of a gin name: they say how long, how often, where and on what a run goes on, not what it computes. Where
-# data lie may change, what it is may not: see data/fingerprint.py.
+# They say how long, how often and on what a run goes on, not what it computes but for rounding. `fit.accumulate` is not among
+# them: each part of a batch has dropout masks of its own.
 FREE = frozenset((
-    'n_steps', 'eval_every', 'eval_batches', 'checkpoint_every', 'keep_last', 'keep_every', 'keep_best', 'max_valid_tokens',
-    'on_non_finite', 'accumulate', 'loss_chunk', 'shard_weights', 'n_devices', 'recompute', 'path', 'cache_dir', 'data_dir'))
+    *(f'fit.{name}' for name in ('n_steps', 'eval_every', 'eval_batches', 'checkpoint_every', 'keep_last', 'keep_every', 'keep_best',
+                                 'max_valid_tokens', 'on_non_finite', 'loss_chunk', 'shard_weights', 'n_devices')),
+    'Hourglass.recompute'))
+# By the last part of a gin name. Where data lie may change, what it is may not: see data/fingerprint.py.
+PLACES = frozenset(('path', 'cache_dir', 'data_dir'))
+# What follows it, as a schedule's end does in gin/base.gin, follows it to another number; a schedule's end by itself may not change.
+FREE_MACRO = 'n_steps'
 _MACRO = re.compile(r'%([\w./]+)')
 
 
@@ -17,16 +22,25 @@ def differences(before, now):
     before: text of the run's config, each binding on a line of its own.
     now: text of the config that is asked for.
   """
-  before, now = _resolved(before), _resolved(now)
+  before, now = _bindings(before), _bindings(now)
+  was, is_ = _resolved(before), _resolved(now)
+  for bindings in before, now:
+    bindings.pop(FREE_MACRO, None)
+  followed, follows = _resolved(before), _resolved(now)
   # gin lists what has been called so far, so one text may know more parameters than the other. Another layer or corpus shows
   # where it is chosen, which both know.
-  return [f'{name} was {before[name]} and is {now[name]}' for name in sorted(before.keys() & now.keys())
-          if before[name] != now[name] and name.rsplit('.', 1)[-1] not in FREE]
+  return [f'{name} was {was[name]} and is {is_[name]}' for name in sorted(was.keys() & is_.keys())
+          if was[name] != is_[name] and followed[name] != follows[name]
+          and name not in FREE and name.rsplit('.', 1)[-1] not in PLACES]
 
 
-def _resolved(text):
-  """Returns {name: value} of all bindings, macros replaced by what they stand for."""
-  bindings = dict(line.split(' = ', 1) for line in text.splitlines() if ' = ' in line and not line.startswith('#'))
+def _bindings(text):
+  """Returns {name: value} of a config's lines."""
+  return dict(line.split(' = ', 1) for line in text.splitlines() if ' = ' in line and not line.startswith('#'))
+
+
+def _resolved(bindings):
+  """Returns {name: value} of all bindings but macros, which are replaced by what they stand for; unknown ones stay."""
   # gin writes a macro as a binding without a dot.
   macros = {name: value for name, value in bindings.items() if '.' not in name}
 

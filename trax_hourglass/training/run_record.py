@@ -32,19 +32,21 @@ class RunRecord:
     notes: of that checkpoint: what `identity` returned then and what the loop added.
   """
 
-  def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), on_failure=None):
+  def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), **on):
     """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
 
     Args:
       output_dir: the run directory.
       corpus: whose 'train' and 'valid' splits the run uses.
       kept: which checkpoints are kept.
-      on_failure: see checkpoints.Store.
+      **on: `on_failure` and `on_written` of checkpoints.Store.
     """
     self.path = pathlib.Path(output_dir)
-    self.store = checkpoints.Store(output_dir, kept, on_failure)
+    self.store = checkpoints.Store(output_dir, kept, **on)
     self.step, self.notes = None, {}
-    self._config = gin.operative_config_str(max_line_length=_ONE_LINE)
+    # Without gin's comments, among them rulers as wide as a line may be.
+    self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=_ONE_LINE).splitlines()
+                           if line and not line.startswith('#'))
     self._corpus, self._data, self._is_new, self._lock = corpus, None, False, None
 
   def identity(self):
@@ -69,19 +71,19 @@ class RunRecord:
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
-      if hosts.is_first():
-        for part in ('train', 'eval'):
-          event_files.drop_after(self.path / part, self.step or 0)
-        whole_file.write(self.path / CONFIG, gin.operative_config_str())
-        whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
+      with hosts.together(f'writing to {str(self.path)!r}'):
+        if hosts.is_first():
+          for part in ('train', 'eval'):
+            event_files.drop_after(self.path / part, self._last_logged(part))
+          whole_file.write(self.path / CONFIG, gin.operative_config_str())
+          whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
     except BaseException:
       self._release()
       raise
     return self
 
-  def __exit__(self, kind, *_):
-    if kind is None or issubclass(kind, ValueError):  # Otherwise someone is in a hurry; what is half written is no checkpoint.
-      self.store.wait()
+  def __exit__(self, *_):
+    self.store.wait_alone()  # Nobody else may take the directory while this process writes there, even if this is cut short.
     self._release()
 
   def _take_lock(self):
@@ -89,22 +91,20 @@ class RunRecord:
       raise ValueError(f'output_dir {str(self.path)!r} is a file: give a folder')
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      lock = open(self.path / _LOCK, 'a+')
+      lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
       raise ValueError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The system lets go of it when the process ends, however it ends.
     except OSError:
-      lock.seek(0)
-      who = lock.read().strip()
-      lock.close()
+      who = os.read(lock, 1000).decode(errors='replace').strip()
+      os.close(lock)
       self._is_new = False
       raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another output_dir'
                        ) from None
-    lock.truncate(0)
-    lock.write(f'process {os.getpid()} of {platform.node()}')
-    lock.flush()
     self._lock = lock
+    os.ftruncate(lock, 0)
+    os.write(lock, f'process {os.getpid()} of {platform.node()}'.encode())
 
   def _check_same_run(self):
     changed = run_config.differences(self.notes['config'], self._config)
@@ -116,12 +116,17 @@ class RunRecord:
         raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, and is '
                          f'{self._data[name]}')
 
+  def _last_logged(self, part):
+    """Returns the last step that the checkpoint's history tells of; what was logged later is logged anew."""
+    values = self.notes['history']['_values'].get(part, {}) if self.notes else {}
+    return max((points[-1][0] for points in values.values() if points), default=0)
+
   def _release(self):
     if self._lock is None:
       return
-    if self._is_new and not (self.store.steps() or self.store.is_writing()):  # There would be nothing to go on with.
+    if self._is_new and not self.store.steps():  # There would be nothing to go on with.
       shutil.rmtree(self.path, ignore_errors=True)
-    self._lock.close()
+    os.close(self._lock)
     self._lock = None
 
 

@@ -46,6 +46,8 @@ def CosineEnd(before, first_step, n_steps):
   Raises:
     ValueError: no step left for the cosine, or something that is no number.
   """
+  if not callable(before):
+    raise ValueError(f'before of the learning rate schedule is {before!r}: give a schedule, such as @WarmupCosine()')
   _check_numbers(first_step=first_step, n_steps=n_steps)
   if not 0 <= first_step < n_steps:
     raise ValueError(f'first_step of the cosine is {first_step} of n_steps {n_steps}: give a step before the last')

@@ -119,7 +119,8 @@ class Trainer:
     if self._on_devices is None:
       # Copies: donating would take these arrays away from whoever else holds them.
       self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(jnp.asarray(x))), self._held())
-    scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
+    with np.errstate(over='ignore'):  # An infinite one is for the loop to name.
+      scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
     scalars = jax.tree.map(lambda x: mesh_lib.place(x, mesh_lib.everywhere(self._mesh)), scalars)
     return (self._on_devices, mesh_lib.place_rows(batch, self._mesh), *scalars)
 
@@ -143,10 +144,14 @@ class Trainer:
     return stats['loss'], stats
 
   @contextlib.contextmanager
-  def in_host_memory(self):
-    """Within it, weights, state and slots are whole in each host's memory, as NumPy arrays; all hosts must enter it."""
+  def holding(self, arrays):
+    """Within it, model and slots are other arrays than those that are trained.
+
+    Args:
+      arrays: as `arrays` returns them, on this host.
+    """
     held = self._held()
-    self._hold(mesh_lib.gather(held))
+    self._hold(self._as_trees(arrays))
     try:
       yield
     finally:
@@ -158,9 +163,12 @@ class Trainer:
 
   def take(self, arrays):
     """Goes on from arrays as `arrays` returns them, which lie where `sharding` says."""
-    trees = map(jax.tree.structure, self._held())
-    self._on_devices = tuple(jax.tree.unflatten(tree, arrays[part]) for part, tree in zip(checkpoints.PARTS, trees))
+    self._on_devices = self._as_trees(arrays)
     self._hold(self._on_devices)
+
+  def _as_trees(self, arrays):
+    return tuple(jax.tree.unflatten(jax.tree.structure(held), arrays[part])
+                 for part, held in zip(checkpoints.PARTS, self._held()))
 
   def _held(self):
     return self.model_with_loss.weights, self.model_with_loss.state, self._slots

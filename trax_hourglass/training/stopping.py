@@ -15,7 +15,7 @@ SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class Stopping:
-  """While it is entered, the first signal is a request; a second Ctrl-C leaves at once.
+  """While it is entered, the first signal is a request; a second Ctrl-C ends the process at once, whatever its threads do.
 
   Attributes:
     signal: the signal that asked, or None.
@@ -39,7 +39,9 @@ class Stopping:
 
   def _ask(self, number, _):
     if self.signal == number == signal.SIGINT:
-      raise KeyboardInterrupt
+      os.write(sys.__stderr__.fileno(), b'\nleft at once\n')  # On a line of its own: the bar's has no end.
+      # An exception would wait for the thread that writes, and what is half written is no checkpoint in any case.
+      os._exit(128 + number)
     first, self.signal = self.signal is None, number
     if first:
       again = '; Ctrl-C again leaves at once' if number == signal.SIGINT else ''
@@ -47,6 +49,10 @@ class Stopping:
       os.write(sys.__stderr__.fileno(), f'\nstopping after this step, which will be saved{again}\n'.encode())
     if self._several:
       os.kill(os.getpid(), signal.SIGTERM)
+
+  def heard(self):
+    """Returns the signal that asked by now; None on several hosts, which only `asked` keeps together."""
+    return None if self._several else self.signal
 
   def asked(self, step):
     """Returns whether to stop after a step; all hosts must ask for each step."""
