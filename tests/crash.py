@@ -1,10 +1,16 @@
 """Kills training at random moments, until it has survived that often, and compares with a run that was never killed.
 
-    python tests/crash.py [--kills 50] [--seed 0] [--devices N]
+    python tests/crash.py [--kills 50] [--seed 0] [--devices N] [--resume_devices M]
 
 Real processes of `python -m trax_hourglass.train` are ended by SIGKILL: at any moment, within a step, while a checkpoint is
-written, within an evaluation. The same command then goes on. Each finished run must have the weights, optimizer slots and
-logged losses of the unkilled run, bit by bit, and in TensorBoard every point once.
+written, within an evaluation; or asked to stop by SIGTERM or Ctrl-C, which they must answer by 143 or 130. The same command
+then goes on. Each finished run must have the weights, optimizer slots and logged losses of the unkilled run, bit by bit, in
+TensorBoard every point once, and the same checkpoints, unless it was asked to stop, which saves one more.
+
+With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding, since sums over
+devices are added in another order: losses differ by 1e-5 at most, slots, as one long vector, by 1e-4 of its length, weights by
+2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing else, which Adam makes as large
+as any other: they differ altogether.
 """
 
 import argparse
@@ -12,6 +18,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 N_STEPS = 240
-MOMENTS = 'any', 'step', 'saving', 'evaluating'
+MOMENTS = 'any', 'step', 'saving', 'evaluating', 'asked'
+LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # What may differ with other devices, see above.
 FIRST_STEP = f'step 1/{N_STEPS}'
 
 
@@ -71,7 +79,11 @@ def size_of_events(folder):
 
 
 def kill_at(moment, training, generator, whole_seconds):
-  """Waits for a moment and kills; returns whether there was anything to kill."""
+  """Waits for a moment and kills; returns whether there was anything to kill.
+
+  Raises:
+    RuntimeError: it was asked to stop and did not answer as it should.
+  """
   if moment == 'any':
     end = time.monotonic() + generator.uniform(0, whole_seconds)
     there = training.wait_for(lambda: time.monotonic() > end)
@@ -84,12 +96,20 @@ def kill_at(moment, training, generator, whole_seconds):
       # The train part's points are written just before an evaluation begins.
       size = size_of_events(training.output_dir / 'train')
       there = training.wait_for(lambda: size_of_events(training.output_dir / 'train') > size)
-    if there and moment != 'step':
+    if there and moment in ('saving', 'evaluating'):
       end = time.monotonic() + generator.uniform(0, 0.05)
       training.wait_for(lambda: time.monotonic() > end)
   else:
     there = False
   alive = there and training.process.poll() is None
+  if moment == 'asked' and alive:
+    number = generator.choice((signal.SIGTERM, signal.SIGINT))
+    training.process.send_signal(number)
+    code = training.process.wait()
+    is_done = (training.output_dir / 'checkpoints' / str(N_STEPS)).exists()
+    if code != 128 + number and not (is_done and code in (0, -number)):  # It may be past all that there was to do.
+      raise RuntimeError(f'{number!r} was answered by {code}: {training.said()[-3000:]}')
+    return code != 0
   training.kill()
   return alive
 
@@ -116,42 +136,60 @@ def outcome(output_dir):
   return arrays, history, events, (store.steps(), store.best())
 
 
-def differences(found, expected):
-  """Returns what differs, in words."""
+def differences(found, expected, is_near=False):
+  """Returns what differs, in words; with `is_near`, by more than rounding does."""
   import numpy as np  # pylint: disable=g-import-not-at-top
+  if is_near:
+    flat = lambda values: np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in values])
+    vectors = {part: [flat(outcome[0][part]) for outcome in (found, expected)] for part in LENGTHS}
+    said = [part for part, (x, y) in vectors.items() if np.linalg.norm(x - y) > LENGTHS[part] * np.linalg.norm(y)]
+    near = lambda x, y: [step for step, _ in x] == [step for step, _ in y] and np.allclose(
+        [value for _, value in x], [value for _, value in y], rtol=LOSSES, atol=0)
+    losses = {(part, name): values for part, of_part in expected[1].items() for name, values in of_part.items()
+              if name.startswith('metrics/')}
+    return said + [f'{what} {name}' for (part, name), values in losses.items()
+                   for what, x in (('history', found[1][part][name]), ('events', found[2][part, name])) if not near(x, values)]
   said = [f'{part} {number}' for part, of_part in expected[0].items() for number, x in enumerate(of_part)
           if x.tobytes() != np.asarray(found[0][part][number]).tobytes()]
   return said + [what for what, a, b in zip(('history', 'events', 'checkpoints'), found[1:], expected[1:]) if a != b]
 
 
-def crash(n_kills, seed, folder, environment):
-  """Kills and resumes; returns {moment: kills} and what differed.
+def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS):
+  """Kills and resumes; returns ({moment: kills}, number of runs, what differed).
 
   Args:
-    n_kills: kills to survive.
+    n_kills: kills to survive; processes that are asked to stop come on top.
     seed: of the moments.
     folder: where runs go.
     environment: of the processes.
+    *others: environments with other devices, which a run takes by turns when it goes on.
+    moments: of MOMENTS, those to kill at.
 
   Raises:
     RuntimeError: a process failed by itself.
   """
+  print(f'seed {seed}', file=sys.stderr, flush=True)
+  environments = environment, *others
   generator = random.Random(seed)
   unkilled = Training(folder / 'unkilled', environment)
   if unkilled.process.wait():
     raise RuntimeError(unkilled.said())
   whole_seconds = time.monotonic() - unkilled.started
   expected = outcome(folder / 'unkilled')
-  kills, n_runs, differing = dict.fromkeys(MOMENTS, 0), 0, []
+  kills, n_runs, differing = dict.fromkeys(moments, 0), 0, []
+  n_killed = lambda: sum(n for moment, n in kills.items() if moment != 'asked')
+  n_starts, was_asked = 0, False
   while True:
     run = folder / f'run{n_runs}'
-    moment = generator.choice(MOMENTS)
-    training = Training(run, environment)
-    if sum(kills.values()) < n_kills:
+    moment = generator.choice(moments)
+    training = Training(run, environments[n_starts % len(environments)])
+    n_starts += 1
+    if n_killed() < n_kills:
       killed = kill_at(moment, training, generator, whole_seconds)
       kills[moment] += killed
       if killed:
-        print(f'{sum(kills.values())}: killed ({moment}), {len(list((run / "checkpoints").glob("*")))} checkpoints there',
+        was_asked |= moment == 'asked'
+        print(f'{n_killed()}: {moment}, {len(list((run / "checkpoints").glob("*")))} checkpoints there',
               file=sys.stderr, flush=True)
         continue
       code = training.process.returncode
@@ -160,11 +198,14 @@ def crash(n_kills, seed, folder, environment):
     if code:
       raise RuntimeError(f'{run} ended with code {code}: {training.said()[-3000:]}')
     n_runs += 1
-    different = differences(outcome(run), expected)
+    different = differences(outcome(run), expected, is_near=bool(others))
+    if was_asked:
+      different = [what for what in different if what != 'checkpoints']
+    n_starts, was_asked = 0, False
     differing += [f'{run.name}: {what}' for what in different]
     print(f'{run.name} finished: {"equal" if not different else different}', file=sys.stderr, flush=True)
     shutil.rmtree(run)
-    if sum(kills.values()) >= n_kills:
+    if n_killed() >= n_kills:
       return kills, n_runs, differing
 
 
@@ -174,14 +215,18 @@ def main():
   parser.add_argument('--kills', type=int, default=50)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--devices', type=int, default=1, help='virtual CPU devices')
+  parser.add_argument('--resume_devices', type=int, help='virtual CPU devices that a run goes on with, by turns')
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     # Compiled code is kept between the processes: they get to training sooner.
-    environment = {'JAX_COMPILATION_CACHE_DIR': f'{folder}/compiled', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-                   'XLA_FLAGS': f'--xla_force_host_platform_device_count={args.devices}'}
-    kills, n_runs, differing = crash(args.kills, args.seed, pathlib.Path(folder), environment)
-  print(f'{sum(kills.values())} kills ({", ".join(f"{n} {moment}" for moment, n in kills.items())}) in {n_runs} runs: '
-        f'{"all equal to the unkilled run, bit by bit" if not differing else differing}')
+    environments = [
+        {'JAX_COMPILATION_CACHE_DIR': f'{folder}/compiled', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+         'XLA_FLAGS': f'--xla_force_host_platform_device_count={n_devices}'}
+        for n_devices in (args.devices, args.resume_devices) if n_devices]
+    kills, n_runs, differing = crash(args.kills, args.seed, pathlib.Path(folder), *environments)
+  equal = f'equal to the unkilled run {"up to rounding" if args.resume_devices else "bit by bit"}'
+  print(f'{args.kills} kills ({", ".join(f"{n} {moment}" for moment, n in kills.items())}) in {n_runs} runs, '
+        f'seed {args.seed}: {differing or f"all {equal}"}')
   raise SystemExit(bool(differing))
 
 

@@ -172,6 +172,16 @@ def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, c
     store.check(20)
 
 
+@pytest.mark.parametrize('change', [lambda text: text[:-1], lambda text: text + '\n', lambda text: text.replace('\n', '\v', 1),
+                                    lambda text: text.upper(), lambda text: '\n'.join(reversed(text.split('\n')))])
+def test_a_list_of_sums_that_says_the_same_in_other_bytes_is_damaged(saved, tmp_path, change):
+  shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
+  sums = tmp_path / 'checkpoints' / '20' / 'SHA256SUMS'
+  sums.write_text(change(sums.read_text()))
+  with pytest.raises(ValueError, match='20.* is damaged'):
+    checkpoints.Store(tmp_path).check(20)
+
+
 def test_all_damaged_is_an_error_and_changes_nothing(saved, tmp_path):
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   for step in (10, 20):

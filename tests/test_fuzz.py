@@ -1,6 +1,6 @@
-"""Whatever a user gives to the command line of training: exit code 0 or 2, one clear line, and no half-written run directory.
+"""Whatever a user gives to the command lines: exit code 0 or 2, one clear line, and no half-written run directory.
 
-`FUZZ_EXAMPLES=600 pytest tests/test_fuzz.py` tries more.
+`FUZZ_EXAMPLES=520 pytest tests/test_fuzz.py` tries more.
 """
 
 import gzip
@@ -8,21 +8,27 @@ import io
 import os
 import pathlib
 import pickle
+import shutil
 import tempfile
 
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 
+import test_checkpoints
 import test_training
 from trax_hourglass import checkpoints
+from trax_hourglass import evaluate
+from trax_hourglass import export
+from trax_hourglass import generate
 from trax_hourglass import train
 from trax_hourglass import trax_files
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 200))
 
 # Small enough to be trained at once where they are right, and mostly wrong.
-NUMBERS = st.sampled_from(['0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '12345678901234567890'])
+NUMBERS = st.sampled_from(['0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '100000000000',
+                           '12345678901234567890'])
 VALUES = st.one_of(
     NUMBERS, st.sampled_from(["'stop'", "'skip'", "'bfloat16'", "'blocks'", "'tokens'", "''", '()', '(1, 2)', '[]', '{}', "b'x'",
                               '@ByteCorpus()', '@ShortenByLinear', '@UpsampleByNothing', '@Epochs', '@RandomWindows()', '@NoSuchThing',
@@ -34,6 +40,8 @@ NAMES = st.sampled_from([
     'fit.optimizer', 'fit.model', 'Hourglass.vocab_size', 'Hourglass.hierarchy', 'Hourglass.d_model', 'Hourglass.d_ff',
     'Hourglass.n_heads', 'Hourglass.dropout', 'Hourglass.recompute', 'Hourglass.shortening', 'Hourglass.upsampling',
     'Hourglass.vanilla_attention', 'Hourglass.mode', 'UpsampleByAttention.distances_in', 'ShortenByAttention.query',
+    'Hourglass.ff_activation', 'Hourglass.max_length', 'Hourglass.dropout_shared_axes', 'trax.optimizers.Adam.eps',
+    'trax.optimizers.Adam.b1', 'trax.optimizers.Adam.clip_grad_norm', 'fit.callbacks', 'fit.keep_best', 'WarmupCosine.n_steps',
     'ByteCorpus.path', 'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2', 'fit.output_dir', '.', 'fit.'])
 RIGHT = st.sampled_from([
     'fit.seed = 3', "fit.dtype = 'bfloat16'", 'fit.accumulate = 2', "fit.on_non_finite = 'skip'", 'batch_size = 3', 'length = 7',
@@ -42,18 +50,41 @@ RIGHT = st.sampled_from([
 PARTS = st.one_of(st.sampled_from(['1@1', '0@1', '1@3', '1@2', '2@6', '1@0', '1@-1', '-1@1', '1', '@', '1@', '@1', '1@x', '1.5@1', '']),
                   st.builds('{}@{}'.format, st.integers(0, 2), st.integers(1, 7)))
 HIERARCHIES = st.lists(PARTS, max_size=5).map(lambda parts: f'Hourglass.hierarchy = {" ".join(parts)!r}')
-CONTENTS = st.one_of(st.just(None), st.binary(max_size=70), st.sampled_from([b'', b'a', b'ab' * 300]))
-FLAGS = st.lists(st.sampled_from(['--json', '--no_such_flag', '--n_hosts=2', '--host=0', '--cluster=1', '--coordinator=here', 'word',
-                                  '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x']), max_size=1)
+BINDINGS = st.builds('{} = {}'.format, NAMES, VALUES)
+ENDS = st.builds('CosineEnd.{} = {}'.format, st.sampled_from(['before', 'first_step', 'n_steps']),
+                 st.one_of(VALUES, st.just('@WarmupCosine()')))
+CONTENTS = st.one_of(st.binary(max_size=70), st.sampled_from([b'', b'a', b'ab' * 300]))
+FLAGS = st.sampled_from(['--json', '--no_such_flag', '--n_hosts=2', '--host=0', '--cluster=1', '--coordinator=here', 'word',
+                         '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x'])
+WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0x1', '-', 'é', '/', 'model.pkl.gz', '{run}/no.pkl.gz',
+                         '{run}/config.gin'])
+# Of each command: flags that take numbers, flags that take words, and flags that take nothing.
+OTHER_COMMANDS = {
+    evaluate: (['context', 'stride', 'max_tokens', 'batch_size'], ['split', 'protocol', 'checkpoint', 'config'], ['json']),
+    generate: (['length', 'temperature', 'top_k', 'top_p', 'seed', 'count', 'stop'],
+               ['prompt', 'prompt_file', 'checkpoint', 'dtype', 'image', 'complete', 'config'], ['json']),
+    export: ([], ['to', 'checkpoint'], ['authors']),
+}
+# What is in a command that is right but for what is drawn.
+USUAL = {evaluate: ['--max_tokens=20'], generate: ['--length=3'], export: ['--to={folder}/model.pkl.gz']}
 
 
 @st.composite
-def arguments(draw):
-  """Returns (bindings, contents of a corpus or None, further flags)."""
-  kind = draw(st.sampled_from(['bindings'] * 24 + ['right', 'hierarchy', 'corpus', 'flags']))
+def commands(draw):
+  """Returns (command, arguments, contents of a corpus or None, whether the directory holds a finished run)."""
+  kind = draw(st.sampled_from(['bindings'] * 14 + ['hierarchy'] * 4 + ['corpus'] * 3 + ['flags'] * 3 + ['going on'] * 5 +
+                              ['other'] * 6 + ['right', 'schedule']))
   bindings, contents, flags = [], None, []
-  if kind == 'bindings':
-    bindings = draw(st.lists(st.builds('{} = {}'.format, NAMES, VALUES), min_size=1, max_size=3))
+  if kind == 'other':
+    command = draw(st.sampled_from(list(OTHER_COMMANDS)))
+    numbers, words, alone = OTHER_COMMANDS[command]
+    flags = draw(st.lists(st.one_of(
+        *([st.builds('--{}={}'.format, st.sampled_from(numbers), NUMBERS)] if numbers else []),
+        st.builds('--{}={}'.format, st.sampled_from(words), WORDS), st.sampled_from(alone).map('--{}'.format)),
+                          min_size=1, max_size=2))
+    return command, ['--output_dir={run}', *USUAL[command], *flags], None, True
+  if kind in ('bindings', 'going on'):
+    bindings = draw(st.lists(BINDINGS, min_size=1, max_size=3 if kind == 'bindings' else 1))
   elif kind == 'right':
     bindings = draw(st.lists(RIGHT, min_size=1, max_size=2))
   elif kind == 'hierarchy':
@@ -61,51 +92,80 @@ def arguments(draw):
   elif kind == 'corpus':
     contents = draw(CONTENTS)
     bindings = ["ByteCorpus.path = '{corpus}'"]
+  elif kind == 'schedule':
+    bindings = ['fit.schedule = @CosineEnd()', *draw(st.lists(ENDS, max_size=3))]
   else:
-    flags = draw(FLAGS)
-  return bindings, contents, flags
+    flags = [draw(FLAGS)]
+  bindings = [flag for binding in bindings for flag in ('--config', binding)]
+  return train, ['--output_dir={run}', *BASE, *flags, *bindings], contents, kind == 'going on'
 
 
-def call(argv):
-  """Returns the exit code of the command, 0 where it returns."""
+# The corpus is small, so that scoring all of it is quick.
+BASE = ['--config_file', test_training.TINY]
+for one in ('n_steps = 1', 'warmup_steps = 1', "Hourglass.hierarchy = '1@1'", 'fit.max_valid_tokens = 20',
+            "ByteCorpus.path = '{small}'"):
+  BASE += ['--config', one]
+
+
+def call(command, arguments):
+  """Returns the exit code of a command, 0 where it returns."""
   try:
-    train.main(argv)
+    command.main(arguments)
   except SystemExit as ended:
     return ended.code or 0
   return 0
 
 
-def test_command_line_never_ends_in_a_traceback(capfd):
-  base = ['--config_file', test_training.TINY, '--config', 'n_steps = 1', '--config', 'warmup_steps = 1', '--config',
-          "Hourglass.hierarchy = '1@1'", '--config', 'fit.max_valid_tokens = 20']
-  codes = []
+def contents_of(run):
+  """Returns what must be left as it is, {path: hash}."""
+  return {name: digest for name, digest in test_checkpoints.listing(run).items() if name != 'run.lock'}
+
+
+def test_command_lines_never_end_in_a_traceback(tmp_path, capfd):
+  small, finished = tmp_path / 'small', tmp_path / 'finished'
+  small.write_bytes(bytes(range(32, 127)) * 40)
+  places = {'{small}': str(small), '{run}': str(finished), '{folder}': str(tmp_path), '{corpus}': ''}
+
+  def with_places(arguments):
+    for name, place in places.items():
+      arguments = [argument.replace(name, place) for argument in arguments]
+    return arguments
+
+  assert call(train, with_places(['--output_dir={run}', *BASE])) == 0
+  original = contents_of(finished)
+  codes = {True: [], False: []}  # Of training, and of the others.
 
   @hypothesis.settings(max_examples=EXAMPLES, suppress_health_check=list(hypothesis.HealthCheck))
-  @hypothesis.given(arguments())
+  @hypothesis.given(commands())
   def try_one(example):
-    bindings, contents, flags = example
+    command, arguments, contents, on_finished = example
     with tempfile.TemporaryDirectory() as folder:
-      corpus, run = os.path.join(folder, 'corpus'), os.path.join(folder, 'run')
+      run = pathlib.Path(folder) / 'run'
+      places.update({'{run}': str(run), '{folder}': folder, '{corpus}': f'{folder}/corpus'})
       if contents is not None:
-        pathlib.Path(corpus).write_bytes(contents)
-      argv = ['--output_dir', run, *base, *flags]
-      for binding in bindings:
-        argv += ['--config', binding.replace('{corpus}', corpus)]
-      code = call(argv)
+        pathlib.Path(folder, 'corpus').write_bytes(contents)
+      if on_finished:
+        shutil.copytree(finished, run)
+      capfd.readouterr()
+      code = call(command, with_places(arguments))
       out, err = capfd.readouterr()
       assert code in (0, 2), (example, err)
       assert 'Traceback' not in err, (example, err)
+      if on_finished and (code or command is not train):
+        assert contents_of(run) == original, (example, err)
       if code:
         assert out == '' and err.strip(), (example, out)
-        assert not os.path.exists(run), (example, os.listdir(run))
+        assert on_finished or not run.exists(), (example, os.listdir(run))
         said = err.strip().splitlines()
         assert len(said) == 1 or said[0].startswith('usage: '), (example, err)
       else:
-        assert checkpoints.Store(run).newest_sound() == max(checkpoints.Store(run).steps()), example
-      codes.append(code)
+        store = checkpoints.Store(run)
+        assert store.newest_sound() == max(store.steps()), example
+      codes[command is train].append(code)
 
   try_one()
-  assert codes.count(0) >= 3 and codes.count(2) > len(codes) / 2, 'the examples are all right, or all wrong'
+  for found in codes.values():
+    assert found.count(0) >= 3 and found.count(2) > len(found) / 4, 'the examples are all right, or all wrong'
 
 
 def malformed(data, original):

@@ -237,12 +237,13 @@ class Store:
       raise ValueError(f'there is no checkpoint of step {step} in {str(self.folder)!r}; there are: '
                        f'{", ".join(map(str, self.steps())) or "none"}')
     try:
-      written = dict(reversed(line.split('  ', 1)) for line in (path / _SUMS).read_text().splitlines())
-      found = _sums(path)
+      text, found = (path / _SUMS).read_text(), _sums(path)
+      written = dict(reversed(line.split('  ', 1)) for line in text.splitlines())
     except (OSError, ValueError) as error:  # A directory of files that cannot be read, or no list of sums.
       raise ValueError(f'the checkpoint {str(path)!r} is damaged ({error})') from None
     wrong = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
-    if wrong:
+    if wrong or text != _listed(found):
+      wrong.append(_SUMS)
       raise ValueError(f'the checkpoint {str(path)!r} is damaged ({wrong[0]!r} is not as it was written)')
 
   def notes(self, step):
@@ -285,7 +286,7 @@ class Store:
       self._writer.wait_until_finished()
       if hosts.is_first():
         _write(unfinished / _NOTES, notes)
-        _write(unfinished / _SUMS, ''.join(f'{digest}  {name}\n' for name, digest in sorted(_sums(unfinished).items())))
+        _write(unfinished / _SUMS, _listed(_sums(unfinished)))
         self._replace(step, unfinished)
     except Exception as error:  # pylint: disable=broad-except
       self._error = error
@@ -356,6 +357,11 @@ def _sums(path):
         digest.update(chunk)
     digests[name] = digest.hexdigest()
   return digests
+
+
+def _listed(sums):
+  """Returns the text that `sha256sum -c` reads."""
+  return ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items()))
 
 
 def _write(path, text):

@@ -25,6 +25,7 @@ from trax_hourglass.training.progress import Progress
 from trax_hourglass.training.run_record import RunRecord
 
 _ON_NON_FINITE = 'stop', 'skip'
+_MOST_STEPS = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,8 @@ def fit(output_dir,
                       ('checkpoint_every', checkpoint_every), ('max_valid_tokens', max_valid_tokens)):
     if not (name == 'max_valid_tokens' and value is None) and (not isinstance(value, int) or value < 1):
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+  if n_steps > _MOST_STEPS:
+    raise ValueError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
       ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
       ('schedule', schedule, callable(schedule), '@WarmupCosine()'), ('corpus', corpus, hasattr(corpus, 'split'), '@ByteCorpus()'),
