@@ -1,5 +1,6 @@
 """Mode 'predict': equal to the full forward pass, work done once per group, bytes as predicted, clear errors."""
 
+import collections
 import os
 
 import hypothesis
@@ -17,12 +18,22 @@ import trax_hourglass as th
 from trax_hourglass import cached_attention
 from trax_hourglass import spec as spec_lib
 
-# Each example compiles three programs. PREDICT_EXAMPLES=200 is for a thorough run.
-EXAMPLES = int(os.environ.get('PREDICT_EXAMPLES', 5))
+EXAMPLES = int(os.environ.get('PREDICT_EXAMPLES', 0))  # Each compiles three programs. 200 are a thorough run.
+SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
 HIERARCHIES = {  # And the product of their factors.
     '2@1': 1, '1@1 1@2 1@1': 2, '0@1 2@3 1@1': 3, '1@1 1@4 0@1': 4, '0@1 1@2 1@4 0@2 1@1': 4, '1@1 0@2 1@6 1@2 1@1': 6}
 OPTIONS = {'relative': {}, 'rotary': dict(d_model=12, n_heads=2, vanilla_attention=th.CausalRotaryAttention,
                                           shortened_attention=th.CausalRotaryAttention)}
+
+
+@spec_lib.decodes
+def Nothing(spec, tokens_per_vector):  # pylint: disable=invalid-name
+  """An attention that takes no time to compile."""
+  del spec, tokens_per_vector
+  return tl.Fn('Nothing', lambda x: x)
+
+
+OPTIONS['none'] = dict(vanilla_attention=Nothing, shortened_attention=Nothing)
 
 
 def shifted(x):
@@ -52,28 +63,73 @@ def decode(function, model, x, n_prompt, state=None):
   return np.concatenate(logits, axis=1)
 
 
-@hypothesis.settings(max_examples=EXAMPLES)
+def checking(pair, hierarchy, attention, batch, length):
+  """Returns a function of a prompt's length that asserts that decoding behind it equals the full forward pass."""
+  model = pairs.initialise(pairs.ours(hierarchy, *pair, **OPTIONS[attention]), length)
+  x = pairs.tokens(length, batch, seed=length)
+  expected = np.asarray(pairs.forward(model)(model.weights, x))
+  cached = predicting(model, hierarchy, *pair, max_length=length, **OPTIONS[attention])
+  function, state = compiled(cached), cached.start(batch)
+  return lambda n: np.testing.assert_allclose(decode(function, cached, x, n, state), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('number', range(len(pairs.ALL)), ids=map(' '.join, pairs.ALL))
+def test_every_pair_decodes_as_the_full_forward_pass(number):
+  """Each shortening and each upsampling meets all hierarchies, longer prompts, and attention within blocks."""
+  shortening, upsampling = divmod(number, len(pairs.UPSAMPLINGS))
+  attends = [name.startswith('attention') for name in pairs.ALL[number]]
+  # Attention both ways takes long enough in a single level.
+  hierarchy, product = list(SMALL.items())[0 if all(attends) else (shortening + upsampling) % len(SMALL)]
+  attention = {1: 'relative', 3: 'rotary'}.get((upsampling - shortening) % 6, 'none')
+  check = checking(pairs.ALL[number], hierarchy, attention, 1 + number % 3, 3 * product + 2)
+
+  # The first example is the least: a prompt of one token, for which the program is there that takes all other tokens.
+  @hypothesis.seed(number)
+  @hypothesis.settings(max_examples=1 + (shortening + upsampling) % 2)
+  @hypothesis.given(st.integers(1, 3 * product))
+  def check_prompt(n_prompt):
+    check(n_prompt)
+
+  check_prompt()
+
+
+def test_a_flat_model_decodes_as_the_full_forward_pass():
+  check = checking(pairs.ALL[0], '2@1', 'relative', 2, 6)
+  check(1)
+  check(4)
+
+
+@pytest.mark.skipif(not EXAMPLES, reason='PREDICT_EXAMPLES names no number of examples')
+@hypothesis.settings(max_examples=EXAMPLES or 1)
 @hypothesis.given(st.sampled_from(pairs.ALL), st.sampled_from(sorted(HIERARCHIES)),
                   st.sampled_from([*['relative'] * 4, 'rotary']), st.integers(1, 3), st.data())
 def test_decoding_equals_the_full_forward_pass(pair, hierarchy, attention, batch, data):
   product = HIERARCHIES[hierarchy]
   n_prompt = data.draw(st.integers(1, 3 * product), 'prompt')
-  length = n_prompt + 2 * product + 1
-  model = pairs.initialise(pairs.ours(hierarchy, *pair, **OPTIONS[attention]), length)
-  x = pairs.tokens(length, batch, seed=n_prompt)
-  expected = np.asarray(pairs.forward(model)(model.weights, x))
-  cached = predicting(model, hierarchy, *pair, max_length=length, **OPTIONS[attention])
-  function = compiled(cached)
+  check = checking(pair, hierarchy, attention, batch, n_prompt + 2 * product + 1)
   for n in {1, n_prompt}:
-    np.testing.assert_allclose(decode(function, cached, x, n), expected, rtol=0, atol=1e-4)
+    check(n)
+
+
+class Small:
+  """A hierarchical model, evaluated and predicting, with room for 13 tokens.
+
+  Attributes:
+    model, forward: in mode 'eval', and its compiled function.
+    cached, function, start: in mode 'predict', its compiled function and its state before a batch of two.
+  """
+
+  def __init__(self):
+    self.model = pairs.initialise(pairs.ours('1@1 2@3 1@1'), 13)
+    self.forward = pairs.forward(self.model)
+    self.cached = predicting(self.model, '1@1 2@3 1@1', max_length=13)
+    self.function = compiled(self.cached)
+    self.start = self.cached.start(2)
 
 
 @pytest.fixture(scope='module')
 def small():
-  """A hierarchical model, evaluated and predicting, with its compiled function, room for 13 tokens."""
-  model = pairs.initialise(pairs.ours('1@1 2@3 1@1'), 13)
-  cached = predicting(model, '1@1 2@3 1@1', max_length=13)
-  return model, cached, compiled(cached)
+  return Small()
 
 
 def test_across_blocks_of_the_caches(monkeypatch):
@@ -86,15 +142,14 @@ def test_across_blocks_of_the_caches(monkeypatch):
 
 
 def test_bfloat16_is_near(small):
-  model, cached, function = small
   to_bfloat16 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, tree)
   x = pairs.tokens(13)
-  weights = to_bfloat16(model.weights)
-  expected = np.asarray(pairs.forward(model)(weights, x))
-  exact = np.asarray(pairs.forward(model)(model.weights, x))
-  rounded = predicting(model, '1@1 2@3 1@1', max_length=13)
+  weights = to_bfloat16(small.model.weights)
+  expected = np.asarray(small.forward(weights, x))
+  exact = np.asarray(small.forward(small.model.weights, x))
+  rounded = predicting(small.model, '1@1 2@3 1@1', max_length=13)
   rounded.weights = weights
-  got = decode(function, rounded, x, 4, to_bfloat16(cached.start(2)))
+  got = decode(small.function, rounded, x, 4, to_bfloat16(small.start))
   # Each activation is rounded to 8 bits, 0.4 %, in another order: decoding may be as far from the full pass in bfloat16 as
   # that is from the exact one, some percent of the largest logit after four blocks, and no further than twice that.
   scale = np.abs(exact).max()
@@ -102,58 +157,64 @@ def test_bfloat16_is_near(small):
   assert np.abs(got - exact).mean() < 2 * np.abs(expected - exact).mean()
 
 
-def test_what_is_shortened_runs_once_per_group():
-  calls = {'fine': 0, 'coarse': 0}
+@pytest.mark.parametrize('hierarchy, n_prompts', [('1@1 2@3 1@1', (1, 4, 6)), ('1@1 1@2 2@6 1@2 0@1', (1, 7))])
+def test_what_is_shortened_runs_once_per_group(hierarchy, n_prompts):
+  calls = collections.Counter()
 
-  def counting(name):
-    def count():
-      calls[name] += 1
+  @spec_lib.decodes
+  def counting(spec, tokens_per_vector):
+    del spec
+    def f(x):
+      jax.debug.callback(lambda: calls.update([tokens_per_vector]))
+      return x
+    return tl.Fn('Counting', f)
 
-    @spec_lib.decodes
-    def attention(spec, tokens_per_vector):
-      del spec, tokens_per_vector
-      def f(x):
-        jax.debug.callback(count)
-        return x
-      return tl.Fn('Counting', f)
-    return attention
-
-  model = pairs.ours('1@1 2@3 1@1', mode='predict', max_length=20, vanilla_attention=counting('fine'),
-                     shortened_attention=counting('coarse'))
+  model = pairs.ours(hierarchy, 'average', 'repeat', mode='predict', max_length=20, vanilla_attention=counting,
+                     shortened_attention=counting)
   model.init(shapes.ShapeDtype((2, 1), np.int32))
-  function, x = compiled(model), pairs.tokens(20)
-  decode(function, model, x[:, :1], 1)  # What is counted while shapes are found out does not matter.
-  for length, n_prompt, coarse in [(1, 1, 1), (3, 1, 1), (4, 1, 2), (20, 1, 7), (20, 4, 1 + 5), (20, 6, 1 + 5)]:
-    jax.effects_barrier()
-    calls.update(fine=0, coarse=0)
-    decode(function, model, x[:, :length], n_prompt)
-    jax.effects_barrier()
-    # Two blocks each; ceil(length / 3) groups, of which those of the prompt run together.
-    assert calls == {'fine': 2 * (length - n_prompt + 1), 'coarse': 2 * coarse}
+  function, x, state = compiled(model), pairs.tokens(20), model.start(2)
+  for n_prompt in n_prompts:
+    for length in [1, 3, 4, 20] if n_prompt == 1 else [20]:
+      jax.effects_barrier()
+      calls.clear()
+      decode(function, model, x[:, :length], n_prompt, state)
+      jax.effects_barrier()
+      # Groups of a level that begin within the prompt run together, each later one when its first token comes.
+      groups = lambda level: 1 + sum(i % level.total_factor == 0 for i in range(n_prompt, length))
+      assert calls == {level.total_factor: (level.n_before + level.n_after) * groups(level)
+                       for level in th.hourglass.hierarchy_lib.parse(hierarchy)}
 
 
-@pytest.mark.parametrize('hierarchy, batch, length', [('2@1', 3, 7), ('1@1 2@3 0@1', 2, 11), ('1@1 1@2 1@4 0@2 2@1', 5, 9)])
-def test_bytes_of_the_state_are_as_predicted(hierarchy, batch, length):
-  model = pairs.ours(hierarchy, mode='predict', max_length=length)
+BOTH = 'attention_average', 'attention_linear'
+
+
+@pytest.mark.parametrize('hierarchy, batch, length, pair, attention', [
+    ('2@1', 3, 7, BOTH, 'relative'), ('1@1 2@3 0@1', 2, 11, BOTH, 'relative'),
+    ('1@1 1@2 1@4 0@2 2@1', 5, 9, BOTH, 'relative'), ('1@1 1@3 0@1', 5, 11, ('attention_average', 'repeat'), 'rotary'),
+    ('0@1 1@3 1@1', 2, 8, ('linear', 'linear'), 'rotary')])
+def test_bytes_of_the_state_are_as_predicted(hierarchy, batch, length, pair, attention):
+  model = pairs.ours(hierarchy, *pair, mode='predict', max_length=length, **OPTIONS[attention])
   model.init(shapes.ShapeDtype((batch, 1), np.int32))
-  d, counters = pairs.D_MODEL, 1  # One of the tokens in all.
+  d, counters = OPTIONS[attention].get('d_model', pairs.D_MODEL), 1  # One of the tokens in all.
+  shortening_attends, upsampling_attends = (name.startswith('attention') for name in pair)
   levels = th.hourglass.hierarchy_lib.parse(hierarchy)
   n = lambda level: -(-length // level.total_factor)
   numbers = 0
   for level in levels:
     layers = level.n_before + level.n_after
-    numbers += layers * (2 * batch + 1) * n(level) * d
+    numbers += layers * (2 * batch + (attention == 'relative')) * n(level) * d
     counters += layers
   for level in levels[1:]:
     k = level.shorten_factor
-    numbers += (2 * batch + 1) * k * n(level) * d + (2 * batch + k) * n(level) * d + 2 * batch * k * d
-    counters += 4
+    numbers += shortening_attends * (2 * batch + 1) * k * n(level) * d
+    numbers += upsampling_attends * (2 * batch + k) * n(level) * d + 2 * batch * k * d
+    counters += 2 + shortening_attends + upsampling_attends
   assert model.state_bytes == 4 * (numbers + counters)
   assert model.state_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(model.start(batch)))
 
 
 def test_weights_are_the_same_in_all_modes(small):
-  model, cached, _ = small
+  model, cached = small.model, small.cached
   initialised = pairs.ours('1@1 2@3 1@1', mode='predict')
   initialised.init(shapes.ShapeDtype((1, 1), np.int32))
   wanted = [w.shape for w in jax.tree.leaves(model.weights)]
@@ -165,37 +226,37 @@ def test_weights_are_the_same_in_all_modes(small):
 
 @pytest.mark.parametrize('inputs', [None, np.array([[3, 1, 4, 1], [2, 7, 1, 8]])])
 def test_trax_samples_unchanged(small, inputs):
-  model, cached, _ = small
-  cached.state = cached.start(2)
+  cached = small.cached
+  cached.state = small.start
   written = trax_decoding.autoregressive_sample(cached, inputs, batch_size=2, temperature=0.0, eos_id=-1, max_length=6)
   prompt = np.zeros((2, 0), np.int32) if inputs is None else inputs
   whole = np.concatenate([prompt, written], axis=1)
   padded = np.pad(whole, ((0, 0), (0, 13 - whole.shape[1]))).astype(np.int32)
-  best = np.asarray(pairs.forward(model)(model.weights, padded)).argmax(axis=-1)
+  best = np.asarray(small.forward(small.model.weights, padded)).argmax(axis=-1)
   np.testing.assert_array_equal(written, best[:, prompt.shape[1]:whole.shape[1]])
 
 
 def test_more_tokens_than_there_is_room_for(small):
-  _, cached, function = small
+  cached = small.cached
   x, message = pairs.tokens(14), '14 tokens are more than max_length 13.*Hourglass.max_length'
-  cached.state = cached.start(2)
+  cached.state = small.start
   with pytest.raises(ValueError, match=message):
     cached(x)
   with pytest.raises(ValueError, match=message):
     trax_decoding.autoregressive_sample(cached, batch_size=2, eos_id=-1, max_length=20)
-  logits = decode(function, cached, x, 13)  # Compiled code by itself can raise nothing.
+  logits = decode(small.function, cached, x, 1, small.start)  # Compiled code by itself can raise nothing.
   assert np.isfinite(logits[:, :13]).all() and np.isnan(logits[:, 13:]).all()
 
 
 def test_several_tokens_in_a_later_call(small):
-  _, cached, function = small
+  cached, function = small.cached, small.function
   x = pairs.tokens(6)
-  cached.state = cached.start(2)
+  cached.state = small.start
   _, state = function(cached.weights, cached.state, x[:, :1])
   with pytest.raises(ValueError, match='6 tokens at once after 1: only the first call'):
     cached(x, state=state)
   assert np.isnan(function(cached.weights, state, x)[0]).all()
-  cached.state = cached.start(2)
+  cached.state = small.start
 
 
 @pytest.mark.parametrize('options, message', [

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from trax.fastmath import jax as trax_jax
 from trax.layers import base
+from trax.layers import combinators
 
 
 @contextlib.contextmanager
@@ -31,10 +32,20 @@ def _remembering(forward_abstract):
   def remembered(layer, input_signature):
     key = layer, str(input_signature)
     if key not in known:
-      known[key] = forward_abstract(layer, input_signature)
+      known[key] = (_through if type(layer) is combinators.Serial else forward_abstract)(layer, input_signature)
     return known[key]
 
   return remembered
+
+
+def _through(serial, stack):
+  """Returns what `Layer._forward_abstract` does, put together from the sublayers', which are known by then."""
+  states = []
+  for layer in serial.sublayers:
+    outputs, state = layer._forward_abstract(combinators.inputs_from_stack(stack, layer.n_in))
+    stack = combinators.outputs_onto_stack(outputs, stack, layer.n_in)
+    states.append(state)
+  return stack, tuple(states)
 
 
 def _draw(key, shape, dtype, draw):
