@@ -7,10 +7,10 @@ written, within an evaluation; or asked to stop by SIGTERM or Ctrl-C, which they
 then goes on. Each finished run must have the weights, optimizer slots and logged losses of the unkilled run, bit by bit, in
 TensorBoard every point once, and the same checkpoints, unless it was asked to stop, which saves one more.
 
-With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding, since sums over
-devices are added in another order: losses differ by 1e-5 at most, slots, as one long vector, by 1e-4 of its length, weights by
-2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing else, which Adam makes as large
-as any other: they differ altogether.
+With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding, since sums
+over devices are added in another order: losses differ by 1e-5 at most, slots, as one long vector, by 1e-4 of its length,
+weights by 2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing else, which Adam
+makes as large as any other: they differ altogether.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def kill_at(moment, training, generator, whole_seconds):
 
 
 def outcome(output_dir):
-  """Returns what two runs must have in common: (arrays, losses in the notes, losses in TensorBoard, steps kept and the best)."""
+  """Returns what two runs must have in common: (arrays, losses in the notes, and in TensorBoard, (steps kept, the best))."""
   import numpy as np  # pylint: disable=g-import-not-at-top
   import jax  # pylint: disable=g-import-not-at-top
   from trax_hourglass import checkpoints  # pylint: disable=g-import-not-at-top
@@ -148,7 +148,8 @@ def differences(found, expected, is_near=False):
     losses = {(part, name): values for part, of_part in expected[1].items() for name, values in of_part.items()
               if name.startswith('metrics/')}
     return said + [f'{what} {name}' for (part, name), values in losses.items()
-                   for what, x in (('history', found[1][part][name]), ('events', found[2][part, name])) if not near(x, values)]
+                   for what, x in (('history', found[1][part][name]), ('events', found[2][part, name]))
+                   if not near(x, values)]
   said = [f'{part} {number}' for part, of_part in expected[0].items() for number, x in enumerate(of_part)
           if x.tobytes() != np.asarray(found[0][part][number]).tobytes()]
   return said + [what for what, a, b in zip(('history', 'events', 'checkpoints'), found[1:], expected[1:]) if a != b]

@@ -172,8 +172,9 @@ def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, c
     store.check(20)
 
 
-@pytest.mark.parametrize('change', [lambda text: text[:-1], lambda text: text + '\n', lambda text: text.replace('\n', '\v', 1),
-                                    lambda text: text.upper(), lambda text: '\n'.join(reversed(text.split('\n')))])
+@pytest.mark.parametrize('change', [
+    lambda text: text[:-1], lambda text: text + '\n', lambda text: text.replace('\n', '\v', 1), str.upper,
+    lambda text: '\n'.join(reversed(text.split('\n')))])
 def test_a_list_of_sums_that_says_the_same_in_other_bytes_is_damaged(saved, tmp_path, change):
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   sums = tmp_path / 'checkpoints' / '20' / 'SHA256SUMS'

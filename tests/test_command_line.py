@@ -79,6 +79,7 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
     (['--config', 'trax.optimizers.Adam.clip_grad_norm = "x"'], "clip_grad_norm of the optimizer is 'x'"),
     (['--config', 'fit.optimizer = @trax.optimizers.Adam'], 'give a reference such as @trax.optimizers.Adam()'),
     (['--config', 'fit.corpus = @ByteCorpus'], 'give a reference such as @ByteCorpus()'),
+    (['--config', 'fit.corpus = "text"'], "corpus is 'text': give a reference such as @ByteCorpus()"),
     (['--config', 'fit.schedule = @WarmupCosine'], 'gives no learning rate for a step'),
     (['--config', 'fit.schedule = @CosineEnd()', '--config', 'CosineEnd.before = 3', '--config', 'CosineEnd.first_step = 1',
       '--config', 'CosineEnd.n_steps = 3'], 'before of the learning rate schedule is 3'),

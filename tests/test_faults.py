@@ -31,8 +31,8 @@ from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
 from trax_hourglass.training import run_config
 
-# A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps, so that
-# a run that was stopped keeps the same ones.
+# A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps, so
+# that a run that was stopped keeps the same ones.
 LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 1', "Hourglass.hierarchy = '1@1'")
 
 
@@ -87,8 +87,9 @@ def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
   arguments = ['--config_file', test_training.TINY, '--output_dir', str(tmp_path / 'run')]
   for binding in (*LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
     arguments += ['--config', binding]
-  process = test_trax_compat.start_python('-c', 'import sys, time; from trax_hourglass import checkpoints, train; '
-                                          'checkpoints._write = lambda *_: time.sleep(600); train.main(sys.argv[1:])', *arguments)
+  slowly = ('import sys, time; from trax_hourglass import checkpoints, train; '
+            'checkpoints._write = lambda *_: time.sleep(600); train.main(sys.argv[1:])')
+  process = test_trax_compat.start_python('-c', slowly, *arguments)
 
   def wait_for(words):
     assert any(line.startswith(words) for line in process.stderr), process.wait()
@@ -166,7 +167,8 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
     with pytest.raises(SystemExit):
       test_training.run(tmp_path, *LONG)
   assert newest(tmp_path) == step
-  assert [at for at, _ in test_training.events(tmp_path, 'metrics/BitsPerToken', 'eval')] == [at for at in (1, 3) if at < step]
+  evaluated = [at for at, _ in test_training.events(tmp_path, 'metrics/BitsPerToken', 'eval')]
+  assert evaluated == [at for at in (1, 3) if at < step]
 
   def fail(*_):
     raise RuntimeError('out of power')
@@ -227,6 +229,7 @@ def test_all_checkpoints_damaged(copy):
      'WarmupCosine.peak was 0.004 and is 0.001; fit.batch_size was 2 and is 4'),
     (['fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'], 'the train split has changed since the run in'),
     (['fit.seed = 3'], 'fit.seed was 0 and is 3'),
+    (['fit.loss_chunk = 0'], 'loss_chunk is 0'),
     (['fit.accumulate = 2'], 'fit.accumulate was 1 and is 2'),
     (['WarmupCosine.n_steps = 9'], 'WarmupCosine.n_steps was 6 and is 9'),
 ])
@@ -313,7 +316,8 @@ def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
   assert 'the checkpoint of step 4 could not be written, training goes on and the next one is tried' in said
   assert newest(tmp_path) == 6 and 4 not in checkpoints.Store(tmp_path).steps()
   assert not [name for name in os.listdir(tmp_path / 'checkpoints') if not name.isdigit()]
-  assert set(crash.differences(crash.outcome(tmp_path), whole[2])) <= {'checkpoints'}  # That of step 3 may have been the best.
+  # The checkpoint of step 3, which is missing, may have been the best.
+  assert set(crash.differences(crash.outcome(tmp_path), whole[2])) <= {'checkpoints'}
 
 
 def test_disk_that_stays_full(tmp_path, monkeypatch):
@@ -342,13 +346,15 @@ def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, 
   test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
   assert contents == [3, 3, 6] and {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
   said = [line for line in capsys.readouterr().err.splitlines() if 'could not be written' in line]
-  assert said == ['model_3.pkl.gz could not be written, training goes on and it is tried again later: [Errno 28] No space left on device']
+  assert said == ['model_3.pkl.gz could not be written, training goes on and it is tried again later: '
+                  '[Errno 28] No space left on device']
   exported = tmp_path / 'run' / 'model_3.pkl.gz'
   before = trax_files.read_weights(exported)
   exported.rename(f'{exported}.unfinished')
   test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
   assert contents == [3, 3, 6, 3] and not list((tmp_path / 'run').glob('*.unfinished'))
-  for x, y, z in zip(before, trax_files.read_weights(exported), checkpoints.Store(tmp_path / 'run').read(3)['weights'], strict=True):
+  stored = checkpoints.Store(tmp_path / 'run').read(3)['weights']
+  for x, y, z in zip(before, trax_files.read_weights(exported), stored, strict=True):
     np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(x, z)
   shutil.copy(tmp_path / 'run' / 'model_6.pkl.gz', tmp_path / 'model.pkl.gz')

@@ -1,6 +1,6 @@
 """Whatever a user gives to the command lines: exit code 0 or 2, one clear line, and no half-written run directory.
 
-`FUZZ_EXAMPLES=520 pytest tests/test_fuzz.py` tries more.
+`FUZZ_EXAMPLES=520 python -m pytest -q tests/test_fuzz.py` tries more, for some minutes.
 """
 
 import gzip
@@ -41,8 +41,9 @@ NAMES = st.sampled_from([
     'Hourglass.n_heads', 'Hourglass.dropout', 'Hourglass.recompute', 'Hourglass.shortening', 'Hourglass.upsampling',
     'Hourglass.vanilla_attention', 'Hourglass.mode', 'UpsampleByAttention.distances_in', 'ShortenByAttention.query',
     'Hourglass.ff_activation', 'Hourglass.max_length', 'Hourglass.dropout_shared_axes', 'trax.optimizers.Adam.eps',
-    'trax.optimizers.Adam.b1', 'trax.optimizers.Adam.clip_grad_norm', 'fit.callbacks', 'fit.keep_best', 'WarmupCosine.n_steps',
-    'ByteCorpus.path', 'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2', 'fit.output_dir', '.', 'fit.'])
+    'trax.optimizers.Adam.b1', 'trax.optimizers.Adam.clip_grad_norm', 'fit.callbacks', 'fit.keep_best',
+    'WarmupCosine.n_steps', 'ByteCorpus.path', 'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2',
+    'fit.output_dir', '.', 'fit.'])
 RIGHT = st.sampled_from([
     'fit.seed = 3', "fit.dtype = 'bfloat16'", 'fit.accumulate = 2', "fit.on_non_finite = 'skip'", 'batch_size = 3', 'length = 7',
     'fit.keep_every = 1', 'Hourglass.dropout = 0.3', 'fit.windows = @Epochs', 'fit.loss_chunk = 5', 'fit.shard_weights = True',
@@ -56,8 +57,8 @@ ENDS = st.builds('CosineEnd.{} = {}'.format, st.sampled_from(['before', 'first_s
 CONTENTS = st.one_of(st.binary(max_size=70), st.sampled_from([b'', b'a', b'ab' * 300]))
 FLAGS = st.sampled_from(['--json', '--no_such_flag', '--n_hosts=2', '--host=0', '--cluster=1', '--coordinator=here', 'word',
                          '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x'])
-WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0x1', '-', 'é', '/', 'model.pkl.gz', '{run}/no.pkl.gz',
-                         '{run}/config.gin'])
+WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0x1', '-', 'é', '/',
+                         '{folder}/no.pkl.gz', '{run}/config.gin'])
 # Of each command: flags that take numbers, flags that take words, and flags that take nothing.
 OTHER_COMMANDS = {
     evaluate: (['context', 'stride', 'max_tokens', 'batch_size'], ['split', 'protocol', 'checkpoint', 'config'], ['json']),
@@ -219,7 +220,7 @@ OTHERS = [archive(), archive()[:30], header((1 << 62,)), header((1 << 40, 1 << 9
 @hypothesis.settings(max_examples=400, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.data())
 def test_malformed_trax_files_are_refused_and_run_nothing(data):
-  """Of Trax's two ways to store weights, within the pickle and beside it; the compressed file is harmed, or what is in it."""
+  """Weights within the pickle and beside it, as Trax stores them; the compressed file is harmed, or what is in it."""
   arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)]
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.pkl.gz')

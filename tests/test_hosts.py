@@ -63,9 +63,9 @@ def test_devices_and_hosts_do_not_change_the_losses():
 
 def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   flags = ['-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
-  shared_out = ['--config', 'fit.shard_weights = True', '--config', 'Hourglass.d_model = 28', '--config', 'fit.keep_every = 2']
-  stdout, silent = run_hosts(2, 1, *flags, *shared_out, '--config', 'fit.n_steps = 2', '--coordinator', '{coordinator}',
-                             '--n_hosts', '{n_hosts}', '--host', '{host}')
+  shared_out = ['--config', 'fit.shard_weights = True', '--config', 'Hourglass.d_model = 28']
+  stdout, silent = run_hosts(2, 1, *flags, *shared_out, '--config', 'fit.n_steps = 2', '--config', 'fit.keep_every = 2',
+                             '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
   assert json.loads(stdout.splitlines()[-1])['step'] == 2 and '{' not in silent
   assert all(len(os.listdir(tmp_path / 'two' / part)) == 1 for part in ('train', 'eval'))
   assert trax_files.read_step(tmp_path / 'two' / 'model_2.pkl.gz') == 2

@@ -269,7 +269,8 @@ class Store:
 
   def read(self, step):
     """Returns {'weights': [...], ...} of a checkpoint that was checked, as NumPy arrays. Any host may ask."""
-    like = {part: [np.empty(shape, dtype) for shape, dtype in of_part] for part, of_part in self.notes(step)['shapes'].items()}
+    like = {part: [np.empty(shape, dtype) for shape, dtype in of_part]
+            for part, of_part in self.notes(step)['shapes'].items()}
     host = jax.process_index()
     return self._read(step, like, multiprocessing_options=ocp.options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f'host{host}'))

@@ -125,7 +125,8 @@ def fit(output_dir,
     raise ValueError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
       ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
-      ('schedule', schedule, callable(schedule), '@WarmupCosine()'), ('corpus', corpus, hasattr(corpus, 'split'), '@ByteCorpus()'),
+      ('schedule', schedule, callable(schedule), '@WarmupCosine()'),
+      ('corpus', corpus, hasattr(corpus, 'vocab_size'), '@ByteCorpus()'),
       ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
     if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):  # A class is not one of its objects.
       raise ValueError(f'{name} is {value!r}: give a reference such as {example}')
@@ -196,8 +197,8 @@ def _check_schedule(schedule):
   try:
     float(schedule(1))
   except (TypeError, ValueError) as error:
-    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference such as '
-                     '@WarmupCosine()') from None
+    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference such '
+                     'as @WarmupCosine()') from None
 
 
 def _check_optimizer(optimizer):

@@ -92,6 +92,7 @@ class Loop(training.Loop):
       ValueError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
     """
     last = self.step + n_steps
+    self._record.begin()
     self._events = {part: event_files.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
     self._clock = time.monotonic()
     try:
@@ -212,8 +213,8 @@ class Loop(training.Loop):
           trax_files.write_loop(path, self._model, self._trainer.slots, step, _history(values).to_dict(),
                                 self._batch_signature[:self._model.n_in])
       except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
-        print(f'{path.name} could not be written, training goes on and it is tried again later: {" ".join(str(error).split())[:300]}',
-              file=sys.stderr, flush=True)
+        print(f'{path.name} could not be written, training goes on and it is tried again later: '
+              f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
 
   def run_evals(self, summary_writers=None):
     """Logs the bits that `evaluate` returns for the weights of now."""

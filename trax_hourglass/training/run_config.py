@@ -2,15 +2,15 @@
 
 import re
 
-# They say how long, how often and on what a run goes on, not what it computes but for rounding. `fit.accumulate` is not among
-# them: each part of a batch has dropout masks of its own.
+# They say how long, how often and on what a run goes on, not what it computes but for rounding. `fit.accumulate` is not
+# among them: each part of a batch has dropout masks of its own.
 FREE = frozenset((
-    *(f'fit.{name}' for name in ('n_steps', 'eval_every', 'eval_batches', 'checkpoint_every', 'keep_last', 'keep_every', 'keep_best',
-                                 'max_valid_tokens', 'on_non_finite', 'loss_chunk', 'shard_weights', 'n_devices')),
+    'fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every',
+    'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices',
     'Hourglass.recompute'))
 # By the last part of a gin name. Where data lie may change, what it is may not: see data/fingerprint.py.
 PLACES = frozenset(('path', 'cache_dir', 'data_dir'))
-# What follows it, as a schedule's end does in gin/base.gin, follows it to another number; a schedule's end by itself may not change.
+# What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not change.
 FREE_MACRO = 'n_steps'
 _MACRO = re.compile(r'%([\w./]+)')
 

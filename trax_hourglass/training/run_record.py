@@ -71,16 +71,24 @@ class RunRecord:
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
-      with hosts.together(f'writing to {str(self.path)!r}'):
-        if hosts.is_first():
-          for part in ('train', 'eval'):
-            event_files.drop_after(self.path / part, self._last_logged(part))
-          whole_file.write(self.path / CONFIG, gin.operative_config_str())
-          whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
     except BaseException:
       self._release()
       raise
     return self
+
+  def begin(self):
+    """Takes out events that will be logged anew, and writes the config: from here on the directory is of this run.
+
+    Raises:
+      ValueError: TensorBoard's files cannot be rewritten.
+      OSError: the directory cannot be written to.
+    """
+    with hosts.together(f'writing to {str(self.path)!r}'):
+      if hosts.is_first():
+        for part in ('train', 'eval'):
+          event_files.drop_after(self.path / part, self._last_logged(part))
+        whole_file.write(self.path / CONFIG, gin.operative_config_str())
+        whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
 
   def __exit__(self, *_):
     self.store.wait_alone()  # Nobody else may take the directory while this process writes there, even if this is cut short.
