@@ -20,6 +20,8 @@ SHARED = ('enwik8.gin', 'cifar10.gin')
 FILES = sorted(file.name for file in FOLDER.glob('*.gin') if file.name not in SHARED)
 TABLES = [file for file in FILES if '_table' in file]
 CORPUS = ['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"]
+
+
 def rows_of(folder, *files):
   """Returns the comparison of some files, its rows checked; nothing is run."""
   gin.clear_config()
@@ -33,7 +35,7 @@ _shaped = set()
 
 def shape(row, found):
   """Asserts that a row's model initialises, of which nothing is computed; one of each kind, whatever its depth."""
-  found._configure(row, 7, 0)
+  found._configuration.configure(row, 7, 0)
   model = run_directory.setting('model')(mode='train')
   kind = re.sub(r'(Stack|Scanned)_[1-9]\d*', r'\1_N', str(model))
   if kind not in _shaped:
