@@ -15,7 +15,6 @@ import tensorflow as tf
 from trax import layers as tl
 
 import trax_hourglass as th
-from trax_hourglass import budget as budget_lib
 from trax_hourglass import command_line
 from trax_hourglass import compare
 from trax_hourglass import comparison
@@ -267,35 +266,6 @@ def test_folders_and_files_that_make_no_sense(tmp_path, monkeypatch, capsys, arg
   assert message in capsys.readouterr().err and [file.name for file in tmp_path.iterdir()] == ['notes.txt']
 
 
-@dataclasses.dataclass
-class FakeLoop:
-  step: int
-  loss: float = 1.0
-
-
-def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypatch):
-  now = [0.0]
-  monkeypatch.setattr(clock.time, 'monotonic', lambda: now[0])
-
-  def train(first, last):
-    watch = clock.Clock(FakeLoop(first - 1), tmp_path / 'seconds.json', lambda step: step % 3 == 0)
-    for step in range(first, last + 1):
-      watch.on_step_begin(step)
-      now[0] += 100.0 if step == first else 2.0  # The first one compiles.
-      watch.on_step_end(step)
-      now[0] += 50.0 if step % 3 == 0 else 1.0  # Evaluations, or a batch.
-
-  train(1, 7)
-  # Steps 2 and 3 and the batches before them; steps 4 to 6, and the two batches between them.
-  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0, 2), (6, 14.0, 5)]
-  train(4, 6)  # From the checkpoint of step 3: what came after it is forgotten.
-  sums = clock.read(tmp_path / 'seconds.json')
-  assert sums == [(3, 6.0, 2), (6, 12.0, 4)]
-  # Steps that were not timed count as the others: 3 s each.
-  assert [clock.at(sums, step) for step in (0, 1, 3, 5, 6, 9)] == [0.0, 3.0, 9.0, 15.0, 18.0, 18.0]
-  assert clock.at([(1, 0.0, 0)], 1) == 0.0
-
-
 def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
   original = clock.Clock.on_step_end
 
@@ -345,24 +315,6 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
   assert order[6:] == ['flat', 'late'] * 3 and steps('late') == round(100 / 3.5)
 
 
-def test_operations_that_cannot_be_counted_are_no_budget():
-  estimated = dataclasses.replace(MEASURED, flops_from='compiler')
-  assert budget_lib.Budget('seconds', 60).n_steps(estimated) == 240
-  with pytest.raises(ValueError, match='cannot be counted'):
-    budget_lib.Budget('flops', 1e12).n_steps(estimated)
-
-
-def test_table_tells_seconds_that_miss_the_budget():
-  def row(name, seconds):
-    plan = {'unit': 'byte', 'measurement': dataclasses.asdict(MEASURED), 'machine': {}, 'n_steps': 10, 'tokens': 70}
-    result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'training_seconds': seconds, 'curve': []}
-    return report.row(name, 'flat', None, plan, [result])
-
-  said = report.table({'budget': {'seconds': 100}, 'seeds': [0], 'split': 'valid', 'rows': [row('a', 104.0), row('b', 88.0)]})
-  assert 'not the 100 of the budget: b (-12%).' in said
-  assert 'of the budget' not in report.table({'budget': {'seconds': 100}, 'seeds': [0], 'rows': [row('a', 104.0)]})
-
-
 def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
   tried = []
 
@@ -376,27 +328,3 @@ def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None')
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
   assert tried == ['flat', 'drawn', 'late', 'flat', 'drawn']
-
-
-def test_orderings_are_those_within_a_seed():
-  def row(name, paper, *bits):
-    return {'name': name, 'paper': paper, 'n_seeds': len(bits), 'bits_of_seeds': dict(enumerate(bits))}
-
-  rows = [row('a', 1.3, 3.0, 4.0, 5.0), row('b', 1.1, 2.9, 3.9, 4.9), row('c', 1.2, 3.2, 4.2, 5.2),
-          row('d', 1.0, 2.8, 4.0, 4.9), row('e', 1.0, 2.9)]
-  found = {(pair['better'], pair['worse']): pair for pair in report.orderings({'rows': rows})}
-  assert {pair: entry['verdict'] for pair, entry in found.items()} == {
-      ('d', 'b'): 'open', ('d', 'c'): 'holds', ('d', 'a'): 'open', ('b', 'c'): 'holds', ('b', 'a'): 'holds',
-      ('c', 'a'): 'reversed'}
-  # Differences .1, -.1, 0: mean 0, deviation .1; Student's t of two degrees of freedom is 4.3027.
-  np.testing.assert_allclose([found['d', 'b'][name] for name in ('difference', 'interval', 'paper')],
-                             [0.0, 4.3027 * 0.1 / 3**0.5, 0.1], atol=1e-5)
-  many = [row(str(i), 1 + i / 10, 3.0 + i, 4.0 + i) for i in range(9)]
-  assert [(pair['better'], pair['worse']) for pair in report.orderings({'rows': many})] == [
-      (str(i), str(i + 1)) for i in range(8)]
-
-
-def test_markdown_by_hand():
-  rows = [{'row': 'a', 'n': 12345, 'x': 0.123456}, {'row': 'b', 'n': 6}]
-  assert report.markdown(rows, ['row', 'missing', 'n', 'x']) == (
-      '| row | n | x |\n|---|---|---|\n| a | 12,345 | 0.1235 |\n| b | 6 |  |')

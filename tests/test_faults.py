@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -11,25 +10,17 @@ import subprocess
 import time
 
 import gin
-import jax
 import numpy as np
 import pytest
-from trax import layers as tl
-from trax import optimizers
-from trax.supervised import training
 
 import crash
 import test_checkpoints
 import test_training
 import test_trax_compat
-import trax_hourglass as th
 from trax_hourglass import checkpoints
 from trax_hourglass import train
-from trax_hourglass import trax_files
-from trax_hourglass.data import fingerprint
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
-from trax_hourglass.training import run_config
 
 # A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps, so
 # that a run that was stopped keeps the same ones.
@@ -330,79 +321,6 @@ def test_disk_that_stays_full(tmp_path, monkeypatch):
   finally:
     limit(limits[0])
   assert newest(tmp_path) == 2
-
-
-def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, capsys):
-  """Also when the disk was full for the first one, or the run was killed before it was written."""
-  original, contents = trax_files.pickle.dump, []
-
-  def full_once(value, file):
-    contents.append(value['step'])
-    original(value, file)
-    if len(contents) == 1:
-      raise OSError(28, 'No space left on device')
-
-  monkeypatch.setattr(trax_files.pickle, 'dump', full_once)
-  test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
-  assert contents == [3, 3, 6] and {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
-  said = [line for line in capsys.readouterr().err.splitlines() if 'could not be written' in line]
-  assert said == ['model_3.pkl.gz could not be written, training goes on and it is tried again later: '
-                  '[Errno 28] No space left on device']
-  exported = tmp_path / 'run' / 'model_3.pkl.gz'
-  before = trax_files.read_weights(exported)
-  exported.rename(f'{exported}.unfinished')
-  test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
-  assert contents == [3, 3, 6, 3] and not list((tmp_path / 'run').glob('*.unfinished'))
-  stored = checkpoints.Store(tmp_path / 'run').read(3)['weights']
-  for x, y, z in zip(before, trax_files.read_weights(exported), stored, strict=True):
-    np.testing.assert_array_equal(x, y)
-    np.testing.assert_array_equal(x, z)
-  shutil.copy(tmp_path / 'run' / 'model_6.pkl.gz', tmp_path / 'model.pkl.gz')
-  tokens = np.zeros((2, 13), np.int32)
-  task = training.TrainTask(iter(lambda: (tokens, tokens, np.ones(tokens.shape, np.float32)), None),
-                            tl.WeightedCategoryCrossEntropy(), optimizers.Adam())
-  loop = training.Loop(th.Hourglass(mode='train'), task, output_dir=str(tmp_path), random_seed=0)
-  expected = crash.outcome(tmp_path / 'run')[0]
-  assert loop.step == 6 and loop.history.get('eval', 'metrics/BitsPerToken')
-  for found, wanted in ((loop.model.weights, expected['weights']), (loop._trainer_per_task[0].slots, expected['slots'])):
-    for x, y in zip(jax.tree.leaves(found), wanted, strict=True):
-      np.testing.assert_array_equal(x, y)
-
-
-def test_config_lines_are_compared_by_what_they_come_to():
-  before = "# comment\nn = 3\nwide = @that()\nA.x = %n\nB.y = %wide\nfit.z = 1\nA.path = 'a'\n"
-  assert run_config.differences(before, before.replace('A.x = %n', 'A.x = 3').replace("'a'", "'b'")) == []
-  assert run_config.differences(before, before.replace('n = 3', 'n = 4')) == ['A.x was 3 and is 4']
-  assert run_config.differences(before, before.replace('fit.z = 1\n', 'C.x = 3\n')) == []
-  assert run_config.differences(before, before.replace('@that', '@this')) == ['B.y was @that() and is @this()']
-
-
-def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_alone():
-  config = 'n_steps = 500\nfit.n_steps = %n_steps\nWarmupCosine.n_steps = %n_steps\nWarmupCosine.peak = 0.1\n'
-  assert run_config.differences(config, config.replace('500', '900')) == []
-  assert run_config.differences(config, config.replace('fit.n_steps = %n_steps', 'fit.n_steps = 900')) == []
-  alone = config.replace('WarmupCosine.n_steps = %n_steps', 'WarmupCosine.n_steps = 900')
-  assert run_config.differences(config, alone) == ['WarmupCosine.n_steps was 500 and is 900']
-  assert run_config.differences(alone, config) == ['WarmupCosine.n_steps was 900 and is 500']
-  assert run_config.differences(config, alone.replace('900', '500')) == []
-  assert run_config.differences(config, config.replace('0.1', '%n_steps')) == ['WarmupCosine.peak was 0.1 and is 500']
-
-
-def test_all_of_enwik8_is_read_for_its_fingerprint():
-  """A change at any place is seen."""
-  class Zeros:
-    """90 million tokens, one of which is not 0."""
-    def __init__(self, changed):
-      self.changed = changed
-
-    def __len__(self):
-      return 90_000_000
-
-    def read(self, start, length):
-      tokens = np.zeros(length, np.uint8)
-      tokens[max(0, self.changed - start):self.changed - start + 1] = 1
-      return tokens
-  assert fingerprint.fingerprint(Zeros(100_000)) != fingerprint.fingerprint(Zeros(100_001))
 
 
 def test_command_goes_on_only_with_the_same_config(copy, monkeypatch, capsys):

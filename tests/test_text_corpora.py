@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
-import http.server
 import lzma
 import os
 import resource
@@ -196,125 +195,6 @@ def test_of_several_that_want_a_file_one_writes_it(tmp_path):
   for thread in threads:
     thread.join()
   assert len(calls) == 1 and left(tmp_path) == ['f']
-
-
-@contextlib.contextmanager
-def server(content, ranges=True, cuts=(), status=None):
-  """Serves content, and yields (address, list of the Range headers that came); transfers break off after `cuts` bytes."""
-  asked, cuts = [], list(cuts)
-
-  class Handler(http.server.BaseHTTPRequestHandler):
-
-    def do_GET(self):  # pylint: disable=invalid-name
-      wanted = self.headers.get('Range')
-      asked.append(wanted)
-      if status:
-        return self.send_error(status)
-      first = int(wanted.removeprefix('bytes=').removesuffix('-')) if wanted and ranges else 0
-      if first >= len(content):
-        self.send_response(416)
-        self.send_header('Content-Range', f'bytes */{len(content)}')
-        self.send_header('Content-Length', '0')
-        return self.end_headers()
-      self.send_response(206 if first else 200)
-      if first:
-        self.send_header('Content-Range', f'bytes {first}-{len(content) - 1}/{len(content)}')
-      self.send_header('Content-Length', str(len(content) - first))
-      self.end_headers()
-      self.wfile.write(content[first:first + cuts.pop(0) if cuts else None])
-
-    def log_message(self, *_):
-      pass
-
-  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as httpd:
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    try:
-      yield f'http://127.0.0.1:{httpd.server_port}/tiny8.zip', asked
-    finally:
-      httpd.shutdown()
-      thread.join()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-  monkeypatch.setenv('no_proxy', '127.0.0.1')
-
-
-def download(url, folder):
-  return open_corpus(None, folder, dataclasses.replace(PUBLICATION, url=url))
-
-
-@pytest.fixture(scope='module')
-def archive(tmp_path_factory):
-  return packed(tmp_path_factory.mktemp('archive'), 'zip').read_bytes()
-
-
-def test_download_is_unpacked_and_kept(tmp_path, archive):
-  with server(archive) as (url, asked):
-    for _ in range(2):
-      assert read(download(url, tmp_path), 'test') == CONTENT[9_500:]
-  assert asked == [None] and left(tmp_path) == ['tiny8']
-
-
-@pytest.mark.parametrize('ranges, expected', [(True, [None, 'bytes=1000-', 'bytes=4000-']),
-                                              (False, [None, 'bytes=1000-', 'bytes=3000-'])])
-def test_a_transfer_that_is_cut_off_goes_on(tmp_path, archive, ranges, expected):
-  with server(archive, ranges, cuts=(1000, 3000)) as (url, asked):
-    assert read(download(url, tmp_path), 'train') == TRAIN
-  assert asked == expected and left(tmp_path) == ['tiny8']
-
-
-def test_a_transfer_that_is_cut_off_again_and_again_is_kept_for_the_next_time(tmp_path, archive):
-  with server(archive, cuts=[100] * 5) as (url, asked):
-    with pytest.raises(ValueError, match='cut off 5 times; 500 bytes are kept, and the same command goes on there'):
-      download(url, tmp_path)
-    assert left(tmp_path) == ['tiny8.zip.unfinished']
-    assert read(download(url, tmp_path), 'train') == TRAIN
-  assert asked[-1] == 'bytes=500-'
-
-
-def test_a_download_that_was_whole_but_not_renamed(tmp_path, archive):
-  for content, expected in ((archive, [f'bytes={len(archive)}-']),
-                            (archive + b'more', [f'bytes={len(archive) + 4}-', None])):
-    folder = tmp_path / str(len(content))
-    (folder / 'cache').mkdir(parents=True)
-    (folder / 'cache/tiny8.zip.unfinished').write_bytes(content)
-    with server(archive) as (url, asked):
-      assert read(download(url, folder), 'train') == TRAIN
-    assert asked == expected
-
-
-def test_a_download_with_wrong_checksum_is_not_kept(tmp_path, archive):
-  (tmp_path / 'cache').mkdir()
-  (tmp_path / 'cache/tiny8.zip.unfinished').write_bytes(b'\0' * 1000)  # As of another version of the file.
-  with server(archive) as (url, asked):
-    with pytest.raises(ValueError, match='damaged|does not hold'):
-      download(url, tmp_path)
-    assert not left(tmp_path)
-    assert read(download(url, tmp_path), 'train') == TRAIN
-  assert asked == ['bytes=1000-', None]
-
-
-def test_only_the_whole_text_is_taken_from_a_download(tmp_path):
-  with server(packed(tmp_path, 'zip', CONTENT[:9_500]).read_bytes()) as (url, _):
-    with pytest.raises(ValueError, match='holds 9,500 bytes, and tiny8 has 10,000'):
-      download(url, tmp_path)
-  assert not left(tmp_path)
-
-
-def test_no_network_and_other_answers(tmp_path, archive):
-  by_hand = r"Or fetch http.*/tiny8\.zip by hand where there is a network, and name the file by Tiny8\.path = 'FILE'"
-  with pytest.raises(ValueError, match=rf'no connection \(.*Connection refused\)\. {by_hand}'):
-    download(PUBLICATION.url, tmp_path)
-  with server(archive, status=404) as (url, _):
-    with pytest.raises(ValueError, match=f'the server answers 404 Not Found. {by_hand}'):
-      download(url, tmp_path)
-  with server(archive) as (url, _), limited_files(5_000), pytest.raises(ValueError, match='cannot write .*File too large'):
-    download(url, tmp_path)
-  assert left(tmp_path) == ['tiny8.zip.unfinished']
-  with server(archive) as (url, _):
-    assert read(download(url, tmp_path), 'train') == TRAIN
 
 
 def test_wiki40b_is_its_articles_behind_each_other(tmp_path):

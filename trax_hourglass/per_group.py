@@ -10,6 +10,8 @@ shift by K - 1 comes to, and serves positions iK .. iK + K - 1.
 Letters: B batch, n vectors of a call, M groups that they begin, K vectors of a group, D model width.
 """
 
+import abc
+
 import jax
 import jax.numpy as jnp
 from trax.layers import base
@@ -48,7 +50,7 @@ def Expanded(spec, group_size, layer):
   return tl.Serial(tl.Fn('Coarse', lambda coarse, fine: coarse), layer, name=name)
 
 
-class _PerGroup(tl.Serial):
+class _PerGroup(tl.Serial, abc.ABC):
   """A Serial whose first layer keeps (step, what serves now, ...) as its state and whose others run once per group."""
 
   def __init__(self, memory, *layers, name):
@@ -75,6 +77,7 @@ class _PerGroup(tl.Serial):
     self.state = (step, new[:, -serving.shape[1]:], recent), *inside
     return self._answer(new, place, n).astype(groups.dtype)
 
+  @abc.abstractmethod
   def _answer(self, new, place, n):
     """Returns the output.
 
@@ -83,7 +86,6 @@ class _PerGroup(tl.Serial):
       place: number of the first vector in its group.
       n: vectors of this call.
     """
-    raise NotImplementedError
 
 
 class _Shortened(_PerGroup):

@@ -5,6 +5,8 @@ The model shifts its input itself, so targets are the tokens. Several hosts each
 Letters: B batch, L tokens, H hosts.
 """
 
+import abc
+
 import numpy as np
 
 from trax_hourglass import keys
@@ -14,7 +16,7 @@ from trax_hourglass.hourglass import check_vocabulary
 _STARTS_AT_ONCE = 256
 
 
-class Windows:
+class Windows(abc.ABC):
   """An endless iterator of batches; batch n depends on (seed, n) only, so there is no state to save.
 
   Set `step` to go on from any step. A subclass says where the windows of a batch begin.
@@ -63,9 +65,9 @@ class Windows:
     self.step += 1
     return tokens, tokens, np.ones(tokens.shape, np.float32)
 
+  @abc.abstractmethod
   def starts(self, step):
     """Returns (B,), where the windows of a step's batch begin in the data, on all hosts."""
-    raise NotImplementedError
 
 
 class RandomWindows(Windows):

@@ -1,0 +1,121 @@
+"""CIFAR-10: both published versions are the same bytes, and what is wrong with a file is named."""
+
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from trax_hourglass.data import cifar10
+from test_images import TEST, TRAIN, assert_split, planes, random_images
+
+
+@pytest.fixture
+def small_cifar10(monkeypatch):
+  """Lets files of any content have the published names."""
+  monkeypatch.setattr(cifar10, '_PUBLISHED', {})
+
+
+def write_binary(folder, n_first=4):
+  for name, images in (('data_batch_1', TRAIN[:n_first]), ('data_batch_2', TRAIN[n_first:]), ('test_batch', TEST)):
+    np.concatenate([np.full((len(images), 1), 9, np.uint8), planes(images)], axis=1).tofile(folder / f'{name}.bin')
+
+
+def python2_pickle(rows):
+  """Returns what Python 2 and its NumPy wrote of {'data': rows, 'labels': [...]}."""
+  def string(text):
+    return b'U' + bytes([len(text)]) + text
+
+  minus_1 = b'J' + struct.pack('<i', -1)
+  dtype = b'cnumpy\ndtype\n' + string(b'u1') + b'K\x00K\x01\x87R(K\x03' + string(b'|') + b'NNN' + 2 * minus_1 + b'K\x00tb'
+  array = (b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85' + string(b'b') + b'\x87R(K\x01'
+           + b''.join(b'J' + struct.pack('<i', n) for n in rows.shape) + b'\x86' + dtype + b'\x89T'
+           + struct.pack('<i', rows.size) + rows.tobytes() + b'tb')
+  return b'\x80\x02}(' + string(b'data') + array + string(b'labels') + b'](' + b'K\x07' * len(rows) + b'eu.'
+
+
+def write_python(folder, n_first=4):
+  for name, images in (('data_batch_1', TRAIN[:n_first]), ('data_batch_2', TRAIN[n_first:]), ('test_batch', TEST)):
+    (folder / name).write_bytes(python2_pickle(planes(images)))
+
+
+@pytest.mark.parametrize('write, subfolder', [(write_binary, ''), (write_binary, 'cifar-10-batches-bin'), (write_python, ''),
+                                              (write_python, 'cifar-10-batches-py')])
+def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
+  (tmp_path / subfolder).mkdir(exist_ok=True)
+  write(tmp_path / subfolder)
+  for _ in range(2):  # The second time from the cache.
+    corpus = cifar10.Cifar10(str(tmp_path), n_valid=2, cache_dir=tmp_path / 'cache')
+    for split, images in (('train', TRAIN[:5]), ('valid', TRAIN[5:]), ('test', TEST)):
+      assert_split(corpus, split, images)
+  corpus = cifar10.Cifar10(tmp_path, n_valid=0, cache_dir=tmp_path / 'cache')
+  for split, images in (('train', TRAIN), ('valid', TEST), ('test', TEST)):
+    assert_split(corpus, split, images)
+
+
+def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
+  """By hand: row 1, column 2 of image 1 is 3 tokens from 3072 + 3 (32 + 2) on; in the file it is in three planes."""
+  write_binary(tmp_path)
+  tokens = cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('train')
+  file = (tmp_path / 'data_batch_1.bin').read_bytes()[3073 + 1:]
+  assert tokens.read(3072 + 3 * 34, 3).tolist() == [file[34], file[1024 + 34], file[2048 + 34]]
+
+
+def test_cifar10_from_one_file(tmp_path, small_cifar10):
+  write_binary(tmp_path)
+  corpus = cifar10.Cifar10(tmp_path / 'data_batch_1.bin', n_valid=1, cache_dir=tmp_path / 'cache')
+  assert_split(corpus, 'train', TRAIN[:3])
+  with pytest.raises(ValueError, match='CIFAR-10 has no test split: .*holds no test_batch; add it'):
+    corpus.split('test')
+  with pytest.raises(ValueError, match='CIFAR-10 has no valid split: n_valid is 0, so it is the test images, and'):
+    cifar10.Cifar10(tmp_path / 'data_batch_1.bin', n_valid=0).split('valid')
+  corpus = cifar10.Cifar10(tmp_path / 'test_batch.bin', cache_dir=tmp_path / 'cache')
+  assert_split(corpus, 'test', TEST)
+  with pytest.raises(ValueError, match='has no train split: .*holds no data_batch files'):
+    corpus.split('train')
+
+
+class Evil:
+
+  def __reduce__(self):
+    return os.mkdir, ('evil',)
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'\x01' * 3000, 'has 3,000 bytes, no multiple of 3073'), (b'', 'has 0 bytes, no multiple'),
+    (b'\x63' * 3073, 'has the label 99 where CIFAR-10 has 0 .. 9'),
+    (pickle.dumps(Evil()), 'refused, it names posix.mkdir, and only numpy arrays and plain containers are read'),
+    (python2_pickle(planes(TRAIN))[:-500], 'refused, '), (pickle.dumps({'a': 1}), 'holds no uint8 array of 3072 columns'),
+    (python2_pickle(planes(random_images(2, 16))), 'holds no uint8 array of 3072 columns named data'),
+])
+def test_bad_files_of_cifar10(tmp_path, monkeypatch, content, message):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'another').write_bytes(content)
+  with pytest.raises(ValueError, match=message):
+    cifar10.Cifar10(tmp_path / 'another', 1, cache_dir=tmp_path / 'cache').split('train')
+  assert not (tmp_path / 'evil').exists() and not [p for p in (tmp_path / 'cache').iterdir() if p.suffix != '.lock']
+
+
+@pytest.mark.parametrize('name, content, message', [
+    ('data_batch_2.bin', bytes(3073), 'has 3,073 bytes, that of CIFAR-10 30,730,000: fetch it again'),
+    ('test_batch.bin', bytes(30_730_000), 'has the sha1 .*, that of CIFAR-10 67eb016d.*: fetch it again'),
+    ('data_batch_5', python2_pickle(planes(TRAIN)), r'has 21,\d+ bytes, that of CIFAR-10 31,035,623: fetch it again'),
+    ('test_batch', b'\x80' * 31_035_526, 'has the md5 .*, that of CIFAR-10 40351d58.*: fetch it again'),
+])
+def test_files_with_a_published_name_must_be_the_published_ones(tmp_path, name, content, message):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError, match=f"{name}' {message}"):
+    cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('test' if name.startswith('test') else 'train')
+
+
+def test_bad_settings_of_cifar10(tmp_path, small_cifar10):
+  with pytest.raises(ValueError, match='does not exist: give a folder or a file'):
+    cifar10.Cifar10(tmp_path / 'none')
+  with pytest.raises(ValueError, match='holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the python version'):
+    cifar10.Cifar10(tmp_path)
+  with pytest.raises(ValueError, match='n_valid is -1'):
+    cifar10.Cifar10(tmp_path, n_valid=-1)
+  write_binary(tmp_path)
+  with pytest.raises(ValueError, match='n_valid is 5,000 of 7 training images: none are left'):
+    cifar10.Cifar10(tmp_path, cache_dir=tmp_path / 'cache').split('train')

@@ -1,0 +1,128 @@
+"""Archives of images: in order, and refused wherever they are cut off or damaged."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from trax_hourglass.data import imagenet
+from test_images import assert_split, open_folder, png, random_images, write_chrabaszcz, write_tar, write_zip
+
+
+def pack(path, content):
+  """Writes the content of a .tar packed as the path's ending says."""
+  with {'.tar': open, '.gz': gzip.open, '.xz': lzma.open, '.bz2': bz2.open}[path.suffix](path, 'wb') as f:
+    f.write(content)
+
+
+@pytest.mark.parametrize('ending', ['.tar', '.tar.gz', '.tar.xz', '.tar.bz2', '.zip'])
+def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending):
+  images = random_images(4, 8)
+  path, order = tmp_path / f'images{ending}', [2, 0, 3, 1]
+  if ending == '.zip':
+    with zipfile.ZipFile(path, 'w') as archive:
+      for i in order:
+        archive.writestr(f'train/{i}.png', png(images[i]))
+  else:
+    with tarfile.open(path, f'w:{path.suffix[1:].removeprefix("tar")}') as archive:
+      for i in [1, *order]:  # The first one is replaced by the last, as in an archive that was added to.
+        info = tarfile.TarInfo(f'train/{i}.png')
+        info.size = len(png(images[i]))
+        archive.addfile(info, io.BytesIO(png(images[i])))
+  assert_split(open_folder(path, tmp_path / 'cache'), 'train', images)
+
+
+def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
+  """Python's tarfile takes a damaged, cut off or missing header for the end."""
+  write_tar(tmp_path / 'whole.tar', random_images(5, 8), 'train/')
+  whole = (tmp_path / 'whole.tar').read_bytes()
+  with tarfile.open(tmp_path / 'whole.tar') as archive:
+    headers = [info.offset for info in archive]
+  third, last = headers[2], headers[-1]
+  end = last + 2 * 512  # An image of 8 x 8 takes one block behind its header.
+  assert whole[end - 512:end].strip(b'\0') and not whole[end:].strip(b'\0')
+  harmed = [whole[:cut] for cut in (third, third + 1, third + 511, third + 512, last, last + 100, end, end + 1, end + 511)]
+  for content in (bytes([whole[third] ^ 1]), bytes(512), b'x' * 512):
+    harmed.append(whole[:third] + content + whole[third + len(content):])
+  harmed += [whole + b'x', whole + whole]
+  for suffix in ('.tar', '.gz', '.xz', '.bz2'):
+    path = tmp_path / f'harmed{suffix}'
+    for content in harmed:
+      pack(path, content)
+      with pytest.raises(ValueError, match='is no .zip or .tar, or damaged .*: fetch it again'):
+        open_folder(path, tmp_path / 'cache', 8)
+    pack(path, whole[:end + 512])  # A single block of zeros will do.
+    assert len(open_folder(path, tmp_path / 'cache', 8).split('train')) == 5 * 192
+
+
+@pytest.mark.parametrize('ending', ['.tar', '.gz', '.xz', '.bz2', '.zip', '.npz'])
+def test_damaged_archives_end_in_no_traceback(tmp_path, ending):
+  """Whatever byte is wrong, and wherever it is cut off: an error that names the file, or images as they were."""
+  images, path = random_images(3, 32), tmp_path / f'train_32x32{ending}'
+  if ending == '.zip':
+    write_zip(path, images)
+  elif ending == '.npz':
+    np.savez_compressed(path, images)
+  else:
+    write_tar(tmp_path / 'plain', images)
+    pack(path, (tmp_path / 'plain').read_bytes())
+  whole = path.read_bytes()
+  if ending not in ('.zip', '.npz'):
+    path = path.rename(tmp_path / 'train_32x32.tar')
+  random = np.random.default_rng(0)
+  refused = 0
+  for place in np.linspace(0, len(whole) - 1, 60).astype(int).tolist():
+    flipped = bytes([whole[place] ^ 1 << random.integers(8)])
+    for content in (whole[:place], whole[:place] + flipped + whole[place + 1:]):
+      path.write_bytes(content)
+      try:
+        data = imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('train')
+        np.testing.assert_array_equal(data.read(0, len(data)), images.ravel())
+        (tmp_path / 'cache').rename(tmp_path / f'cache{place}{len(content)}')
+      except ValueError as error:
+        assert str(tmp_path) in str(error)
+        refused += 1
+  assert refused > 90
+
+
+def test_an_archive_that_is_encrypted_or_changes_while_it_is_read(tmp_path):
+  write_zip(tmp_path / 'images.zip', random_images(2, 8))
+  content = bytearray((tmp_path / 'images.zip').read_bytes())
+  for mark, offset in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):  # The flags, of which bit 0 says encrypted.
+    at = -1
+    while (at := content.find(mark, at + 1)) >= 0:
+      content[at + offset] |= 1
+  (tmp_path / 'images.zip').write_bytes(content)
+  with pytest.raises(ValueError, match="images.zip' is encrypted: unpack it first"):
+    open_folder(tmp_path / 'images.zip', tmp_path / 'cache')
+  source = tmp_path / 'cut.tar'
+  write_tar(source, random_images(5, 64))
+  corpus = open_folder(source, tmp_path / 'cache', 64)
+  source.write_bytes(source.read_bytes()[:30_000])
+  with pytest.raises(ValueError, match='is damaged'):
+    corpus.split('train')
+  source.unlink()
+  write_tar(source, random_images(1, 64))
+  with pytest.raises(ValueError, match="has changed and no longer holds '001.png'"):
+    corpus.split('train')
+
+
+def test_what_is_missing_of_an_imagenet_is_said(tmp_path, monkeypatch, capsys):
+  images = random_images(3)
+  write_chrabaszcz(tmp_path, {f'train_data_batch_{i}.npz': images[:1] for i in range(1, 11) if i not in (2, 9)})
+  write_tar(tmp_path / 'valid_32x32.tar', images)
+  newer = imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache')
+  assert (f"ImageNet 32x32 (Chrabaszcz): train_data_batch_2.npz, train_data_batch_9.npz are missing below {str(tmp_path)!r}"
+          in capsys.readouterr().err)
+  newer.split('train')
+  assert 'ImageNet 32x32 (Chrabaszcz) train: 8 images, of the 1,281,167 that are published\n' in capsys.readouterr().err
+  imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('valid')
+  assert 'ImageNet 32x32 (van den Oord) valid: 3 images, of the 49,999 that are published\n' in capsys.readouterr().err
+  monkeypatch.setitem(imagenet._N_IMAGES['van den Oord'], 'valid', 3)
+  imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'other').split('valid')
+  assert 'that are published' not in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""What a comparison says: orderings, seconds that miss the budget, tables."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from trax_hourglass import budget as budget_lib
+from trax_hourglass import report
+from test_comparison import MEASURED
+
+
+def test_operations_that_cannot_be_counted_are_no_budget():
+  estimated = dataclasses.replace(MEASURED, flops_from='compiler')
+  assert budget_lib.Budget('seconds', 60).n_steps(estimated) == 240
+  with pytest.raises(ValueError, match='cannot be counted'):
+    budget_lib.Budget('flops', 1e12).n_steps(estimated)
+
+
+def test_table_tells_seconds_that_miss_the_budget():
+  def row(name, seconds):
+    plan = {'unit': 'byte', 'measurement': dataclasses.asdict(MEASURED), 'machine': {}, 'n_steps': 10, 'tokens': 70}
+    result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'training_seconds': seconds, 'curve': []}
+    return report.row(name, 'flat', None, plan, [result])
+
+  said = report.table({'budget': {'seconds': 100}, 'seeds': [0], 'split': 'valid', 'rows': [row('a', 104.0), row('b', 88.0)]})
+  assert 'not the 100 of the budget: b (-12%).' in said
+  assert 'of the budget' not in report.table({'budget': {'seconds': 100}, 'seeds': [0], 'rows': [row('a', 104.0)]})
+
+
+def test_orderings_are_those_within_a_seed():
+  def row(name, paper, *bits):
+    return {'name': name, 'paper': paper, 'n_seeds': len(bits), 'bits_of_seeds': dict(enumerate(bits))}
+
+  rows = [row('a', 1.3, 3.0, 4.0, 5.0), row('b', 1.1, 2.9, 3.9, 4.9), row('c', 1.2, 3.2, 4.2, 5.2),
+          row('d', 1.0, 2.8, 4.0, 4.9), row('e', 1.0, 2.9)]
+  found = {(pair['better'], pair['worse']): pair for pair in report.orderings({'rows': rows})}
+  assert {pair: entry['verdict'] for pair, entry in found.items()} == {
+      ('d', 'b'): 'open', ('d', 'c'): 'holds', ('d', 'a'): 'open', ('b', 'c'): 'holds', ('b', 'a'): 'holds',
+      ('c', 'a'): 'reversed'}
+  # Differences .1, -.1, 0: mean 0, deviation .1; Student's t of two degrees of freedom is 4.3027.
+  np.testing.assert_allclose([found['d', 'b'][name] for name in ('difference', 'interval', 'paper')],
+                             [0.0, 4.3027 * 0.1 / 3**0.5, 0.1], atol=1e-5)
+  many = [row(str(i), 1 + i / 10, 3.0 + i, 4.0 + i) for i in range(9)]
+  assert [(pair['better'], pair['worse']) for pair in report.orderings({'rows': many})] == [
+      (str(i), str(i + 1)) for i in range(8)]
+
+
+def test_markdown_by_hand():
+  rows = [{'row': 'a', 'n': 12345, 'x': 0.123456}, {'row': 'b', 'n': 6}]
+  assert report.markdown(rows, ['row', 'missing', 'n', 'x']) == (
+      '| row | n | x |\n|---|---|---|\n| a | 12,345 | 0.1235 |\n| b | 6 |  |')

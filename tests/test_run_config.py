@@ -1,0 +1,42 @@
+"""What makes a run the same run: its config, and the fingerprint of its data."""
+
+import numpy as np
+
+from trax_hourglass.data import fingerprint
+from trax_hourglass.training import run_config
+
+
+def test_config_lines_are_compared_by_what_they_come_to():
+  before = "# comment\nn = 3\nwide = @that()\nA.x = %n\nB.y = %wide\nfit.z = 1\nA.path = 'a'\n"
+  assert run_config.differences(before, before.replace('A.x = %n', 'A.x = 3').replace("'a'", "'b'")) == []
+  assert run_config.differences(before, before.replace('n = 3', 'n = 4')) == ['A.x was 3 and is 4']
+  assert run_config.differences(before, before.replace('fit.z = 1\n', 'C.x = 3\n')) == []
+  assert run_config.differences(before, before.replace('@that', '@this')) == ['B.y was @that() and is @this()']
+
+
+def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_alone():
+  config = 'n_steps = 500\nfit.n_steps = %n_steps\nWarmupCosine.n_steps = %n_steps\nWarmupCosine.peak = 0.1\n'
+  assert run_config.differences(config, config.replace('500', '900')) == []
+  assert run_config.differences(config, config.replace('fit.n_steps = %n_steps', 'fit.n_steps = 900')) == []
+  alone = config.replace('WarmupCosine.n_steps = %n_steps', 'WarmupCosine.n_steps = 900')
+  assert run_config.differences(config, alone) == ['WarmupCosine.n_steps was 500 and is 900']
+  assert run_config.differences(alone, config) == ['WarmupCosine.n_steps was 900 and is 500']
+  assert run_config.differences(config, alone.replace('900', '500')) == []
+  assert run_config.differences(config, config.replace('0.1', '%n_steps')) == ['WarmupCosine.peak was 0.1 and is 500']
+
+
+def test_all_of_enwik8_is_read_for_its_fingerprint():
+  """A change at any place is seen."""
+  class Zeros:
+    """90 million tokens, one of which is not 0."""
+    def __init__(self, changed):
+      self.changed = changed
+
+    def __len__(self):
+      return 90_000_000
+
+    def read(self, start, length):
+      tokens = np.zeros(length, np.uint8)
+      tokens[max(0, self.changed - start):self.changed - start + 1] = 1
+      return tokens
+  assert fingerprint.fingerprint(Zeros(100_000)) != fingerprint.fingerprint(Zeros(100_001))
