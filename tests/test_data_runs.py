@@ -5,6 +5,7 @@ import threading
 import gin
 import pytest
 
+import test_cifar10
 import test_command_line
 import test_images
 import test_training
@@ -56,7 +57,7 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, file, bindings, message):
   (tmp_path / 'other').write_bytes(b'other')
   (tmp_path / 'cifar').mkdir()
-  test_images.write_binary(tmp_path / 'cifar')
+  test_cifar10.write_binary(tmp_path / 'cifar')
   monkeypatch.setattr(cifar10, '_PUBLISHED', {})
   flags = [flag for binding in bindings for flag in ('--config', binding.format(folder=tmp_path))]
   arguments = ['--config_file', test_training.TINY, '--config_file', f'data/{file}.gin', '--output_dir', tmp_path / 'run']
