@@ -62,6 +62,25 @@ def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
   assert tokens.read(3072 + 3 * 34, 3).tolist() == [file[34], file[1024 + 34], file[2048 + 34]]
 
 
+@pytest.mark.parametrize('size', [16, 8, 1])
+def test_smaller_images_are_rounded_means_of_squares(tmp_path, small_cifar10, size):
+  write_binary(tmp_path)
+  corpora = [cifar10.Cifar10(tmp_path, 2, size=s, cache_dir=tmp_path / 'cache') for s in (32, size)]  # Each its own file.
+  assert_split(corpora[0], 'train', TRAIN[:5])
+  tokens, side = corpora[1].split('train'), 32 // size
+  assert tokens.example_length == 3 * size * size and len(tokens) == 5 * tokens.example_length
+  small = tokens.read(0, len(tokens)).reshape(5, size, size, 3)
+  for n, row, column, colour in np.random.default_rng(0).integers([5, size, size, 3], size=(20, 4)):
+    square = TRAIN[n, row * side:(row + 1) * side, column * side:(column + 1) * side, colour]
+    assert small[n, row, column, colour] == int(np.floor(np.mean(square) + 0.5))
+
+
+@pytest.mark.parametrize('size', [0, 5, 64, 16.0, '16'])
+def test_sizes_that_32_is_no_multiple_of_are_errors(tmp_path, size):
+  with pytest.raises(ValueError, match='give 32, or 16'):
+    cifar10.Cifar10(tmp_path, size=size)
+
+
 def test_cifar10_from_one_file(tmp_path, small_cifar10):
   write_binary(tmp_path)
   corpus = cifar10.Cifar10(tmp_path / 'data_batch_1.bin', n_valid=1, cache_dir=tmp_path / 'cache')

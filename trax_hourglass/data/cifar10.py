@@ -43,7 +43,7 @@ class Cifar10(Corpus):
   """CIFAR-10; valid is cut from the end of the training images."""
   unit = 'dim'
 
-  def __init__(self, path=None, n_valid=5000, data_dir=None, cache_dir=None):
+  def __init__(self, path=None, n_valid=5000, size=_SIZE, data_dir=None, cache_dir=None):
     """Finds the files.
 
     Args:
@@ -52,33 +52,38 @@ class Cifar10(Corpus):
         name and then any number of images. None takes them from TFDS.
       n_valid: images at the end of the training images that are valid and not train. 0 trains on all 50,000, and valid is
         then the test images, as in the authors' configs.
+      size: side of the images in pixels, 32, or fewer by averages over squares of pixels, for models that a CPU can train:
+        768 tokens with 16. Bits of one size do not compare to those of another.
       data_dir: TFDS's folder; None for TFDS's own choice.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: there are no such files, or n_valid is not a number of images. Asking for a split: a file is damaged or
-        another, or the cache cannot be written.
+      ValueError: there are no such files, n_valid is not a number of images, or 32 is no multiple of size. Asking for a
+        split: a file is damaged or another, or the cache cannot be written.
     """
     if not isinstance(n_valid, int) or n_valid < 0:
       raise ValueError(f'n_valid is {n_valid!r}: give a number of images, or 0')
+    if not isinstance(size, int) or size < 1 or _SIZE % size:
+      raise ValueError(f'size is {size!r}: give 32, or 16, 8, 4, 2 or 1 for images averaged down')
     arrays, key = _from_tfds(data_dir) if path is None else _from_files(pathlib.Path(path).expanduser())
 
     @functools.cache
     def flat(which):
-      file = cache.folder(cache_dir) / f'cifar10-{which}-{key}'
-      images.flat_file(file, arrays[which], _SIZE, f'CIFAR-10 {which}')
+      at_size = '' if size == _SIZE else f'-{size}x{size}'
+      file = cache.folder(cache_dir) / f'cifar10-{which}-{key}{at_size}'
+      images.flat_file(file, lambda: (images.averaged(some, size) for some in arrays[which]()), size, f'CIFAR-10 {which}')
       return file
 
     def train_or_valid(name):
-      whole = images.part(flat('train'), _SIZE)
+      whole = images.part(flat('train'), size)
       n_train = len(whole) // whole.example_length - n_valid
       if n_train < 1:
         raise ValueError(f'n_valid is {n_valid:,} of {n_train + n_valid:,} training images: none are left to train on')
       first, n = (0, n_train) if name == 'train' else (n_train, n_valid)
-      return images.part(flat('train'), _SIZE, first, n)
+      return images.part(flat('train'), size, first, n)
 
     def test():
-      return images.part(flat('test'), _SIZE)
+      return images.part(flat('test'), size)
 
     splits = {}
     if 'train' in arrays:

@@ -48,3 +48,12 @@ def part(path, size, first=0, n=None):
 def from_planes(rows, size):
   """Turns images stored as planes, (N, 3 S^2) with all R, then all G, then all B, into (N, S, S, 3)."""
   return rows.reshape(-1, 3, size, size).transpose(0, 2, 3, 1)
+
+
+def averaged(images, size):
+  """Returns uint8 (N, size, size, 3), each pixel the rounded mean of a square of (N, S, S, 3); other images as they are."""
+  factor, rest = divmod(images.shape[1], size)
+  if factor == 1 or rest:
+    return images
+  squares = images.reshape(-1, size, factor, size, factor, 3)
+  return np.floor(squares.mean(axis=(2, 4), dtype=np.float32) + 0.5).astype(np.uint8)
