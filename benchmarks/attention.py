@@ -1,9 +1,10 @@
 """Measures relative attention alone, forward and backward, for several sizes of tile and as one plain L x L matrix.
 
-    python benchmarks/attention.py [--json] [--length 2046] [--factor 3] [--rate 0.1]
+    python benchmarks/attention.py [--json] [--length 2046] [--factor 3] [--rate 0.1] [--dtype float32]
 
-Each of the three uses is measured: within a level, shortening and upsampling by the factor. Runs alternate between the
-variants; seconds are medians. Bytes are the compiler's own count of temporaries.
+Each of the three uses is measured: within a level, shortening and upsampling by the factor. On a GPU the Triton kernels run
+beside the tiles, in several sizes, and cuDNN's attention where there is no dropout and `--dtype bfloat16`. Runs alternate
+between the variants; seconds are medians. Bytes are the compiler's own count of temporaries.
 """
 
 import argparse
@@ -17,12 +18,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 from trax_hourglass import attention  # pylint: disable=wrong-import-position
 from trax_hourglass import blockwise  # pylint: disable=wrong-import-position
+from trax_hourglass import pallas_attention  # pylint: disable=wrong-import-position
 
 import jax  # pylint: disable=wrong-import-position
 import jax.numpy as jnp  # pylint: disable=wrong-import-position
 import numpy as np  # pylint: disable=wrong-import-position
 
 TILES = [(128, 256), (128, 512), (256, 256), (256, 512), (512, 512), (512, 1024)]
+KERNEL_TILES = [(32, 64), (64, 32), (64, 64), (128, 64), (128, 128)]
 
 
 def parse_arguments():
@@ -34,6 +37,7 @@ def parse_arguments():
   parser.add_argument('--n_heads', type=int, default=8)
   parser.add_argument('--head_width', type=int, default=64)
   parser.add_argument('--rate', type=float, default=0.1, help='dropout; the plain form has none')
+  parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
   parser.add_argument('--runs', type=int, default=5)
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
@@ -57,29 +61,44 @@ def arguments(args, queries_per_group, keys_per_group):
   shape = (args.n_heads, args.head_width)
   shapes = [(args.batch, n_queries), (args.batch, n_keys), (args.batch, n_keys), (queries_per_group, n_keys), (), ()]
   random = np.random.RandomState(0)
-  return [jnp.asarray(random.randn(*s, *shape), jnp.float32) for s in shapes]
+  return [jnp.asarray(random.randn(*s, *shape), args.dtype) for s in shapes]
 
 
 def compiled(function, arrays):
   """Returns the gradient of the function's sum of squares, compiled, with seconds and bytes."""
   started = time.perf_counter()
-  gradient = jax.jit(jax.grad(lambda *a: (function(*a)**2).sum(), argnums=range(6))).lower(*arrays).compile()
+  gradient = jax.jit(jax.grad(lambda *a: (function(*a).astype(jnp.float32)**2).sum(), argnums=range(6))).lower(*arrays).compile()
   seconds = time.perf_counter() - started
   return gradient, {'compile_seconds': seconds, 'temporary_bytes': gradient.memory_analysis().temp_size_in_bytes}
+
+
+def forms(args, arrays):
+  """Yields what there is to compile, name and function (arguments of `relative_attention`) -> output, each at its turn."""
+  def form(name):
+    return lambda *a: attention.relative_attention(*a, rate=args.rate, key=jax.random.PRNGKey(0), form=name)
+
+  # pylint: disable=protected-access
+  for tile in TILES:
+    blockwise._BLOCK_QUERIES, blockwise._SPAN_KEYS = tile
+    blockwise.attend.clear_cache()
+    yield f'tiles of {tile[0]} x {tile[1]}', form('tiles')
+  if jax.default_backend() != 'gpu':
+    return
+  for tile in KERNEL_TILES:
+    pallas_attention._TILE_QUERIES, pallas_attention._TILE_KEYS = tile
+    pallas_attention.attend.clear_cache()
+    yield f'Triton, {tile[0]} x {tile[1]}', form('pallas')
+  if args.rate == 0.0 and arrays[0].dtype == jnp.bfloat16:
+    yield 'cuDNN', form('cudnn')
 
 
 def measure(args):
   """Returns one dictionary of results a use and variant."""
   rows = []
-  fast = lambda *a: attention.relative_attention(*a, rate=args.rate, key=jax.random.PRNGKey(0))
   uses = {'within a level': (1, 1), 'shortening': (1, args.factor), 'upsampling': (args.factor, 1)}
   for use, geometry in uses.items():
     arrays = arguments(args, *geometry)
-    variants = []
-    for tile in TILES:
-      blockwise._BLOCK_QUERIES, blockwise._SPAN_KEYS = tile  # pylint: disable=protected-access
-      blockwise.attend.clear_cache()
-      variants.append((f'tiles of {tile[0]} x {tile[1]}', *compiled(fast, arrays)))
+    variants = [(name, *compiled(function, arrays)) for name, function in forms(args, arrays)]
     if geometry == (1, 1):
       variants.append(('one matrix', *compiled(plain, arrays)))
     seconds = [[] for _ in variants]

@@ -7,7 +7,11 @@ queries and `keys_per_group` keys, of which one is always 1:
     shortening by k     1 query, k keys     coarse query i sees the fine keys of groups <= i
     upsampling by k     k queries, 1 key    fine query i sees coarse keys <= i // k
 
-A query of group m sees the keys of groups 0 .. m. blockwise.py does the work.
+A query of group m sees the keys of groups 0 .. m. There are three forms of the same function:
+
+    'tiles'     plain JAX, blockwise.py: CPU, TPU and GPU, any type, dropout of weights
+    'pallas'    Triton kernels, pallas_attention.py: one GPU, any type, dropout of weights
+    'cudnn'     cuDNN's fused attention, cudnn_attention.py: GPU, bfloat16, no dropout of weights
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys, and as many
 distances, D model width, E width of a head.
@@ -17,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hourglass import blockwise
+
+FORMS = ('tiles', 'pallas', 'cudnn')
 
 
 def distances(n_groups, queries_per_group, keys_per_group):
@@ -43,7 +49,7 @@ def _frequencies(width):
   return 1 / 10000 ** (jnp.arange(0.0, width, 2.0) / width)
 
 
-def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None):
+def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None, form='tiles'):
   """Returns the output (B, Q, H, E) of Transformer-XL's attention, before the output projection.
 
   Scores are content (q + c) . k_j and position (q + l) . e(r), where r is the distance from query to key and e a
@@ -58,9 +64,10 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
     location_bias: (H, E), l.
     rate: dropout of attention weights, in [0, 1).
     key: JAX PRNG key uint32 (2,); needed where rate > 0.
+    form: one of FORMS.
 
   Raises:
-    ValueError: the lengths are not whole groups.
+    ValueError: the lengths are not whole groups, or the form cannot do this.
   """
   queries_per_group, n_keys = e.shape[:2]
   n_groups = max(1, q.shape[1] // queries_per_group)
@@ -69,10 +76,10 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
                      f'or do not fit {n_keys} distances')
   scale = float(q.shape[-1])**-0.5
   content, position = (((q + bias) * scale).astype(q.dtype) for bias in (context_bias, location_bias))
-  return blockwise.attend(content, k, v, (position, e), key, queries_per_group, rate)
+  return _attend(form)(content, k, v, (position, e), key, queries_per_group, rate)
 
 
-def rotary_attention(q, k, v, rate=0.0, key=None):
+def rotary_attention(q, k, v, rate=0.0, key=None, form='tiles'):
   """Returns the output (B, L, H, E) of attention within a level with rotary positions (arXiv 2104.09864).
 
   Args:
@@ -81,8 +88,12 @@ def rotary_attention(q, k, v, rate=0.0, key=None):
     v: values (B, L, H, E).
     rate: dropout of attention weights, in [0, 1).
     key: JAX PRNG key uint32 (2,); needed where rate > 0.
+    form: one of FORMS.
+
+  Raises:
+    ValueError: the form cannot do this.
   """
-  return blockwise.attend(q * float(q.shape[-1])**-0.5, k, v, None, key, 1, rate)
+  return _attend(form)(q * float(q.shape[-1])**-0.5, k, v, None, key, 1, rate)
 
 
 def rotated(x, positions):
@@ -92,3 +103,15 @@ def rotated(x, positions):
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([first * cosines - second * sines, first * sines + second * cosines], axis=-1)
   return turned.astype(x.dtype)
+
+
+def _attend(form):
+  """Returns the function of a form; Pallas is imported where it is asked for, since that takes a second."""
+  if form == 'tiles':
+    return blockwise.attend
+  # pylint: disable=g-import-not-at-top
+  if form == 'pallas':
+    from trax_hourglass import pallas_attention
+    return pallas_attention.attend
+  from trax_hourglass import cudnn_attention
+  return cudnn_attention.attend

@@ -85,7 +85,8 @@ class RelativeAttention(base.Layer):
       self.state = n_queries * jnp.ones((), jnp.int32), cached_attention.write(self.state[1], 0, k, v, e[:, ::-1])
       # The last group may still lack queries; attention itself knows whole groups only.
       q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
-    out = attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), self.rng)
+    out = attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), self.rng,
+                                       self._spec.attention_form)
     return out[:, :n_queries]
 
   def _step(self, q, keys, context_bias, location_bias):
@@ -156,7 +157,7 @@ class RotaryAttention(base.Layer):
       q *= float(q.shape[-1])**-0.5
       out = cached_attention.attend(self.state[1], first + 1, q[:, 0])
     else:
-      out = attention.rotary_attention(q, k, v, rate=_rate(self._spec), key=self.rng)
+      out = attention.rotary_attention(q, k, v, _rate(self._spec), self.rng, self._spec.attention_form)
     return affine(out.reshape(x.shape).astype(x.dtype), *output)
 
 

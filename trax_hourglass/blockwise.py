@@ -166,11 +166,11 @@ def _scores(place, q, k, positions):
   scores = _product_of_rows(_rows(block), place.keys(k)).reshape(block.shape[:-1] + (place.tiling.span_keys,))
   if positions is not None:
     position_scores = _product_of_rows(place.queries(positions[0]), place.distances(positions[1])[:, None])
-    scores += _skew(position_scores, place.tiling.keys_per_group)[..., :place.tiling.span_keys]
+    scores += skew(position_scores, place.tiling.keys_per_group)[..., :place.tiling.span_keys]
   return jnp.where(place.visible(), scores, _MASKED)
 
 
-def _skew(x, step):
+def skew(x, step):
   """Shifts row i of (..., n, width) left by (n - 1 - i) * step and keeps the first width - step columns.
 
   The rows lie behind each other in memory, so the shift is a change of row length. The barrier makes XLA read that
@@ -183,7 +183,7 @@ def _skew(x, step):
 
 
 def _unskew(tiling, scratch, x):
-  """Undoes `_skew`: x (h, b, P, G, C) -> (h, b, P, G, tile's distances), zeros where nothing came from.
+  """Undoes `skew`: x (h, b, P, G, C) -> (h, b, P, G, tile's distances), zeros where nothing came from.
 
   Args:
     tiling: the tiles.Tiling.

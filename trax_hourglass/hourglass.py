@@ -39,6 +39,7 @@ def Hourglass(vocab_size=256,
               shortened_attention=CausalRelativeAttention,
               shortening=resampling.ShortenByAttention,
               upsampling=resampling.UpsampleByAttention,
+              attention_form='tiles',
               recompute='elementwise',
               mode='train',
               max_length=2048):
@@ -73,6 +74,7 @@ def Hourglass(vocab_size=256,
     shortened_attention: plug-in for the attention of all deeper layers.
     shortening: plug-in that shortens by K; see resampling.py.
     upsampling: plug-in that brings the length back.
+    attention_form: 'tiles', 'pallas' or 'cudnn', how relative and rotary attention are worked out; see attention.py.
     recompute: 'none', 'elementwise' or 'blocks', what the backward pass makes again to save memory; see recompute.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
@@ -88,7 +90,7 @@ def Hourglass(vocab_size=256,
     raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
   check_sizes(d_model=d_model, n_heads=n_heads)
   spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
-                   max_length, RelativeBiases(d_model, n_heads))
+                   max_length, RelativeBiases(d_model, n_heads), attention_form)
   if len(alternatives) > 1:
     factor_dropout.check_same_weights(spec, hierarchy, alternatives, shortening, upsampling)
   if mode != 'train':

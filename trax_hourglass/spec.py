@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any, Callable
 
+from trax_hourglass import attention
 from trax_hourglass import dropout as dropout_lib
 from trax_hourglass import recompute as recompute_lib
 
@@ -25,6 +26,7 @@ class BlockSpec:
     mode: 'train', 'eval', or 'predict' for decoding with caches.
     max_length: tokens that caches have room for; of mode 'predict' only.
     relative_biases: the layer () -> ((H, E), (H, E)) whose two biases all relative attention of a model shares.
+    attention_form: how relative and rotary attention are worked out, see attention.py.
   """
   d_model: int
   d_ff: int
@@ -36,6 +38,7 @@ class BlockSpec:
   mode: str
   max_length: int
   relative_biases: Any
+  attention_form: str = 'tiles'
 
   def __post_init__(self):
     check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_heads=self.n_heads, max_length=self.max_length)
@@ -50,6 +53,8 @@ class BlockSpec:
       raise ValueError(f'dropout_shared_axes is {axes!r}: give axes of (batch, length, width), such as (1,), or None')
     if self.recompute not in recompute_lib.CHOICES:
       raise ValueError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
+    if self.attention_form not in attention.FORMS:
+      raise ValueError(f'attention_form is {self.attention_form!r}: choose one of {", ".join(map(repr, attention.FORMS))}')
     if self.mode not in MODES:
       raise ValueError(f'mode is {self.mode!r}: choose one of {", ".join(map(repr, MODES))}')
 

@@ -1,0 +1,63 @@
+"""Causal softmax attention for NVIDIA GPUs by cuDNN's fused kernel, with the same arguments as blockwise.py's.
+
+cuDNN knows nothing of relative positions, but adds a bias to the scores: here the position scores, skewed to stand where
+their keys do, with the mask in them. They are Q x K numbers a head in the activations' type; content scores and weights
+never exist. cuDNN works out a gradient of a bias for a batch of one only, so all sequences of a batch go as heads of one.
+
+Elsewhere than on a GPU the same formula goes through XLA, for tests.
+
+Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
+E width of a head. See attention.py for the geometry.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from trax_hourglass import blockwise
+
+_MASKED = -1e9  # The score of a key in the future; as in Trax.
+
+
+@functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
+def attend(q, k, v, positions, key, queries_per_group, rate):
+  """Returns the attention's output (B, Q, H, E); arguments are those of `blockwise.attend`.
+
+  Raises:
+    ValueError: rate > 0: JAX offers cuDNN's attention without dropout of weights; or float32 on a GPU, which cuDNN has not.
+  """
+  del key
+  on_gpu = jax.default_backend() == 'gpu'
+  if rate > 0.0:
+    raise ValueError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
+                     "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")
+  if on_gpu and q.dtype == jnp.float32:
+    raise ValueError("attention_form is 'cudnn' and activations are float32: it takes bfloat16 only; set fit.dtype = "
+                     "'bfloat16', or Hourglass.attention_form to 'tiles' or 'pallas'")
+  n_rows, n_queries, n_heads, _ = q.shape
+  # cuDNN takes even lengths only where a bias has a gradient.
+  q, k, v = (jnp.pad(_rows_as_heads(x), ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+  bias = _bias(positions, queries_per_group, n_queries, k.shape[1], q.dtype) if positions is not None else None
+  out = jax.nn.dot_product_attention(
+      q, k, v, bias=bias, scale=1.0, is_causal=bias is None, implementation='cudnn' if on_gpu else 'xla')
+  return out[:, :n_queries].reshape(n_queries, n_rows, n_heads, -1).swapaxes(0, 1)
+
+
+def _rows_as_heads(x):
+  """(B, L, H, E) -> (1, L, B H, E)."""
+  return x.swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
+
+
+def _bias(positions, queries_per_group, n_queries, n_keys, dtype):
+  """Position scores where their keys stand, and the mask: (1, B H, even Q, even K)."""
+  queries, e = positions
+  n_distances, n_groups = e.shape[1], n_queries // queries_per_group
+  keys_per_group = n_distances // n_groups
+  e = jnp.pad(e, ((0, 0), (0, keys_per_group), (0, 0), (0, 0)))  # The skew cuts a group off.
+  groups = queries.reshape(queries.shape[0], n_groups, queries_per_group, *queries.shape[2:])
+  scores = jnp.einsum('bmphe,pshe->bhpms', groups, e, preferred_element_type=jnp.float32).astype(dtype)
+  scores = blockwise.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
+  visible = jnp.arange(n_distances) < (jnp.arange(n_queries)[:, None] // queries_per_group + 1) * keys_per_group
+  padding = ((0, 0), (0, 0), (0, n_queries % 2), (0, n_keys - n_distances))
+  return jnp.pad(jnp.where(visible, scores, _MASKED), padding, constant_values=_MASKED).astype(dtype)
