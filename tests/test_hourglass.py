@@ -10,6 +10,7 @@ from trax import shapes
 
 import trax_hourglass as th
 from trax_hourglass import hourglass
+from trax_hourglass import recompute as recompute_lib
 
 HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
 
@@ -157,11 +158,11 @@ def test_tokens_that_make_no_sense(x, message):
     model(x)
 
 
-@pytest.mark.parametrize('recompute', ['none', 'blocks'])
+@pytest.mark.parametrize('recompute', ['none', 'elementwise', 'blocks'])
 def test_recomputing_changes_nothing_but_memory(recompute):
   x = pairs.tokens(7)
   results, weights = [], None
-  for choice in ('elementwise', recompute):
+  for choice in ('products', recompute):
     model = pairs.initialise(pairs.ours('1@1 2@3 1@1', mode='train', dropout=0.2, recompute=choice), 7)
     weights = weights or model.weights
 
@@ -173,6 +174,17 @@ def test_recomputing_changes_nothing_but_memory(recompute):
   largest = max(float(np.abs(a).max()) for a in results[0])
   for a, b in zip(*results):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_what_is_made_again_is_what_the_choice_says():
+  x, products, activations = pairs.tokens(7), {}, {}
+  for choice in recompute_lib.CHOICES:
+    model = pairs.initialise(pairs.ours('1@1', mode='train', recompute=choice), 7)
+    loss = lambda weights, model=model: model.pure_fn(x, weights, model.state, jax.random.PRNGKey(3))[0].sum()
+    program = str(jax.make_jaxpr(jax.grad(loss))(model.weights))
+    products[choice], activations[choice] = program.count(' dot_general['), program.count(' tanh ')
+  assert products['none'] == products['elementwise'] < products['products'] < products['blocks']
+  assert activations == {'none': 1, 'elementwise': 2, 'products': 2, 'blocks': 2}
 
 
 @pytest.mark.parametrize('hierarchy, length', [('1@1', 9), ('1@1 1@3 1@1', 13)])

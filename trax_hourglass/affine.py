@@ -7,18 +7,25 @@ Letters: D width of inputs, F width of outputs.
 """
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import trax.layers as tl
 
+PRODUCT = 'affine_product'  # The result, for policies of recomputation, which do not see the product inside.
 
-@jax.custom_vjp
+
 def affine(x, w, b):
   """Returns x w + b: (..., D), (D, F), (F,) -> (..., F)."""
+  return checkpoint_name(_affine(x, w, b), PRODUCT)
+
+
+@jax.custom_vjp
+def _affine(x, w, b):
   return (jnp.dot(x.reshape(-1, x.shape[-1]), w) + b).reshape(*x.shape[:-1], -1)
 
 
 def _forward(x, w, b):
-  return affine(x, w, b), (x, w)
+  return _affine(x, w, b), (x, w)
 
 
 def _backward(saved, d_out):
@@ -28,7 +35,7 @@ def _backward(saved, d_out):
   return dx, _product(x.reshape(-1, x.shape[-1]), d_out, 0, 0), d_out.sum(axis=0)
 
 
-affine.defvjp(_forward, _backward)
+_affine.defvjp(_forward, _backward)
 
 
 def _product(a, b, reduced_of_a, reduced_of_b):

@@ -40,7 +40,7 @@ def Hourglass(vocab_size=256,
               shortening=resampling.ShortenByAttention,
               upsampling=resampling.UpsampleByAttention,
               attention_form='tiles',
-              recompute='elementwise',
+              recompute='products',
               mode='train',
               max_length=2048):
   """Returns the model: tokens (B, L) -> logits (B, L, V); any L >= 1, output i sees tokens < i.
@@ -75,7 +75,7 @@ def Hourglass(vocab_size=256,
     shortening: plug-in that shortens by K; see resampling.py.
     upsampling: plug-in that brings the length back.
     attention_form: 'tiles', 'pallas' or 'cudnn', how relative and rotary attention are worked out; see attention.py.
-    recompute: 'none', 'elementwise' or 'blocks', what the backward pass makes again to save memory; see recompute.py.
+    recompute: 'none', 'elementwise', 'products' or 'blocks', what the backward pass makes again to save memory; see recompute.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 

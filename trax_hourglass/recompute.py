@@ -1,19 +1,22 @@
 """What the backward pass of a stack makes again instead of keeping: memory against time.
 
     'none'          keeps all that a block computes, but attention scores, which never exist as a whole (blockwise.py)
-    'elementwise'   keeps matrix products and makes norms, activations and dropout masks again
+    'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
+    'products'      keeps attention's outputs and the inputs of each block, and makes all else again
     'blocks'        keeps the inputs of each block only, and computes each block twice
 """
 
 import jax
 
+from trax_hourglass import affine
 from trax_hourglass import blockwise
 
 _POLICIES = {
     'none': None,
     'elementwise': jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(blockwise.SAVED)),
+        jax.checkpoint_policies.save_only_these_names(blockwise.SAVED, affine.PRODUCT)),
+    'products': jax.checkpoint_policies.save_only_these_names(blockwise.SAVED),
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 CHOICES = tuple(_POLICIES)
