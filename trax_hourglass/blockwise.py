@@ -29,7 +29,7 @@ from trax_hourglass import tiles
 # benchmarks/attention.py measures it.
 _BLOCK_QUERIES = 512
 _SPAN_KEYS = 512
-_MASKED = -1e9  # The score of a key in the future; as in Trax.
+MASKED = -1e9  # The score of a key in the future; as in Trax.
 SAVED = 'attention_output'  # What the backward pass needs of the forward pass, for policies of recomputation.
 
 
@@ -71,7 +71,7 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
     return tuple(place.put_queries(x, block) for x, block in zip(carry, new))
 
   one = jnp.zeros(padded_q.shape[:-1] + (1,), jnp.float32)
-  highest, total, out = _over_tiles(tiling, padded_q, tile, (one + _MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
+  highest, total, out = _over_tiles(tiling, padded_q, tile, (one + MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
   out = checkpoint_name((out / (total * (1 - rate)))[:, :q.shape[1]].astype(v.dtype), SAVED)
   log_total = checkpoint_name(highest + jnp.log(total), SAVED)
   return out, (q, k, v, positions, head_keys, out, log_total)
@@ -167,7 +167,7 @@ def _scores(place, q, k, positions):
   if positions is not None:
     position_scores = _product_of_rows(place.queries(positions[0]), place.distances(positions[1])[:, None])
     scores += skew(position_scores, place.tiling.keys_per_group)[..., :place.tiling.span_keys]
-  return jnp.where(place.visible(), scores, _MASKED)
+  return jnp.where(place.visible(), scores, MASKED)
 
 
 def skew(x, step):

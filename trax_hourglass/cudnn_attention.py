@@ -17,8 +17,6 @@ import jax.numpy as jnp
 
 from trax_hourglass import blockwise
 
-_MASKED = -1e9  # The score of a key in the future; as in Trax.
-
 
 @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
 def attend(q, k, v, positions, key, queries_per_group, rate):
@@ -60,4 +58,4 @@ def _bias(positions, queries_per_group, n_queries, n_keys, dtype):
   scores = blockwise.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
   visible = jnp.arange(n_distances) < (jnp.arange(n_queries)[:, None] // queries_per_group + 1) * keys_per_group
   padding = ((0, 0), (0, 0), (0, n_queries % 2), (0, n_keys - n_distances))
-  return jnp.pad(jnp.where(visible, scores, _MASKED), padding, constant_values=_MASKED).astype(dtype)
+  return jnp.pad(jnp.where(visible, scores, blockwise.MASKED), padding, constant_values=blockwise.MASKED).astype(dtype)

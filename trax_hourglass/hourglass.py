@@ -75,7 +75,8 @@ def Hourglass(vocab_size=256,
     shortening: plug-in that shortens by K; see resampling.py.
     upsampling: plug-in that brings the length back.
     attention_form: 'tiles', 'pallas' or 'cudnn', how relative and rotary attention are worked out; see attention.py.
-    recompute: 'none', 'elementwise', 'products' or 'blocks', what the backward pass makes again to save memory; see recompute.py.
+    recompute: 'none', 'elementwise', 'products' or 'blocks', what the backward pass makes again to save memory; see
+      recompute.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 

@@ -82,8 +82,9 @@ def _backward(queries_per_group, rate, saved, d_out):
     d_positions, = pull(d_scores)
   queries = [(x, tiling.whole) for x, _ in queries]
   (padded_k, _), (padded_v, _) = others[:2]
-  dk, dv = _call(pallas_kernels.key_gradients, tiling, tiling.n_key_tiles, (like(padded_k), like(padded_v)), (tiling.keys_of_tile,) * 2,
-                 *queries, (padded_k, tiling.keys_of_tile), (padded_v, tiling.keys_of_tile), *others[2:])
+  dk, dv = _call(pallas_kernels.key_gradients, tiling, tiling.n_key_tiles, (like(padded_k), like(padded_v)),
+                 (tiling.keys_of_tile,) * 2, *queries, (padded_k, tiling.keys_of_tile), (padded_v, tiling.keys_of_tile),
+                 *others[2:])
   return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions, None
 
 
