@@ -3,7 +3,7 @@
     cost.png         bits against operations of a run (Figure 1)
     memory.png       bits against temporary memory of a step (Figure 6)
     step_time.png    bits against the time of a step (Figure 7)
-    curves.png       bits in training, against seconds of training
+    curves.png       bits in training but at its start, against seconds of training
 
 The results are a dictionary: settings and machine, and `rows`, a list of what `row` returns. Bits are per byte, per dim of
 an image or per token: `unit` says which, and fields have it in their names.
@@ -190,7 +190,7 @@ def plot(folder, results):
 
   def lines(axes, result, look):
     for number, points in enumerate(result['curves'].values()):
-      _, seconds, bits = zip(*points)
+      _, seconds, bits = zip(*(points[1:] or points))  # The first is that of an untrained model, far above all others.
       axes.plot(seconds, bits, label=None if number else result['name'], linewidth=1.2, markersize=4, **look)
   draw('curves.png', 'seconds of training', f'bits per {unit} on the first batches of valid', lines)
 
