@@ -165,7 +165,7 @@ def test_distances_by_hand():
 def test_skew_by_hand():
   x = jnp.arange(12).reshape(3, 4)
   # Row 2 stays, row 1 moves left by 1, row 0 by 2; what runs over comes from the next row and is masked later.
-  np.testing.assert_array_equal(blockwise._skew(x, 1), [[2, 3, 4], [5, 6, 7], [8, 9, 10]])
+  np.testing.assert_array_equal(blockwise.skew(x, 1), [[2, 3, 4], [5, 6, 7], [8, 9, 10]])
 
 
 def test_sinusoids_by_hand():
