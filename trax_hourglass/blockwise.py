@@ -33,26 +33,36 @@ MASKED = -1e9  # The score of a key in the future; as in Trax.
 SAVED = 'attention_output'  # What the backward pass needs of the forward pass, for policies of recomputation.
 
 
-@functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))  # Equal attentions are traced once.
-def attend(q, k, v, positions, key, queries_per_group, rate):
-  """Returns the attention's output (B, Q, H, E), before the output projection.
+def with_gradient(forward, backward):
+  """Returns an attention with a gradient of its own, traced once where attentions are equal.
 
   Args:
-    q: queries of the content scores (B, Q, H, E), divided by sqrt(E).
-    k: keys (B, K, H, E).
-    v: values (B, K, H, E).
-    positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H, E)).
-    key: JAX PRNG key uint32 (2,); needed where rate > 0.
-    queries_per_group: P.
-    rate: dropout of attention weights, in [0, 1).
+    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, what backward needs).
+    backward: function (queries_per_group, rate, what it needs, gradient of the output) -> gradients of the first five.
   """
-  head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
-  return _attend(q, k, v, positions, head_keys, queries_per_group, rate)
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+  def output(*args):
+    return forward(*args)[0]
 
+  output.defvjp(forward, backward)
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, positions, head_keys, queries_per_group, rate):
-  return _forward(q, k, v, positions, head_keys, queries_per_group, rate)[0]
+  @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
+  def attend(q, k, v, positions, key, queries_per_group, rate):
+    """Returns the attention's output (B, Q, H, E), before the output projection.
+
+    Args:
+      q: queries of the content scores (B, Q, H, E), divided by sqrt(E).
+      k: keys (B, K, H, E).
+      v: values (B, K, H, E).
+      positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H, E)).
+      key: JAX PRNG key uint32 (2,); needed where rate > 0.
+      queries_per_group: P.
+      rate: dropout of attention weights, in [0, 1).
+    """
+    head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
+    return output(q, k, v, positions, head_keys, queries_per_group, rate)
+
+  return attend
 
 
 def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
@@ -128,7 +138,7 @@ def _backward(queries_per_group, rate, saved, d_out):
           d_positions, None)
 
 
-_attend.defvjp(_forward, _backward)
+attend = with_gradient(_forward, _backward)
 
 
 def _tiling(q, k, queries_per_group):

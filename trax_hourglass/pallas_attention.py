@@ -22,7 +22,6 @@ from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
 
 from trax_hourglass import blockwise
-from trax_hourglass import keys
 from trax_hourglass import pallas_kernels
 
 # At most; short sequences have smaller ones. Not tuned: no GPU has run them yet. benchmarks/attention.py measures them.
@@ -31,25 +30,9 @@ _TILE_KEYS = 64
 _SMALLEST = 16  # Triton's products take no smaller matrices.
 
 
-@functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
-def attend(q, k, v, positions, key, queries_per_group, rate):
-  """Returns the attention's output (B, Q, H, E); arguments are those of `blockwise.attend`.
-
-  Raises:
-    ValueError: on a TPU.
-  """
+def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
   if jax.default_backend() == 'tpu':
     raise ValueError("attention_form is 'pallas': that is for GPUs; set Hourglass.attention_form = 'tiles'")
-  head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
-  return _attend(q, k, v, positions, head_keys, queries_per_group, rate)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, positions, head_keys, queries_per_group, rate):
-  return _forward(q, k, v, positions, head_keys, queries_per_group, rate)[0]
-
-
-def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
   tiling = _Tiling.of(q, k, queries_per_group, rate)
   padded = tiling.pad(q, tiling.n_query_tiles * tiling.tile_queries)
   out_shape = jax.ShapeDtypeStruct(padded.shape, v.dtype), jax.ShapeDtypeStruct(padded.shape[:-1], jnp.float32)
@@ -88,7 +71,7 @@ def _backward(queries_per_group, rate, saved, d_out):
   return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions, None
 
 
-_attend.defvjp(_forward, _backward)
+attend = blockwise.with_gradient(_forward, _backward)
 
 
 def _position_scores(queries_per_group, positions):
