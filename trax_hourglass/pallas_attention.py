@@ -71,7 +71,7 @@ def _backward(queries_per_group, rate, saved, d_out):
   return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions, None
 
 
-attend = blockwise.with_gradient(_forward, _backward)
+attend = blockwise.with_gradient(_forward, _backward)  # A ValueError on a TPU.
 
 
 def _position_scores(queries_per_group, positions):

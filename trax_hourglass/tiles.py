@@ -66,10 +66,10 @@ class Tiling:
   def tile_distances(self):
     """Different distances of a tile, a group more than occur: the skew cuts A from each row.
 
-    A single block lies on the diagonal, where distances to the future, half of them, need not be worked out: what the skew
+    A single tile lies on the diagonal, where distances to the future, half of them, need not be worked out: what the skew
     reads in their place is another query's, and masked.
     """
-    return self.span_keys + (self.keys_per_group if self.n_blocks == 1 else self.block_keys)
+    return self.span_keys + (self.keys_per_group if self.n_blocks == self.n_spans == 1 else self.block_keys)
 
   @property
   def padding_groups(self):
