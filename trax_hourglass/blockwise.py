@@ -22,7 +22,9 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from trax_hourglass import dropout
 from trax_hourglass import keys
+from trax_hourglass import mesh
 from trax_hourglass import tiles
 
 # On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the cache.
@@ -36,15 +38,39 @@ SAVED = 'attention_output'  # What the backward pass needs of the forward pass, 
 def with_gradient(forward, backward):
   """Returns an attention with a gradient of its own, traced once where attentions are equal.
 
+  On several devices each works out its own rows of the batch, with the masks that these rows have on a single one.
+
   Args:
-    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, what backward needs).
-    backward: function (queries_per_group, rate, what it needs, gradient of the output) -> gradients of the first five.
+    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, tree of what backward needs
+      besides these, all with the batch as first axis).
+    backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output) ->
+      gradients of the first four.
   """
   @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
   def output(*args):
-    return forward(*args)[0]
+    return forward_rule(*args)[0]
 
-  output.defvjp(forward, backward)
+  def forward_rule(q, k, v, positions, head_keys, queries_per_group, rate):
+    def of_rows(first_row, total, q, k, v, positions, head_keys):
+      del total
+      return forward(q, k, v, positions, _keys_of_rows(head_keys, q, first_row), queries_per_group, rate)
+
+    inputs = q, k, v, positions, head_keys
+    out, kept = mesh.on_own_rows(of_rows, _in_rows(positions), True)(*inputs)
+    return out, (inputs, kept)
+
+  def backward_rule(queries_per_group, rate, saved, d_out):
+    def of_rows(first_row, total, inputs, kept, d_out):
+      q, k, v, positions, head_keys = inputs
+      inputs = q, k, v, positions, _keys_of_rows(head_keys, q, first_row)
+      *gradients, d_positions = backward(queries_per_group, rate, inputs, kept, d_out)
+      return *gradients, positions and (d_positions[0], total(d_positions[1]))
+
+    inputs, kept = saved
+    rows = _in_rows(inputs[3])
+    return *mesh.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
+
+  output.defvjp(forward_rule, backward_rule)
 
   @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
   def attend(q, k, v, positions, key, queries_per_group, rate):
@@ -83,12 +109,12 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
   one = jnp.zeros(padded_q.shape[:-1] + (1,), jnp.float32)
   highest, total, out = _over_tiles(tiling, padded_q, tile, (one + MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
   out = checkpoint_name((out / (total * (1 - rate)))[:, :q.shape[1]].astype(v.dtype), SAVED)
-  log_total = checkpoint_name(highest + jnp.log(total), SAVED)
-  return out, (q, k, v, positions, head_keys, out, log_total)
+  return out, (out, checkpoint_name(highest + jnp.log(total), SAVED))
 
 
-def _backward(queries_per_group, rate, saved, d_out):
-  q, k, v, positions, head_keys, out, log_total = saved
+def _backward(queries_per_group, rate, inputs, kept, d_out):
+  q, k, v, positions, head_keys = inputs
+  out, log_total = kept
   tiling = _tiling(q, k, queries_per_group)
   padded_q, padded_k, padded_v, padded_positions = _padded_to(tiling, q, k, v, positions)
   # The softmax's own part of the gradient: one number a query, the product of output and its gradient.
@@ -135,10 +161,20 @@ def _backward(queries_per_group, rate, saved, d_out):
     d_positions = (d_positions[0][:, :q.shape[1]].astype(queries.dtype),
                    tiling.unpad_distances(d_positions[1]).astype(e.dtype))
   return (dq[:, :q.shape[1]].astype(q.dtype), dk[:, :k.shape[1]].astype(k.dtype), dv[:, :v.shape[1]].astype(v.dtype),
-          d_positions, None)
+          d_positions)
 
 
 attend = with_gradient(_forward, _backward)
+
+
+def _in_rows(positions):
+  """Which of q, k, v, positions and head keys have the batch as first axis."""
+  return True, True, True, positions and (True, False), False
+
+
+def _keys_of_rows(head_keys, q, first_row):
+  """Head keys for the rows from `first_row` (number of rows) on, of queries (B, Q, H, E)."""
+  return None if head_keys is None else dropout.key_from_row(head_keys, first_row(q.shape[0]) * q.shape[1])
 
 
 def _tiling(q, k, queries_per_group):

@@ -33,6 +33,11 @@ def keep_mask(key, rows, columns, rate):
   return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
+def key_from_row(key, row):
+  """Returns the keys (..., 2) with which `keep_mask` gives row 0 what it gives row `row` with `key` (..., 2)."""
+  return key + jnp.stack([keys.spread(jnp.asarray(row)), jnp.uint32(0)])
+
+
 def drop(x, key, rate, rows, columns):
   """Zeroes elements of `x` with probability `rate` and divides the rest by 1 - rate; see `keep_mask`."""
   if rate == 0.0:

@@ -72,8 +72,9 @@ class Scorer:
 
     def nats(weights, state, tokens, token_weights):
       n_scored = token_weights.shape[1]
-      by_token, _ = loss.token_nats(_OfLastTokens(model, n_scored), tokens, tokens[:, -n_scored:], weights, state,
-                                    jax.random.PRNGKey(0), chunk)
+      with mesh_lib.divided(self._mesh):
+        by_token, _ = loss.token_nats(_OfLastTokens(model, n_scored), tokens, tokens[:, -n_scored:], weights, state,
+                                      jax.random.PRNGKey(0), chunk)
       return by_token * token_weights
 
     self.nats = jax.jit(nats, out_shardings=mesh_lib.everywhere(self._mesh))

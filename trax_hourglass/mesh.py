@@ -2,7 +2,13 @@
 
 A host is one process of `jax.distributed` (see hosts.py); without it there is one. Every host runs the same program with
 the same weights, and brings the rows of the batch that lie on its own devices.
+
+XLA's partitioner divides a program written for the whole batch, but not everything in it: it does not look into Pallas
+kernels, nor see that a loop over rows has a share for each device, and lets every device do all of it. Within `divided`
+such functions say so by `on_own_rows`.
 """
+
+import functools
 
 import jax
 from jax.sharding import AxisType
@@ -10,6 +16,9 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
+
+
+_ROWS = 'batch'
 
 
 def over_devices(n_devices=None):
@@ -31,7 +40,7 @@ def over_devices(n_devices=None):
              for device in jax.devices() if device.process_index == host]
   by_host = np.array(devices).reshape(n_hosts, -1)[:, :n_devices // n_hosts]
   # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
-  return Mesh(by_host.ravel(), ('batch',), axis_types=(AxisType.Auto,))
+  return Mesh(by_host.ravel(), (_ROWS,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(mesh):
@@ -41,7 +50,30 @@ def everywhere(mesh):
 
 def along(mesh, axis):
   """Returns the sharding of an array of which each device holds its share of an axis."""
-  return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'batch'))
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, _ROWS))
+
+
+def divided(mesh):
+  """Returns a context for tracing functions whose batches are divided among the mesh's devices."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def on_own_rows(function, in_rows, out_rows):
+  """Returns a function of arrays that each device works out for its own rows, where batches are `divided`.
+
+  Args:
+    function: takes a function (number of its rows) -> number of the first one, a function that adds up an array over all
+      devices, and then the arguments.
+    in_rows: for each argument whether its first axis is the batch, as a tree that is a prefix of theirs; arguments of which
+      this is not so are whole on every device.
+    out_rows: the same for the result.
+  """
+  if jax.sharding.get_abstract_mesh().shape.get(_ROWS, 1) == 1:
+    return functools.partial(function, lambda n_rows: 0, lambda x: x)
+  own = functools.partial(function, lambda n_rows: n_rows * jax.lax.axis_index(_ROWS), lambda x: jax.lax.psum(x, _ROWS))
+  in_specs, out_specs = jax.tree.map(lambda is_batch: PartitionSpec(*[_ROWS] * is_batch), (in_rows, out_rows))
+  # With the check, loops would have to say of each array whether it differs from device to device.
+  return jax.shard_map(own, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def place(x, sharding):

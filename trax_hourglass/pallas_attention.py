@@ -40,11 +40,12 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
       pallas_kernels.forward, tiling, tiling.n_query_tiles, out_shape, (tiling.rows_of_tile, tiling.numbers_of_tile),
       (padded, tiling.rows_of_tile), *_keys(tiling, k, v), *_inputs(tiling, positions, head_keys))
   out, log_total = checkpoint_name(out, blockwise.SAVED), checkpoint_name(log_total, blockwise.SAVED)
-  return tiling.unpad(out, q), (q, k, v, positions, head_keys, out, log_total)
+  return tiling.unpad(out, q), (out, log_total)
 
 
-def _backward(queries_per_group, rate, saved, d_out):
-  q, k, v, positions, head_keys, out, log_total = saved
+def _backward(queries_per_group, rate, inputs, kept, d_out):
+  q, k, v, positions, head_keys = inputs
+  out, log_total = kept
   tiling = _Tiling.of(q, k, queries_per_group, rate)
   padded, d_out = (tiling.pad(x, out.shape[2]) for x in (q, d_out))
   inner = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
@@ -68,7 +69,7 @@ def _backward(queries_per_group, rate, saved, d_out):
   dk, dv = _call(pallas_kernels.key_gradients, tiling, tiling.n_key_tiles, (like(padded_k), like(padded_v)),
                  (tiling.keys_of_tile,) * 2, *queries, (padded_k, tiling.keys_of_tile), (padded_v, tiling.keys_of_tile),
                  *others[2:])
-  return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions, None
+  return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions
 
 
 attend = blockwise.with_gradient(_forward, _backward)  # A ValueError on a TPU.

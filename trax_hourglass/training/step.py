@@ -63,7 +63,8 @@ class Trainer:
 
   def _update(self, weights_state_slots, batch, step, opt_params, rng):
     weights, state, slots = weights_state_slots
-    loss, state, gradients = self._loss_and_gradients(weights, state, batch, rng)
+    with mesh_lib.divided(self._mesh):
+      loss, state, gradients = self._loss_and_gradients(weights, state, batch, rng)
     weights, slots, stats = self._optimizer.tree_update(step, gradients, weights, slots, opt_params, store_slots=False)
     updated = weights, state, slots
     if self._skip_non_finite:
