@@ -3,6 +3,7 @@
     python many_devices.py PART [COORDINATOR N_HOSTS HOST]
 """
 
+import functools
 import json
 import sys
 
@@ -19,9 +20,11 @@ from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
+from trax_hourglass import attention
 from trax_hourglass import mesh
 from trax_hourglass.data import batches
 from trax_hourglass.training import step
+import test_attention
 import test_data
 
 
@@ -65,8 +68,29 @@ def bytes_per_device(trainer):
   return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(held))
 
 
+def attention_of_own_rows():
+  """Divided among two devices attention is what one gives, with the same masks, and nothing is gathered, forms alike."""
+  devices = mesh.over_devices(2)
+  arrays, _ = test_attention.inputs(3, 1, 3)
+  rows = [mesh.along(devices, 0)] * 3 + [mesh.everywhere(devices)] * 3
+  for form in ('tiles', 'pallas'):
+    function = functools.partial(attention.relative_attention, rate=0.3, key=jax.random.PRNGKey(5), form=form)
+    both = lambda *arrays, function=function: (function(*arrays), *test_attention.gradients(function, arrays))
+
+    def divided(*arrays, both=both):
+      with mesh.divided(devices):
+        return both(*arrays)
+
+    compiled = jax.jit(divided, in_shardings=rows).lower(*arrays).compile()
+    assert 'all-gather' not in compiled.as_text()
+    for got, expected in zip(compiled(*map(jax.device_put, arrays, rows)), both(*arrays)):
+      np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
+
+
 def our_steps():
   """Prints losses by setting; weights' and slots' bytes fall in proportion where they are shared out."""
+  if jax.process_count() == 1:
+    attention_of_own_rows()
   losses, whole_bytes = {}, None
   for n_devices in (1, 2, 4, 8):
     if n_devices % jax.process_count():

@@ -8,6 +8,7 @@ import trax.layers as tl
 
 from trax_hourglass.affine import Dense
 from trax_hourglass.dropout import PositionalDropout
+from trax_hourglass.halved import Halved
 from trax_hourglass.scanned import Scanned
 from trax_hourglass.spec import check_decodes
 
@@ -34,6 +35,13 @@ def FeedForward(spec):
       Dense(spec.d_model),        # vecs
       Dropout(spec),              # vecs
   )
+
+
+def FeedForwardAlone(spec):
+  """The same outside of a stack, where only a loop over parts of a sequence keeps memory small: (B, L, D) -> (B, L, D)."""
+  if spec.mode != 'train' or spec.dropout_shared_axes:  # Halves would not share the fate of an activation.
+    return FeedForward(spec)
+  return Halved(FeedForward(spec), spec.recompute)
 
 
 def DecoderBlock(spec, attention):

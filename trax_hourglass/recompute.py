@@ -4,6 +4,8 @@
     'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
     'products'      keeps attention's outputs and the inputs of each block, and makes all else again
     'blocks'        keeps the inputs of each block only, and computes each block twice
+
+A resampling is no stack: of it, only what its feed-forward layer computes is made again (halved.py).
 """
 
 import jax
