@@ -73,8 +73,8 @@ def attention_of_own_rows():
   devices = mesh.over_devices(2)
   arrays, _ = test_attention.inputs(3, 1, 3)
   rows = [mesh.along(devices, 0)] * 3 + [mesh.everywhere(devices)] * 3
-  for form in ('tiles', 'pallas'):
-    function = functools.partial(attention.relative_attention, rate=0.3, key=jax.random.PRNGKey(5), form=form)
+  for form, rate in (('tiles', 0.3), ('pallas', 0.3), ('cudnn', 0.0)):
+    function = functools.partial(attention.relative_attention, rate=rate, key=jax.random.PRNGKey(5), form=form)
     both = lambda *arrays, function=function: (function(*arrays), *test_attention.gradients(function, arrays))
 
     def divided(*arrays, both=both):

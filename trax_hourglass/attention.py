@@ -10,7 +10,7 @@ queries and `keys_per_group` keys, of which one is always 1:
 A query of group m sees the keys of groups 0 .. m. There are three forms of the same function:
 
     'tiles'     plain JAX, blockwise.py: CPU, TPU and GPU, any type, dropout of weights
-    'pallas'    Triton kernels, pallas_attention.py: one GPU, any type, dropout of weights
+    'pallas'    Triton kernels, pallas_attention.py: GPU, any type, dropout of weights
     'cudnn'     cuDNN's fused attention, cudnn_attention.py: GPU, bfloat16, no dropout of weights
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys, and as many

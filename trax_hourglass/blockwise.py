@@ -35,6 +35,11 @@ MASKED = -1e9  # The score of a key in the future; as in Trax.
 SAVED = 'attention_output'  # What the backward pass needs of the forward pass, for policies of recomputation.
 
 
+def in_rows(positions):
+  """Returns which of q, k, v, positions and head keys have the batch as first axis."""
+  return True, True, True, positions and (True, False), False
+
+
 def with_gradient(forward, backward):
   """Returns an attention with a gradient of its own, traced once where attentions are equal.
 
@@ -56,7 +61,7 @@ def with_gradient(forward, backward):
       return forward(q, k, v, positions, _keys_of_rows(head_keys, q, first_row), queries_per_group, rate)
 
     inputs = q, k, v, positions, head_keys
-    out, kept = mesh.on_own_rows(of_rows, _in_rows(positions), True)(*inputs)
+    out, kept = mesh.on_own_rows(of_rows, in_rows(positions), True)(*inputs)
     return out, (inputs, kept)
 
   def backward_rule(queries_per_group, rate, saved, d_out):
@@ -67,7 +72,7 @@ def with_gradient(forward, backward):
       return *gradients, positions and (d_positions[0], total(d_positions[1]))
 
     inputs, kept = saved
-    rows = _in_rows(inputs[3])
+    rows = in_rows(inputs[3])
     return *mesh.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
 
   output.defvjp(forward_rule, backward_rule)
@@ -165,11 +170,6 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
 
 
 attend = with_gradient(_forward, _backward)
-
-
-def _in_rows(positions):
-  """Which of q, k, v, positions and head keys have the batch as first axis."""
-  return True, True, True, positions and (True, False), False
 
 
 def _keys_of_rows(head_keys, q, first_row):

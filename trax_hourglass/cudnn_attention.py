@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hourglass import blockwise
+from trax_hourglass import mesh
 
 
 @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
@@ -33,12 +34,16 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
   if on_gpu and q.dtype == jnp.float32:
     raise ValueError("attention_form is 'cudnn' and activations are float32: it takes bfloat16 only; set fit.dtype = "
                      "'bfloat16', or Hourglass.attention_form to 'tiles' or 'pallas'")
+  of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
+  return mesh.on_own_rows(of_rows, blockwise.in_rows(positions)[:4], True)(q, k, v, positions)
+
+
+def _attend_to(q, k, v, positions, queries_per_group, implementation):
   n_rows, n_queries, n_heads, _ = q.shape
   # cuDNN takes even lengths only where a bias has a gradient.
   q, k, v = (jnp.pad(_rows_as_heads(x), ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
   bias = _bias(positions, queries_per_group, n_queries, k.shape[1], q.dtype) if positions is not None else None
-  out = jax.nn.dot_product_attention(
-      q, k, v, bias=bias, scale=1.0, is_causal=bias is None, implementation='cudnn' if on_gpu else 'xla')
+  out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None, implementation=implementation)
   return out[:, :n_queries].reshape(n_queries, n_rows, n_heads, -1).swapaxes(0, 1)
 
 
