@@ -30,6 +30,11 @@ def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypat
   train(4, 6)  # From the checkpoint of step 3: what came after it is forgotten.
   sums = clock.read(tmp_path / 'seconds.json')
   assert sums == [(3, 6.0, 2), (6, 12.0, 4)]
-  # Steps that were not timed count as the others: 3 s each.
-  assert [clock.at(sums, step) for step in (0, 1, 3, 5, 6, 9)] == [0.0, 3.0, 9.0, 15.0, 18.0, 18.0]
-  assert clock.at([(1, 0.0, 0)], 1) == 0.0
+  assert clock.per_step(sums) == (3.0, 3.0)
+
+
+def test_mean_and_median_of_a_step():
+  # 5 steps of 1 s, 2 of 9 s, 4 of 2 s; what is not timed does not count.
+  sums = [(1, 0.0, 0), (6, 5.0, 5), (8, 23.0, 7), (10, 23.0, 7), (14, 31.0, 11)]
+  assert clock.per_step(sums) == (31 / 11, 2.0)
+  assert clock.per_step([(1, 0.0, 0)]) == clock.per_step([]) == (0.0, 0.0)

@@ -91,7 +91,10 @@ def compare(output_dir,
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
   budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
-  rows = {**comparison_rows.check_rows(rows, 'rows'), **comparison_rows.check_rows(own_rows or {}, 'own_rows')}
+  rows, own_rows = comparison_rows.check_rows(rows, 'rows'), comparison_rows.check_rows(own_rows or {}, 'own_rows')
+  for name in own_rows.keys() & rows.keys():
+    raise ValueError(f'compare.own_rows has {name!r}, as compare.rows has: give it another name')
+  rows = {**rows, **own_rows}
   folder = pathlib.Path(output_dir).expanduser()
   configuration = comparison_rows.Configuration(budget, warmup, n_evaluations)
   try:
@@ -132,6 +135,11 @@ class Comparison:
         differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
                          f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
+    trained = [path.parent for path in self.folder.glob(f'*/{_ROW}') if 'measurement' in _read(path)]
+    others = sorted(directory.name for directory in trained if directory not in [row.directory for row in self.rows])
+    if others:
+      raise ValueError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, {", ".join(others)}: '
+                       'give another folder, name them too, or delete theirs')
     self.folder.mkdir(parents=True, exist_ok=True)
     kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
     whole_file.write(self.folder / CONFIG, '\n'.join([*self._configuration.common, kept, '']))
@@ -182,9 +190,16 @@ class Comparison:
     n_turns = _TURNS if self._budget.what == 'seconds' else 1
     taken = {row.name: [] for row in new}
     again = []  # Of a row that was measured before, so that what comes later is measured by the same clock.
+    for row in rows:
+      if row not in new:
+        self._tell_other_machine(row)
     for turn in range(n_turns if new else 0):
       if known and n_turns > 1:
-        again.append(self._measure(known).step_seconds)
+        try:
+          again.append(self._measure(known).step_seconds)
+        except Exception as error:  # What is new goes on, by today's clock.  pylint: disable=broad-except
+          _say(f'{known.name} could not be measured again: {_short(error)}')
+          known, again = None, []
       for row in new:
         if len(taken[row.name]) == turn:  # Else it has failed.
           with self._told(row, row.directory / _ROW):
@@ -196,6 +211,12 @@ class Comparison:
         seconds = speed * statistics.median(measured.step_seconds for measured in taken[row.name])
         with self._told(row, row.directory / _ROW) as keep:
           keep(self._plan_of(row, dataclasses.replace(taken[row.name][0], step_seconds=seconds)))
+
+  def _tell_other_machine(self, row):
+    there, here = _read(row.directory / _ROW)['machine'], measurement.machine()
+    differs = [f'{name} {value!r}, here {here[name]!r}' for name, value in there.items() if value != here[name]]
+    if differs:
+      _say(f'{row.name} was planned elsewhere, so its seconds may be others: {"; ".join(differs)}')
 
   def _plan_of(self, row, measured):
     self._configuration.configure(row, comparison_rows.PROBE, seed=0)
@@ -242,10 +263,8 @@ class Comparison:
     opened = run_directory.load(run, bindings=row.lines if row.weights_of else ())
     evaluation = run_evaluation.evaluate(opened, self._scored['split'], self._scored['protocol'],
                                          max_tokens=self._scored['max_tokens'])
-    sums = clock.read(run / clock.Clock.FILE)
     return {'seed': seed, 'bits': evaluation.score.bits_per_token, 'standard_error': evaluation.score.standard_error,
-            'n_tokens_scored': evaluation.score.n_tokens, 'training_seconds': clock.at(sums, plan['n_steps']),
-            'curve': [(step, clock.at(sums, step), bits) for step, bits in report.curve(run)] if not row.weights_of else []}
+            'n_tokens_scored': evaluation.score.n_tokens, 'curve': [] if row.weights_of else report.curve(run)}
 
   def _train(self, row, seed, n_steps, directory):
     self._configuration.configure(row, n_steps, seed)
@@ -258,17 +277,20 @@ class Comparison:
   def _results(self, seeds):
     rows = []
     for row in self.rows:
-      plan = _read(self._source(row).directory / _ROW)
-      runs = [_read(row.directory / f'seed_{seed}' / _RESULT) for seed in seeds]
-      rows.append(report.row(row.name, row.kind, row.weights_of, plan, [run for run in runs if run],
-                             self._paper.get(row.name)))
+      source, runs = self._source(row).directory, []
+      for seed in seeds:
+        run, sums = row.directory / f'seed_{seed}', clock.read(source / f'seed_{seed}' / clock.Clock.FILE)
+        result = _read(run / _RESULT)
+        if 'error' in result or self._is_finished(row, run):  # Not what was scored in another way and is still to come.
+          runs.append({**result, 'seconds_per_step': clock.per_step(sums)})
+      rows.append(report.row(row.name, row.kind, row.weights_of, _read(source / _ROW), runs, self._paper.get(row.name)))
     return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
             **measurement.machine(), 'rows': rows}
 
 
 def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
-  if not isinstance(seeds, (tuple, list)) or not seeds or len(set(seeds)) < len(seeds) or not all(
-      isinstance(seed, int) and seed >= 0 for seed in seeds):
+  if not isinstance(seeds, (tuple, list)) or not seeds or not all(
+      isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
     raise ValueError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   for seed in seeds:
     keys.check_seed(seed)

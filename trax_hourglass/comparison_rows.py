@@ -66,11 +66,11 @@ class Configuration:
     Raises:
       ValueError: a row makes no sense, or two would share a folder.
     """
-    if not isinstance(evaluated, dict):
+    if not isinstance(evaluated, dict) or not all(isinstance(name, str) for name in evaluated):
       raise ValueError(f'compare.also_evaluate is {evaluated!r}: give {{name: (row, gin lines)}}')
     wanted = [(name, _lines(lines), None) for name, lines in trained.items()]
     for name, entry in evaluated.items():
-      if not isinstance(entry, (tuple, list)) or len(entry) != 2 or entry[0] not in trained:
+      if not isinstance(entry, (tuple, list)) or len(entry) != 2 or entry[0] not in list(trained) or not _are_lines(entry[1]):
         raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and gin '
                          'lines')
       wanted.append((name, (*_lines(trained[entry[0]]), *_lines(entry[1])), entry[0]))
@@ -138,10 +138,13 @@ def check_rows(rows, name):
     raise ValueError(f"compare.{name} is {rows!r}: give {{name: gin lines}}, such as "
                      "{'flat': \"Hourglass.hierarchy = '8@1'\"}")
   for row, lines in rows.items():
-    if not isinstance(row, str) or not isinstance(lines, (str, list, tuple)) or not all(
-        isinstance(line, str) for line in lines):
+    if not isinstance(row, str) or not _are_lines(lines):
       raise ValueError(f'compare.{name} has {row!r}: {lines!r}: give a name and gin lines, a string or a list of them')
   return rows
+
+
+def _are_lines(lines):
+  return isinstance(lines, (str, list, tuple)) and all(isinstance(line, str) for line in lines)
 
 
 def _lines(lines):

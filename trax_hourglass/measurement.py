@@ -26,7 +26,8 @@ class Measurement:
     flops_from: 'products', counted as in flops.py, or 'compiler', XLA's estimate, for models with loops that cannot be
       counted; it takes each loop for one turn, so it is too low.
     step_bytes: temporary memory of the compiled step.
-    step_seconds: mean over the steps that were timed; steps of one model need not be alike (factor_dropout.py).
+    step_seconds: mean over the steps that were timed, since steps of one model need not be alike (factor_dropout.py); a
+      comparison takes the median of several such means.
   """
   n_parameters: int
   step_flops: float
@@ -79,5 +80,5 @@ def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options
 def machine():
   """Returns what numbers are measured on."""
   device = jax.devices()[0]
-  return {'device': f'{device.platform} {device.device_kind}', 'cores': os.cpu_count(), 'machine': platform.machine(),
-          'jax': jax.__version__, 'python': platform.python_version()}
+  return {'device': f'{device.platform} {device.device_kind}', 'devices': jax.device_count(), 'cores': os.cpu_count(),
+          'machine': platform.machine(), 'jax': jax.__version__, 'python': platform.python_version()}

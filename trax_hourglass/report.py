@@ -3,7 +3,7 @@
     cost.png         bits against operations of a run (Figure 1)
     memory.png       bits against temporary memory of a step (Figure 6)
     step_time.png    bits against the time of a step (Figure 7)
-    curves.png       bits in training but at its start, against seconds of training
+    curves.png       bits in training but at its start, against steps, seconds or operations, whichever is the budget
 
 The results are a dictionary: settings and machine, and `rows`, a list of what `row` returns. Bits are per byte, per dim of
 an image or per token: `unit` says which, and fields have it in their names.
@@ -30,6 +30,12 @@ _PLOTS = {  # File: field, divisor, label of the axis.
     'memory.png': ('step_bytes', 1e6, 'temporary memory of a training step, MB'),
     'step_time.png': ('seconds_per_step', 1, 'seconds a training step'),
 }
+_COSTS = {  # Budget: label of the axis, what a step of a row costs.
+    'steps': ('training steps', lambda row: 1),
+    # By the rate at which seconds became steps: rows were timed in turns, and are trained when the machine may be another.
+    'seconds': ('seconds of training, by step times measured beforehand', lambda row: row['planned_step_seconds']),
+    'flops': ('matrix products of training, TFLOP', lambda row: row['step_flops'] / 1e12),
+}
 
 
 def curve(run):
@@ -51,30 +57,34 @@ def row(name, kind, weights_of, plan, runs, paper=None):
     kind: 'flat', 'hierarchical' or 'Trax'.
     weights_of: the row whose weights it evaluates, or None.
     plan: what its row.json holds.
-    runs: what the result.json of its runs hold, finished or failed.
+    runs: what the result.json of its runs hold, finished or failed, with `seconds_per_step`, what clock.py's `per_step`
+      says of the run.
     paper: bits that the paper prints, or None.
 
   Returns:
     A dictionary of plain values. Bits are the mean over the seeds that have finished, `spread` their standard deviation,
-    None for a single one; `standard_error` is that of the evaluation, the mean over seeds.
+    None for a single one; `standard_error` is that of the evaluation, the mean over seeds. `training_seconds` were spent on
+    all steps, `seconds_per_step` is the median, which other work on the machine hardly touches, and `planned_step_seconds`
+    was measured beforehand.
   """
   finished = [run for run in runs if 'bits' in run]
   result = {'name': name, 'kind': kind, 'weights_of': weights_of, 'n_seeds': len(finished),
             'errors': sorted({run['error'] for run in runs if 'error' in run})}
   if 'measurement' in plan:
-    measured = plan['measurement']
-    result.update(unit=plan['unit'], **measured, machine=plan['machine'], n_steps=plan['n_steps'], tokens=plan['tokens'],
-                  run_flops=measured['step_flops'] * plan['n_steps'])
+    measured = dict(plan['measurement'])
+    planned = measured.pop('step_seconds')
+    result.update(unit=plan['unit'], **measured, planned_step_seconds=planned, machine=plan['machine'], n_steps=plan['n_steps'],
+                  tokens=plan['tokens'], run_flops=measured['step_flops'] * plan['n_steps'])
   if finished:
     bits = [run['bits'] for run in finished]
     errors = [run['standard_error'] for run in finished if run['standard_error'] is not None]
-    seconds = statistics.fmean(run['training_seconds'] for run in finished)
-    per_step = seconds / result['n_steps'] or result['step_seconds']  # A run of one step has no step that was timed.
+    mean, median = (statistics.fmean(seconds) or planned  # A run of one step has no step that was timed.
+                    for seconds in zip(*(run['seconds_per_step'] for run in finished)))
     result.update(
         {f'bits_per_{result["unit"]}': statistics.fmean(bits)}, bits_of_seeds={run['seed']: run['bits'] for run in finished},
         spread=statistics.stdev(bits) if len(bits) > 1 else None,
         standard_error=statistics.fmean(errors) if errors else None,
-        training_seconds=seconds, seconds_per_step=per_step, steps_per_second=1 / per_step,
+        training_seconds=mean * result['n_steps'], seconds_per_step=median, steps_per_second=1 / median,
         curves={run['seed']: run['curve'] for run in finished})
     if paper is not None:
       result['gap'] = statistics.fmean(bits) - paper
@@ -158,7 +168,8 @@ def markdown(rows, columns):
   """Returns a markdown table, one row a dictionary; columns that no row has are left out."""
   columns = [column for column in columns if any(column in row for row in rows)]
   def cell(value):
-    return f'{value:,}' if isinstance(value, int) else f'{value:.4g}' if isinstance(value, float) else str(value or '')
+    text = f'{value:,}' if isinstance(value, int) else f'{value:.4g}' if isinstance(value, float) else str(value or '')
+    return text.replace('|', r'\|')  # Else a hierarchy with a set of factors would be two cells, within backticks too.
   lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
   return '\n'.join(lines + [f'| {" | ".join(cell(row.get(column)) for column in columns)} |' for row in rows])
 
@@ -188,20 +199,25 @@ def plot(folder, results):
                     label=result['name'], **look)
     draw(file, label, f'{results["split"]} bits per {unit}', point)
 
+  budget, = results['budget']
+  label, cost = _COSTS[budget]
+
   def lines(axes, result, look):
     for number, points in enumerate(result['curves'].values()):
-      _, seconds, bits = zip(*(points[1:] or points))  # The first is that of an untrained model, far above all others.
-      axes.plot(seconds, bits, label=None if number else result['name'], linewidth=1.2, markersize=4, **look)
-  draw('curves.png', 'seconds of training', f'bits per {unit} on the first batches of valid', lines)
+      steps, bits = zip(*(points[1:] or points))  # The first is that of an untrained model, far above all others.
+      axes.plot([step * cost(result) for step in steps], bits, label=None if number else result['name'], linewidth=1.2,
+                markersize=4, **look)
+  draw('curves.png', label, f'bits per {unit} on the first batches of valid', lines)
 
 
 def _unequal(results):
   """Returns a sentence on runs whose seconds miss the budget, in a list; empty if there are none."""
   budget = results['budget'].get('seconds')
-  off = [f'{result["name"]} ({result["training_seconds"] / budget - 1:+.0%})' for result in results['rows']
-         if budget and 'training_seconds' in result and abs(result['training_seconds'] / budget - 1) > UNEQUAL]
-  return [f'Steps took other times than measured beforehand; seconds are not the {budget:,} of the budget: {", ".join(off)}.'
-         ] if off else []
+  needed = {result['name']: result['n_steps'] * result['seconds_per_step'] for result in results['rows']
+            if budget and 'training_seconds' in result}
+  off = [f'{name} ({seconds / budget - 1:+.0%})' for name, seconds in needed.items() if abs(seconds / budget - 1) > UNEQUAL]
+  return [f'Steps took other times than measured beforehand; at their median, seconds are not the {budget:,} of the budget: '
+          f'{", ".join(off)}.'] if off else []
 
 
 def _rounded(x):
@@ -218,7 +234,7 @@ def _bits(result):
 
 def _write_csv(path, results):
   fields = ['name', 'kind', 'weights_of', f'bits_per_{_unit(results)}', 'spread', 'standard_error', 'n_seeds', 'paper',
-            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'step_seconds', 'n_steps',
+            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'planned_step_seconds', 'n_steps',
             'tokens', 'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
   with whole_file.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, fields, extrasaction='ignore')

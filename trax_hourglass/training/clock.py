@@ -65,20 +65,16 @@ def read(path):
   return [tuple(sums) for sums in json.loads(path.read_text())] if path.exists() else []
 
 
-def at(sums, step):
-  """Returns the seconds of training until a step, those that were not timed taken to be like their neighbours.
+def per_step(sums):
+  """Returns (mean, median) of the seconds of a step; zeros if none was timed.
+
+  For the median each step counts as the mean of those between the same two stops. It leaves out what now and then slows a
+  machine down, so that it tells runs apart which were not all disturbed alike; the mean tells what was really spent.
 
   Args:
-    sums: what `read` returns, not empty.
-    step: the step; between those that are known the seconds grow evenly.
+    sums: what `read` returns.
   """
-  known, before = [(0, 0.0)], (0, 0.0, 0)
-  for sum_ in sums:
-    steps, seconds, n_timed = (now - then for now, then in zip(sum_, before))
-    if n_timed:
-      known.append((sum_[0], known[-1][1] + steps * seconds / n_timed))
-      before = sum_
-  if sums[-1][2] and before != sums[-1]:
-    last, seconds, n_timed = sums[-1]
-    known.append((last, known[-1][1] + (last - before[0]) * seconds / n_timed))
-  return float(np.interp(step, *zip(*known)))
+  _, seconds, n_timed = np.diff([(0, 0.0, 0), *sums], axis=0).T
+  n_timed = n_timed.astype(int)
+  each = np.repeat(seconds / np.maximum(n_timed, 1), n_timed)
+  return (float(np.mean(each)), float(np.median(each))) if len(each) else (0.0, 0.0)

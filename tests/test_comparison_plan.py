@@ -1,0 +1,88 @@
+"""How a comparison plans its rows: steps for a budget, times taken in turns, what has failed comes last."""
+
+import dataclasses
+import json
+
+import pytest
+
+from trax_hourglass import comparison
+from trax_hourglass import measurement
+from trax_hourglass import run_directory
+from test_comparison import MEASURED, by_name, run
+
+SECONDS = 'compare.steps = None', 'compare.seconds = 100', 'compare.seeds = (0,)'
+
+
+def not_run(self, seed, directory, row):
+  return {'error': 'not run'}
+
+
+@pytest.mark.parametrize('budget, n_steps', [
+    ('compare.steps = 9', 9), ('compare.steps = None\ncompare.seconds = 60', 240),
+    ('compare.steps = None\ncompare.flops = 1e11', 50), ('compare.steps = None\ncompare.seconds = 0.01', 1)])
+def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_steps):
+  seen = []
+  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: MEASURED)
+
+  def run_once(self, seed, directory, row):
+    if not row.weights_of:
+      self._configuration.configure(row, json.loads((row.directory / 'row.json').read_text())['n_steps'], seed)
+      seen.append((run_directory.setting('n_steps'), run_directory.setting('schedule')(n_steps),
+                   run_directory.bound('WarmupCosine.warmup_steps')))
+    return {'error': 'not run'}
+
+  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  run(tmp_path, *budget.splitlines(), 'compare.seeds = (0,)', 'compare.warmup = 0.2')
+  assert seen == [(n_steps, 0.0 if n_steps > 1 else pytest.approx(0, abs=1), round(0.2 * n_steps))] * 2
+
+
+def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monkeypatch):
+  order = []
+
+  def measure(self, row):
+    order.append(row.name)
+    return dataclasses.replace(MEASURED, step_seconds={'flat': [1.0, 4.0, 2.0, 4.0, 4.0, 4.0], 'drawn': [3.0, 2.0, 8.0],
+                                                       'late': [8.0, 6.0, 7.0]}[row.name][order.count(row.name) - 1])
+
+  monkeypatch.setattr(comparison.Comparison, '_measure', measure)
+  monkeypatch.setattr(comparison.Comparison, '_run_once', not_run)
+  steps = lambda name: json.loads((tmp_path / name / 'row.json').read_text())['n_steps']
+  run(tmp_path, *SECONDS)
+  assert order == ['flat', 'drawn'] * 3 and (steps('flat'), steps('drawn')) == (50, 33)
+  run(tmp_path, *SECONDS, "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
+  # The machine takes twice as long as before for the first row, so the new one counts for half.
+  assert order[6:] == ['flat', 'late'] * 3 and steps('late') == round(100 / 3.5)
+
+
+def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(comparison.Comparison, '_run_once', not_run)
+  run(tmp_path, *SECONDS)
+  path = tmp_path / 'flat' / 'row.json'
+  path.write_text(path.read_text().replace('"cores": ', '"cores": 99'))
+
+  def measure(self, row):
+    if row.name != 'late':
+      raise MemoryError('too large by now')
+    return MEASURED
+
+  monkeypatch.setattr(comparison.Comparison, '_measure', measure)
+  rows = by_name(run(tmp_path, *SECONDS, "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}"))
+  assert rows['late']['n_steps'] == 400
+  said = capsys.readouterr().err
+  assert 'flat could not be measured again: too large by now' in said and 'flat was planned elsewhere' in said
+
+
+def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
+  tried = []
+
+  def run_once(self, seed, directory, row):
+    tried.append(row.name)
+    assert 'ended' in json.loads((directory / 'result.json').read_text())['error']  # What is left if the process is killed.
+    raise ValueError('no')
+
+  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None')
+  run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
+  assert tried == ['flat', 'drawn', 'late', 'flat', 'drawn']
