@@ -4,6 +4,7 @@
 """
 
 import functools
+import gc
 import json
 import sys
 
@@ -29,7 +30,7 @@ import test_data
 
 
 def trax_loop():
-  """Trax's loop trains by pmap; without either patch it does not."""
+  """Trax's loop trains by pmap, our model as well; without either patch it does not."""
   trained = test_trax_compat.loop()
   assert trained.n_devices == 2
   trained.run(3)
@@ -40,6 +41,16 @@ def trax_loop():
     except (AttributeError, ValueError):
       continue
     raise AssertionError(f'works without {patch}')
+  losses = []
+  for make_trainer in optimizers.Trainer, lambda *layer_and_optimizer: step.Trainer(*layer_and_optimizer, mesh.over_devices(2)):
+    batch = pairs.tokens(6, batch=4), pairs.tokens(6, batch=4), np.ones((4, 6), np.float32)
+    layer = tl.Serial(pairs.ours(*SMALL, mode='train', dropout=0.0), tl.WeightedCategoryCrossEntropy())
+    layer.init(shapes.signature(batch), rng=jax.random.PRNGKey(0))
+    optimizer = optimizers.Adam(1e-2)
+    optimizer.tree_init(layer.weights)
+    trainer = make_trainer(layer, optimizer)
+    losses.append([float(np.mean(trainer.one_step(batch, jax.random.PRNGKey(i), i, 1e-2)[0])) for i in (1, 2)])
+  np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 # Few different layers, so that many settings compile in little time, and the default resamplings.
@@ -47,7 +58,7 @@ SMALL = ('0@1 1@3 0@1', 'linear', 'linear')
 WHOLE = ('1@1 1@3 1@1',)
 
 
-def train(n_devices, shard_weights, n_steps, model):
+def train(n_devices, shard_weights, n_steps, model, **options):
   """Returns the losses of the first steps on some of the devices, and the trainer."""
   windows = batches.RandomWindows(test_data.Numbers(40), 8, 6, 0, 256, jax.process_index(), jax.process_count())
   layer = pairs.ours(*model, mode='train', dropout=0.2, d_model=32, d_ff=64, n_heads=2, vocab_size=64)
@@ -55,7 +66,7 @@ def train(n_devices, shard_weights, n_steps, model):
   layer.init(shapes.signature(next(windows)), rng=jax.random.PRNGKey(0))
   optimizer = optimizers.Adam(1e-3)
   optimizer.tree_init(layer.weights)
-  trainer = step.Trainer(layer, optimizer, mesh.over_devices(n_devices), shard_weights=shard_weights)
+  trainer = step.Trainer(layer, optimizer, mesh.over_devices(n_devices), shard_weights=shard_weights, **options)
   losses = [float(trainer.one_step(next(windows), np.array([0, i], np.uint32), i, 1e-3)[0]) for i in range(n_steps)]
   assert trainer.update._cache_size() == 1, 'compiled more than once'
   assert all(len(w.sharding.device_set) == n_devices for w in jax.tree.leaves(layer.weights))
@@ -63,9 +74,15 @@ def train(n_devices, shard_weights, n_steps, model):
 
 
 def bytes_per_device(trainer):
-  """Bytes of weights and slots on this host's first device."""
+  """Bytes of weights and slots on this host's first device; nothing else of their size is alive there."""
   held = trainer.model_with_loss.weights, trainer.slots
-  return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(held))
+  total = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(held))
+  gc.collect()
+  device = jax.local_devices()[0]
+  shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards if shard.device == device]
+  alive = sum({shard.unsafe_buffer_pointer(): shard.nbytes for shard in shards}.values())  # Some are views of others.
+  assert total <= alive < total + 20_000, (total, alive)
+  return total
 
 
 def attention_of_own_rows():
@@ -107,13 +124,18 @@ def our_steps():
         assert 1 / n_devices <= share < 1.05 / n_devices, share
   for n_devices, shard_weights in ((1, False), (8, True)):
     if n_devices % jax.process_count() == 0:
-      losses[f'whole, {n_devices} devices, shared out: {shard_weights}'] = train(n_devices, shard_weights, 5, WHOLE)[0]
+      losses[f'whole, {n_devices} devices, shared out: {shard_weights}'], trainer = train(n_devices, shard_weights, 5, WHOLE)
   try:
     trainer.one_step((np.zeros((3, 6), np.int32),) * 2 + (np.ones((3, 6), np.float32),), np.zeros(2, np.uint32), 0, 1e-2)
   except ValueError as error:
     assert f'batch size {3 * jax.process_count()} does not divide among 8 devices' in str(error)
   else:
     raise AssertionError('a batch that does not divide was taken')
+  for name, options in (('accumulate', {'accumulate': 2}), ('bfloat16', {'dtype': 'bfloat16'})):
+    for n_devices, shard_weights in ((1, False), (2, True)):
+      if n_devices % jax.process_count() == 0:
+        key = f'{name}, {n_devices} devices, shared out: {shard_weights}'
+        losses[key] = train(n_devices, shard_weights, 50, SMALL, **options)[0]
   if hosts.is_first():
     print(json.dumps(losses))
 

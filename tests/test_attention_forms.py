@@ -93,15 +93,26 @@ def test_a_model_takes_its_form():
     np.testing.assert_allclose(output, outputs[0], atol=1e-5)
 
 
+def test_float32_goes_by_the_tiles_where_cudnn_would_be_asked(monkeypatch):
+  """Initialisation and evaluation are in float32, which cuDNN's attention on a GPU does not take."""
+  arrays, _ = inputs(5, 1, 3)
+  tiles = attention.relative_attention(*arrays, form='tiles')
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  jax.clear_caches()  # Compiled functions do not ask for the backend again.
+  asked = []
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda q, k, v, **options: asked.append(options['implementation']) or q)
+  np.testing.assert_allclose(attention.relative_attention(*arrays, form='cudnn'), tiles, rtol=1e-5, atol=1e-6)
+  assert not asked
+  attention.relative_attention(*(x.astype(jnp.bfloat16) for x in arrays), form='cudnn')
+  assert asked == ['cudnn']
+
+
 def test_mistakes_name_the_remedy(monkeypatch):
   with pytest.raises(ValueError, match="attention_form is 'triton': choose one of 'tiles', 'pallas', 'cudnn'"):
     th.Hourglass(attention_form='triton')
   arrays, _ = inputs(2, 1, 1)
   with pytest.raises(ValueError, match='cannot drop attention weights; set Hourglass.dropout = 0.0'):
     attention.relative_attention(*arrays, rate=0.1, key=jax.random.PRNGKey(0), form='cudnn')
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  with pytest.raises(ValueError, match="bfloat16 only; set fit.dtype = 'bfloat16'"):
-    attention.relative_attention(*arrays, form='cudnn')
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   with pytest.raises(ValueError, match="that is for GPUs; set Hourglass.attention_form = 'tiles'"):
     attention.relative_attention(*arrays, form='pallas')

@@ -1,7 +1,10 @@
 """The compiled step: many devices equal one, parts of a batch equal the whole, bfloat16 is near, bad steps stop."""
 
+import gc
+
 import jax
 from jax.extend import core as jax_core
+import jax.numpy as jnp
 import numpy as np
 import pairs
 import pytest
@@ -10,6 +13,8 @@ from trax import optimizers
 from trax import shapes
 
 import test_training
+from trax_hourglass import embedding
+from trax_hourglass import loss
 from trax_hourglass.training import step
 
 
@@ -42,6 +47,33 @@ def test_bfloat16_is_near_and_keeps_float32_weights(whole):
   np.testing.assert_allclose(got, whole, rtol=0.02)  # Products of numbers rounded to 8 bits.
   assert got != whole
   assert {x.dtype for x in jax.tree.leaves((trainer.model_with_loss.weights, trainer.slots))} == {np.dtype(np.float32)}
+
+
+def test_nothing_but_weights_and_slots_stays_alive():
+  def alive():
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+  before = alive()
+  _, trainer = losses(n_steps=2)
+  held = sum(array.nbytes for array in jax.tree.leaves((trainer.model_with_loss.weights, trainer.slots)))
+  assert held <= alive() - before < 1.05 * held
+
+
+def test_bfloat16_adds_up_gradients_in_float32():
+  """A thousand terms of 1/256 a row of the embedding, or of a chunk each, would come to 1 at most in bfloat16."""
+  weights = jnp.zeros((2, 1), jnp.bfloat16)
+  layer = embedding.Embedding(2, 1)
+  total = lambda weights: layer.pure_fn(np.zeros((1, 1024), np.int32), weights, (), None)[0].astype(np.float32).sum() / 256
+  np.testing.assert_array_equal(jax.grad(total)(weights), [[4.0], [0.0]])
+
+  class Linear:
+    vectors = staticmethod(lambda tokens, weights, state, rng: (jnp.ones((1, 1024, 1), jnp.bfloat16), state))
+    logits = staticmethod(lambda vectors, weights: vectors * weights)
+
+  nats = lambda weights: loss.token_nats(Linear, None, np.zeros((1, 1024), np.int32), weights, (), None, chunk=1)[0].sum()
+  # Of two equal logits, each token pulls the first up by a half.
+  np.testing.assert_array_equal(jax.grad(nats)(jnp.zeros(2, jnp.bfloat16)), [-512.0, 512.0])
 
 
 def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():

@@ -4,7 +4,8 @@ cuDNN knows nothing of relative positions, but adds a bias to the scores: here t
 their keys do, with the mask in them. They are Q x K numbers a head in the activations' type; content scores and weights
 never exist. cuDNN works out a gradient of a bias for a batch of one only, so all sequences of a batch go as heads of one.
 
-Elsewhere than on a GPU the same formula goes through XLA, for tests.
+It takes bfloat16 only. What is in float32, as initialisation and evaluation are, goes by the tiles of blockwise.py. Elsewhere
+than on a GPU the same formula goes through XLA, for tests.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
 E width of a head. See attention.py for the geometry.
@@ -24,16 +25,14 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
   """Returns the attention's output (B, Q, H, E); arguments are those of `blockwise.attend`.
 
   Raises:
-    ValueError: rate > 0: JAX offers cuDNN's attention without dropout of weights; or float32 on a GPU, which cuDNN has not.
+    ValueError: rate > 0: JAX offers cuDNN's attention without dropout of weights.
   """
-  del key
   on_gpu = jax.default_backend() == 'gpu'
   if rate > 0.0:
     raise ValueError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
                      "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")
   if on_gpu and q.dtype == jnp.float32:
-    raise ValueError("attention_form is 'cudnn' and activations are float32: it takes bfloat16 only; set fit.dtype = "
-                     "'bfloat16', or Hourglass.attention_form to 'tiles' or 'pallas'")
+    return blockwise.attend(q, k, v, positions, key, queries_per_group, rate)
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
   return mesh.on_own_rows(of_rows, blockwise.in_rows(positions)[:4], True)(q, k, v, positions)
 

@@ -12,6 +12,7 @@ from trax import fastmath
 from trax.layers import base
 
 from trax_hourglass.recompute import recomputed
+from trax_hourglass.scanned import init_pattern
 
 _HALVES = 2
 
@@ -31,7 +32,7 @@ class Halved(base.Layer):
     self._recompute = recompute
 
   def init_weights_and_state(self, input_signature):
-    self.weights, self.state = self._layer.init(input_signature, rng=self.rng)
+    self.weights, self.state = init_pattern(self._layer, input_signature, self.rng)
 
   def forward(self, x):
     n_rows, length, width = x.shape

@@ -4,6 +4,7 @@ Letters: H hosts.
 """
 
 import contextlib
+import hashlib
 import socket
 import time
 
@@ -15,6 +16,7 @@ import numpy as np
 _RETRY_SECONDS = 0.2
 _GRACE_SECONDS = 5.0
 _GO = 'go'
+_spoken = [False]  # Whether this host has told the others how it fares, in `together`.
 
 
 def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
@@ -126,18 +128,19 @@ def is_first():
   return jax.process_index() == 0
 
 
-def check_same(what, value):
-  """Raises ValueError if hosts hold different values of a whole number.
+def check_same(what, text):
+  """Raises ValueError, on all hosts, if they hold different texts.
 
   Args:
-    what: its name, for the message.
-    value: this host's.
+    what: what it says, in the plural, for the message.
+    text: this host's.
   """
   if jax.process_count() == 1:
     return
-  values = multihost_utils.process_allgather(np.asarray(value)).tolist()
-  if len(set(values)) > 1:
-    raise ValueError(f'{what} differs between hosts: {values}')
+  digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32))
+  others = [host for host, digest in enumerate(digests) if (digest != digests[0]).any()]
+  if others:
+    raise ValueError(f'{what} of hosts {others} are not those of host 0: start all hosts with the same')
 
 
 def first_says(number):
@@ -162,8 +165,25 @@ def together(what):
   except Exception as raised:  # Of whatever kind, the others must hear of it.  pylint: disable=broad-except
     error = raised
   if jax.process_count() > 1:
-    refused = np.flatnonzero(multihost_utils.process_allgather(np.asarray(error is not None)))
+    refused = np.flatnonzero(_tell(error is not None))
     if len(refused) and error is None:
       error = ValueError(f'{what}: host {refused[0]} could not, and says why')
   if error is not None:
     raise error
+
+
+@contextlib.contextmanager
+def from_the_start():
+  """Lets others hear of an error that this host meets before it gets to `together`, where they wait for it."""
+  try:
+    yield
+  except Exception:
+    if jax.process_count() > 1 and not _spoken[0]:
+      _tell(True)
+    raise
+
+
+def _tell(failed):
+  """Returns of all hosts whether they have failed."""
+  _spoken[0] = True
+  return multihost_utils.process_allgather(np.asarray(failed))

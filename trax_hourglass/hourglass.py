@@ -19,6 +19,7 @@ from trax_hourglass import resampling
 from trax_hourglass.affine import Dense
 from trax_hourglass.attention_layers import CausalRelativeAttention
 from trax_hourglass.attention_layers import RelativeBiases
+from trax_hourglass.embedding import Embedding
 from trax_hourglass.per_group import Expanded
 from trax_hourglass.per_group import Shortened
 from trax_hourglass.spec import BlockSpec
@@ -125,7 +126,7 @@ def Hourglass(vocab_size=256,
       tl.Dup(),                                                    # tokens, tokens
       _pad_tokens(spec, alternatives),                             # padded tokens, tokens
       tl.ShiftRight(mode=mode),                                    # padded tokens, tokens
-      tl.Embedding(vocab_size, d_model),                           # vecs, tokens
+      Embedding(vocab_size, d_model),                              # vecs, tokens
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*alternatives),                                  # vecs, tokens
       _crop(spec),                                                 # vecs

@@ -25,17 +25,21 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
     logits, state = model.pure_fn(tokens, weights, state, rng)
     return _nats(logits, targets), state
   vectors, state = model.vectors(tokens, weights, state, rng)
+  # The chunks' gradients are added up in this type, in which many small ones are not rounded away.
+  wide = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), weights)
 
   @jax.checkpoint  # The backward pass makes a chunk's logits again.
-  def nats(vectors, targets, weights):
-    return _nats(model.logits(vectors, weights), targets)
+  def nats(vectors, targets, wide):
+    narrow = jax.tree.map(lambda w, as_given: w.astype(as_given.dtype), wide, weights)
+    return _nats(model.logits(vectors, narrow), targets)
 
   length = targets.shape[1]
   n_chunks = -(-length // chunk)
+  chunk = -(-length // n_chunks)  # No longer than it need be, so that little is worked out in vain.
   def cut(x):
     x = jnp.pad(x, ((0, 0), (0, n_chunks * chunk - length)) + ((0, 0),) * (x.ndim - 2))
     return x.reshape(x.shape[0], n_chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
-  _, by_chunk = jax.lax.scan(lambda _, x: (None, nats(*x, weights)), None, (cut(vectors), cut(targets)))
+  _, by_chunk = jax.lax.scan(lambda _, x: (None, nats(*x, wide)), None, (cut(vectors), cut(targets)))
   return by_chunk.swapaxes(0, 1).reshape(targets.shape[0], -1)[:, :length], state
 
 

@@ -18,17 +18,17 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 
-_ROWS = 'batch'
+_ROWS = 'hourglass_rows'  # Not 'batch', as Trax's own pmap calls its axis, within which rows are the device's own already.
 
 
 def over_devices(n_devices=None):
-  """Returns a `Mesh` with the one axis 'batch', each host's devices next to each other.
+  """Returns a `Mesh` with one axis, along which batches are divided, each host's devices next to each other.
 
   Args:
     n_devices: devices in all, as many on each host; None for all there are.
 
   Raises:
-    ValueError: more devices than there are, or a number that does not divide among the hosts.
+    ValueError: more devices than there are, a number that does not divide among the hosts, or hosts with unequal numbers.
   """
   n_hosts, present = jax.process_count(), jax.device_count()
   n_devices = present if n_devices is None else n_devices
@@ -36,11 +36,12 @@ def over_devices(n_devices=None):
     raise ValueError(f'n_devices is {n_devices!r}: give a number from 1 to {present}, the devices that are present')
   if n_devices % n_hosts:
     raise ValueError(f'n_devices is {n_devices}, which does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
-  devices = [device for host in range(n_hosts)
-             for device in jax.devices() if device.process_index == host]
-  by_host = np.array(devices).reshape(n_hosts, -1)[:, :n_devices // n_hosts]
+  by_host = [[device for device in jax.devices() if device.process_index == host] for host in range(n_hosts)]
+  if len(set(map(len, by_host))) > 1:
+    raise ValueError(f'hosts have {", ".join(str(len(devices)) for devices in by_host)} devices: give each host as many')
+  devices = [device for of_host in by_host for device in of_host[:n_devices // n_hosts]]
   # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
-  return Mesh(by_host.ravel(), (_ROWS,), axis_types=(AxisType.Auto,))
+  return Mesh(np.array(devices), (_ROWS,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(mesh):

@@ -50,7 +50,7 @@ class Scanned(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     rngs = fastmath.random.split(self.rng, self._n_blocks)
-    weights, states = zip(*(self._block.init(input_signature, rng=rng) for rng in rngs))
+    weights, states = zip(*(init_pattern(self._block, input_signature, rng) for rng in rngs))
     self.weights = _stacked(weights)
     self.state = states if self._decodes else _stacked(states)
 
@@ -74,6 +74,17 @@ class Scanned(base.Layer):
     x, state = jax.lax.scan(recomputed(step, self._recompute), x, (self.weights, state, rngs))
     self.state = _blocks(state, self._n_blocks) if self._decodes else state
     return x
+
+
+def init_pattern(layer, input_signature, rng):
+  """Returns new weights and state of a layer that another one hands them to each time, as `pure_fn` takes them.
+
+  The layer itself would hold on to what it was initialised with, whatever becomes of the other's weights, so that memory for
+  it is never free again. It keeps shapes only.
+  """
+  weights, state = layer.init(input_signature, rng=rng)
+  layer.weights = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), weights)
+  return weights, state
 
 
 class Unstacked(typing.NamedTuple):

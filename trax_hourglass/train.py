@@ -33,11 +33,12 @@ def train(args):
   output_dir = pathlib.Path(args.output_dir or time.strftime('runs/%Y%m%d-%H%M%S')).expanduser()
   saved = output_dir / 'config.gin'
   files = args.config_file or [str(saved) if saved.exists() else 'quickstart.gin']
-  command_line.parse_gin(files, args.config)
 
-  from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
   from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
-  result = configurables.fit(str(output_dir))
+  with hosts.from_the_start():
+    command_line.parse_gin(files, args.config)
+    from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
+    result = configurables.fit(str(output_dir))
   if not hosts.is_first():
     return
   if args.json:

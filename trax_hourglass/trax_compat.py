@@ -60,6 +60,7 @@ def _place(frame):
 _QUICK = {'stack': _frames, 'getframeinfo': _place}
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
+os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')  # Or it takes all memory of a GPU, which JAX needs, to read a file.
 with _without_noise(), mock.patch.multiple(inspect, **_QUICK):
   import gzip
 

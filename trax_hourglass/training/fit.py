@@ -114,7 +114,7 @@ def fit(output_dir,
 
   Raises:
     ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or reference
-      that is none, or an output_dir that is a file.
+      that is none, an output_dir that is a file, or hosts with different settings or data.
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
@@ -138,15 +138,16 @@ def fit(output_dir,
   if on_non_finite not in _ON_NON_FINITE:
     raise ValueError(f'on_non_finite is {on_non_finite!r}: choose one of {", ".join(map(repr, _ON_NON_FINITE))}')
   kept = checkpoints.Kept(keep_last, keep_every, keep_best)
-  valid = corpus.split('valid')
-  if not len(valid):
-    raise ValueError('the valid split is empty: give a larger corpus')
-  train_model, eval_model = model(mode='train'), model(mode='eval')
-  vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
-  windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
-                                        jax.process_index(), jax.process_count()))
-  sample = next(windows)
-  scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
+  with hosts.together('reading the data'):
+    valid = corpus.split('valid')
+    if not len(valid):
+      raise ValueError('the valid split is empty: give a larger corpus')
+    train_model, eval_model = model(mode='train'), model(mode='eval')
+    vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
+    windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
+                                          jax.process_index(), jax.process_count()))
+    sample = next(windows)
+    scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
 
   def evaluate(weights, state, check_stop):
     score = scorer.score(weights, state, valid, batch_size, length, max_tokens=eval_batches * batch_size * length,

@@ -19,6 +19,7 @@ from trax.supervised import history
 from trax.supervised import training
 
 from trax_hourglass import checkpoints
+from trax_hourglass import host_random
 from trax_hourglass import hosts
 from trax_hourglass import keys
 from trax_hourglass import loss as loss_lib
@@ -29,6 +30,7 @@ from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.stopping import Stopping
 
 _MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
+_SETTLED_TOGETHER = 20  # Steps between those at which several hosts settle.
 _METRIC = 'BitsPerToken'
 
 
@@ -75,8 +77,9 @@ class Loop(training.Loop):
     model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
     eval_model.weights, eval_model.state = model.weights, model.state
     # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder,
-    # of which it need not tell.
-    with (mock.patch.object(training, 'init_host_and_devices', _as_one_device),
+    # of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no compilation.
+    with (host_random.on_host(),
+          mock.patch.object(training, 'init_host_and_devices', _as_one_device),
           mock.patch.object(training, '_log', lambda *_, **__: None)):
       super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None, **options)
     self._output_dir = str(record.path)
@@ -141,6 +144,8 @@ class Loop(training.Loop):
     self._record.store.poll()
     if self._stopping.asked(self.step):
       self.stopped_by = self._stopping.signal
+    if jax.process_count() > 1 and self.step % _SETTLED_TOGETHER == 0:
+      self.settle()
     if self._eval_at(self.step):
       self._log_training()
       if self.stopped_by is None:
@@ -151,6 +156,8 @@ class Loop(training.Loop):
   def settle(self):
     """Reads what the steps since the last call came to; waits for the device.
 
+    Several hosts must call it after the same step, or one would end while others wait for it in a later one.
+
     Raises:
       ValueError: a loss, gradient or weight is not finite, and steps are not to be skipped.
     """
@@ -160,7 +167,7 @@ class Loop(training.Loop):
       was_skipped = stats.pop('skipped', 0.0)
       if was_skipped:
         self._n_skipped += 1
-        print(f'step {step} skipped: its loss or gradient is not finite', file=sys.stderr, flush=True)
+        self._say(f'step {step} skipped: its loss or gradient is not finite')
       if self._n_skipped >= _MOST_SKIPPED or not was_skipped and not all(map(math.isfinite, stats.values())):
         self._record.store.wait()
         kept = max(self._record.store.steps(), default=None)
@@ -188,8 +195,8 @@ class Loop(training.Loop):
     """Says that a checkpoint could not be written; training goes on."""
     if self._saved == step:
       self._saved = None
-    print(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
-          f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
+    self._say(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
+              f'{" ".join(str(error).split())[:300]}')
 
   def saved(self, step):
     """Exports a checkpoint that was written, if it is to be, and those before it that could not be."""
@@ -213,12 +220,18 @@ class Loop(training.Loop):
           trax_files.write_loop(path, self._model, self._trainer.slots, step, _history(values).to_dict(),
                                 self._batch_signature[:self._model.n_in])
       except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
-        print(f'{path.name} could not be written, training goes on and it is tried again later: '
-              f'{" ".join(str(error).split())[:300]}', file=sys.stderr, flush=True)
+        self._say(f'{path.name} could not be written, training goes on and it is tried again later: '
+                  f'{" ".join(str(error).split())[:300]}')
+
+  def _say(self, text):
+    if self.is_chief:
+      print(text, file=sys.stderr, flush=True)
 
   def run_evals(self, summary_writers=None):
     """Logs the bits that `evaluate` returns for the weights of now."""
     del summary_writers
+    # Of now, and so that the first ones need no memory any longer.
+    self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state
     self._log('eval', {f'metrics/{_METRIC}': self._evaluate(self._model.weights, self._model.state, self._check_stop)})
 
   def _bits(self):

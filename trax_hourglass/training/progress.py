@@ -4,6 +4,7 @@ import math
 import sys
 import time
 
+import jax
 import tqdm
 from trax.supervised import callbacks
 
@@ -27,17 +28,17 @@ class Progress(callbacks.TrainingStepCallback):
     self._tokens_per_step, self._unit = tokens_per_step, unit
     self._on_terminal = loop.is_chief and sys.stderr.isatty()
     self._prints_lines = loop.is_chief and not self._on_terminal
-    self._bar = tqdm.tqdm(total=n_steps, initial=loop.step, unit='step', dynamic_ncols=True, file=sys.stderr,
-                          disable=not self._on_terminal)
+    self._bar = tqdm.tqdm(total=n_steps, unit='step', dynamic_ncols=True, file=sys.stderr, disable=not self._on_terminal)
     self._n_steps = n_steps
-    self._shown_at, self._shown_step = time.monotonic(), loop.step
+    self._shown_at, self._shown_step = time.monotonic(), None
     self._printed_at = -math.inf
 
   def call_at(self, step):
     return True
 
   def on_step_begin(self, step):
-    pass
+    if self._shown_step is None:  # Not before: the loop makes its callbacks and takes over a checkpoint then.
+      self._shown_step = self._bar.initial = self._bar.n = step - 1
 
   def on_step_end(self, step):
     now = time.monotonic()
@@ -45,7 +46,8 @@ class Progress(callbacks.TrainingStepCallback):
     first, last = self._printed_at == -math.inf, step == self._n_steps
     if now - self._shown_at < _LOSS_SECONDS and not (first or last):
       return
-    self._loop.settle()
+    if jax.process_count() == 1:  # Several hosts have clocks of their own, and settle after the same steps.
+      self._loop.settle()
     bits = float(self._loop.loss) / math.log(2)
     seconds = max(time.monotonic() - self._shown_at, 1e-9)
     rate = (step - self._shown_step) * self._tokens_per_step / seconds

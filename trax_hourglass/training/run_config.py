@@ -7,7 +7,7 @@ import re
 FREE = frozenset((
     'fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every',
     'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices',
-    'Hourglass.recompute'))
+    'Hourglass.recompute', 'Hourglass.attention_form'))
 # By the last part of a gin name. Where data lie may change, what it is may not: see data/fingerprint.py.
 PLACES = frozenset(('path', 'cache_dir', 'data_dir'))
 # What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not change.
@@ -32,6 +32,12 @@ def differences(before, now):
   return [f'{name} was {was[name]} and is {is_[name]}' for name in sorted(was.keys() & is_.keys())
           if was[name] != is_[name] and followed[name] != follows[name]
           and name not in FREE and name.rsplit('.', 1)[-1] not in PLACES]
+
+
+def without_places(text):
+  """Returns a config's bindings but those that say where data lie, as text."""
+  return '\n'.join(f'{name} = {value}' for name, value in sorted(_bindings(text).items())
+                   if name.rsplit('.', 1)[-1] not in PLACES)
 
 
 def _bindings(text):

@@ -57,13 +57,15 @@ class RunRecord:
     """Takes the directory.
 
     Raises:
-      ValueError: it is a file, another process trains there, all its checkpoints are damaged, or it holds another run.
+      ValueError: it is a file, another process trains there, all its checkpoints are damaged, it holds another run, or hosts
+        were given different settings or data.
     """
     self._is_new = not self.path.exists()
     try:
       with hosts.together(f'opening {str(self.path)!r}'):
         if hosts.is_first():
           self._take_lock()
+      hosts.check_same('settings', run_config.without_places(gin.config_str(max_line_length=_ONE_LINE)))
       self.store.tidy()
       self.step = self.store.newest_sound(put_aside=True)
       with hosts.together(f'going on in {str(self.path)!r}'):
@@ -71,6 +73,7 @@ class RunRecord:
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
+      hosts.check_same('data', str(self._data))
     except BaseException:
       self._release()
       raise

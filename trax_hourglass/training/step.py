@@ -42,10 +42,10 @@ class Trainer:
 
     Args:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
-      optimizer: Trax optimizer with slots (`tree_init` was called).
+      optimizer: Trax optimizer with slots (`tree_init` was called), which the trainer takes over.
       mesh: the devices to train on, see mesh.py; None for all there are.
-      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations; weights, slots, norms, softmax
-        and loss are float32 in any case.
+      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations, for which weights are rounded; the
+        weights that are trained, slots, norms, softmax and loss are float32 in any case.
       accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
         activations falls with it, the result stays the same but for rounding and dropout.
       shard_weights: whether each device holds only its share of weights and slots.
@@ -57,7 +57,7 @@ class Trainer:
     self.model_with_loss = model_with_loss
     self._optimizer = optimizer
     self._opt_params = optimizer.opt_params
-    self._slots = optimizer.slots
+    self._slots, optimizer.slots = optimizer.slots, None  # Two references would keep the first ones for ever.
     self._on_devices = None
     self.update = jax.jit(self._update, donate_argnums=0)
 
@@ -120,6 +120,7 @@ class Trainer:
     if self._on_devices is None:
       # Copies: donating would take these arrays away from whoever else holds them.
       self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(jnp.asarray(x))), self._held())
+      self._hold(self._on_devices)
     with np.errstate(over='ignore'):  # An infinite one is for the loop to name.
       scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
     scalars = jax.tree.map(lambda x: mesh_lib.place(x, mesh_lib.everywhere(self._mesh)), scalars)
@@ -199,5 +200,5 @@ class Trainer:
 
   @slots.setter
   def slots(self, slots):
-    self._slots = self._optimizer.slots = slots
+    self._slots = slots
     self._on_devices = None
