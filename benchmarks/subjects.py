@@ -37,6 +37,7 @@ def add_flags(parser, d_model, d_ff, n_heads):
   parser.add_argument('--n_heads', type=int, default=n_heads)
   parser.add_argument('--dropout', type=float, default=0.1)
   parser.add_argument('--recompute', default='products', help='ours and flat only; see Hourglass.recompute')
+  parser.add_argument('--attention_form', default='tiles', help='ours and flat only; see Hourglass.attention_form')
   parser.add_argument('--dtype', default='float32', help="'float32' or 'bfloat16'; ours and flat only")
   parser.add_argument('--batch', type=int, default=1)
   parser.add_argument('--models', type=_names, default=','.join(NAMES), help='which of these, by commas')
@@ -54,7 +55,7 @@ def _names(text):
 def our_model(args, hierarchy):
   """Returns our Hourglass at the given hierarchy."""
   return configurables.Hourglass(256, hierarchy, args.d_model, args.d_ff, args.n_heads, args.dropout,
-                                 recompute=args.recompute)
+                                 recompute=args.recompute, attention_form=args.attention_form)
 
 
 def flat_hierarchy(hierarchy):
@@ -133,7 +134,6 @@ class Subject:
   def summarise(self):
     """Adds times to the result; the first step, which compiles, is left out."""
     if len(self.seconds) > 1:
-      # With two measured steps the quartiles are outside of them.
       middle = statistics.median(self.seconds[1:])
       self.result.update(step_seconds=middle, step_seconds_spread=max(self.seconds[1:]) - min(self.seconds[1:]),
                          tokens_per_second=self.shape[0] * self.shape[1] / middle, steps_measured=len(self.seconds) - 1)

@@ -1,26 +1,66 @@
 """Benchmarks run, at a tiny size, and print the ratios that targets are set for."""
 
+import importlib
 import json
 import pathlib
 import runpy
 import sys
 
+import numpy as np
 import pytest
+
+from trax_hourglass import blockwise
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'benchmarks'
 TINY = ('--hierarchy', '1@1 1@3 1@1', '--d_model', '8', '--d_ff', '8', '--n_heads', '2', '--json')
 
 
 @pytest.mark.parametrize('name, flags, ratios', [
-    ('train_step', ('--length', '6', '--steps', '1', '--models', 'ours,trax'),
+    ('train_step', ('--length', '6', '--steps', '1', '--models', 'ours,trax', '--peak_flops', '1e12'),
      ['step_time_ratio_trax_over_ours', 'temporary_bytes_ratio_trax_over_ours', 'compile_seconds_ratio_trax_over_ours']),
     ('decode', ('--lengths', '5,9', '--tokens', '1', '--turns', '2', '--models', 'ours,flat,trax', '--flat_equal_time', '1@1'),
      ['tokens_per_second_ratio_ours_over_trax', 'tokens_per_second_ratio_ours_over_flat',
       'time_ratio_longest_over_shortest_length']),
 ])
 def test_prints_its_ratios(name, flags, ratios, monkeypatch, capsys):
-  monkeypatch.setattr(sys, 'argv', [f'{name}.py', *TINY, *flags])
+  report = run(name, (*TINY, *flags), monkeypatch, capsys)
+  assert all(report[ratio] > 0 for ratio in ratios)
+  if '--peak_flops' in flags:
+    np.testing.assert_allclose(report['models']['ours']['mfu'], report['models']['ours']['flops_per_second'] / 1e12)
+
+
+def test_scaling_leaves_out_what_would_take_too_long_and_draws(tmp_path, monkeypatch, capsys):
+  flags = '--lengths', '6,9', '--steps', '1', '--models', 'ours,flat', '--max_seconds', '1e-9', '--plot', str(tmp_path / 'plot.png')
+  rows = run('scaling', (*TINY, *flags), monkeypatch, capsys)['rows']
+  assert [(row['model'], row['length'], 'left_out' in row) for row in rows] == [
+      ('ours', 6, False), ('flat', 6, False), ('ours', 9, True), ('flat', 9, True)]
+  assert all(row['step_seconds'] > 0 and row['temporary_bytes'] > 0 for row in rows[:2])
+  assert (tmp_path / 'plot.png').stat().st_size > 1000
+
+
+def test_attention_measures_every_form_and_use(monkeypatch, capsys):
+  for name in '_BLOCK_QUERIES', '_SPAN_KEYS':  # The benchmark tries others; they come back at the end.
+    monkeypatch.setattr(blockwise, name, getattr(blockwise, name))
+  rows = run('attention', ('--length', '6', '--n_heads', '1', '--head_width', '2', '--runs', '1', '--json'), monkeypatch, capsys)['rows']
+  blockwise.attend.clear_cache()
+  variants = {use: [row['variant'] for row in rows if row['use'] == use] for use in ('within a level', 'shortening', 'upsampling')}
+  assert variants['within a level'] == [*variants['shortening'], 'one matrix'] and variants['upsampling'] == variants['shortening']
+  assert len(variants['shortening']) == 6 and all(row['seconds'] > 0 for row in rows)
+
+
+def test_first_loss_takes_its_seconds_apart(monkeypatch):
+  monkeypatch.syspath_prepend(str(FOLDER))
+  first_loss = importlib.import_module('first_loss')
+  lines = [(6.0, 'a note\n'), (7.5, 'Finished tracing pure_fn for jit in 0.500000000 sec'),
+           (9.0, 'Finished XLA compilation of jit(unstack) in 0.250 sec'), (12.0, 'Finished tracing _update for jit in 2.0 sec'),
+           (12.5, 'Finished jaxpr to MLIR module conversion jit(_update) in 0.5 sec'),
+           (20.0, 'Finished XLA compilation of jit(_update) in 7.0 sec'), (20.25, 'step 1/500: 7.8 bits/byte')]
+  assert list(first_loss.parts(lines).values()) == [7.0, 2.5, 7.0, 0.75, 3.0]
+
+
+def run(name, flags, monkeypatch, capsys):
+  """Runs a benchmark within this process; returns what it printed."""
+  monkeypatch.setattr(sys, 'argv', [f'{name}.py', *flags])
   monkeypatch.setattr(sys, 'path', [str(FOLDER), *sys.path])
   runpy.run_path(str(FOLDER / f'{name}.py'), run_name='__main__')
-  report = json.loads(capsys.readouterr().out)
-  assert all(report[ratio] > 0 for ratio in ratios)
+  return json.loads(capsys.readouterr().out)
