@@ -1,13 +1,22 @@
-"""Settings of all tests: gin starts clean, hypothesis repeats itself."""
+"""Settings of all tests: gin starts clean, hypothesis repeats itself, programs are compiled once."""
 
+import atexit
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 # Tiny models take longer to compile than to run.
 QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 if importlib.metadata.version('jaxlib').startswith('0.10.'):  # Later ones do not know the flag, and end the process.
   QUICK += ' --xla_cpu_use_fusion_emitters=false'  # Halves the time: one LLVM module for many kernels, not for each.
 os.environ['XLA_FLAGS'] = QUICK
+
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # The workers' and all commands' that tests start: they inherit it.
+  _folder = tempfile.mkdtemp()
+  atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+  os.environ.update(JAX_COMPILATION_CACHE_DIR=_folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0.3',
+                    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
 
 import trax_hourglass  # Before anything that imports Trax.  pylint: disable=unused-import, wrong-import-position
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -132,7 +133,8 @@ def test_xla_computation_is_as_trax_uses_it():
 
 def start_python(*arguments, **environment):
   """Starts a fresh interpreter that finds the tests' modules, with captured output."""
-  environment = {'PATH': '/usr/bin:/bin', 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', **environment}
+  kept = {name: value for name, value in os.environ.items() if name.startswith(('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE'))}
+  environment = {'PATH': '/usr/bin:/bin', 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', **kept, **environment}
   return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
                           env=environment)
 
