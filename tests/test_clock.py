@@ -1,15 +1,17 @@
-"""The seconds of training: without first steps and pauses, and over restarts."""
+"""The seconds of training: without first steps and pauses, and over restarts; the bar of a run that goes on."""
 
 import dataclasses
 
 
 from trax_hourglass.training import clock
+from trax_hourglass.training import progress
 
 
 @dataclasses.dataclass
 class FakeLoop:
   step: int
   loss: float = 1.0
+  is_chief: bool = False
 
 
 def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypatch):
@@ -38,3 +40,10 @@ def test_mean_and_median_of_a_step():
   sums = [(1, 0.0, 0), (6, 5.0, 5), (8, 23.0, 7), (10, 23.0, 7), (14, 31.0, 11)]
   assert clock.per_step(sums) == (31 / 11, 2.0)
   assert clock.per_step([(1, 0.0, 0)]) == clock.per_step([]) == (0.0, 0.0)
+
+
+def test_the_bar_of_a_run_that_goes_on_begins_where_it_was_cut():
+  loop = FakeLoop(0)  # As Trax's loop makes its callbacks, before it takes over a checkpoint.
+  bar = progress.Progress(loop, n_steps=100, tokens_per_step=1, unit='byte')
+  bar.on_step_begin(91)
+  assert bar._bar.n == 90

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import test_trax_compat
 import test_training
 from trax_hourglass import checkpoints
 from trax_hourglass import hosts
+from trax_hourglass import mesh
 from trax_hourglass import trax_files
 
 
@@ -123,6 +125,15 @@ def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
   errors = [process.communicate(timeout=300)[1] for process in processes]
   assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
   assert all(re.search(message, error) for message, error in zip(messages, errors)), errors
+
+
+def test_hosts_with_unequal_devices_are_refused(monkeypatch):
+  devices = [types.SimpleNamespace(process_index=host) for host in (0, 0, 1)]
+  for name, value in (('process_count', 2), ('device_count', 3), ('devices', devices)):
+    monkeypatch.setattr(mesh.jax, name, lambda value=value: value)
+  for n_devices in (None, 2):
+    with pytest.raises(ValueError, match='hosts have 2, 1 devices'):
+      mesh.over_devices(n_devices)
 
 
 def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
