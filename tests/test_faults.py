@@ -18,6 +18,7 @@ import test_checkpoints
 import test_training
 import test_trax_compat
 from trax_hourglass import checkpoints
+from trax_hourglass import sealed_folder
 from trax_hourglass import train
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
@@ -78,8 +79,8 @@ def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
   arguments = ['--config_file', test_training.TINY, '--output_dir', str(tmp_path / 'run')]
   for binding in (*LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
     arguments += ['--config', binding]
-  slowly = ('import sys, time; from trax_hourglass import checkpoints, train; '
-            'checkpoints._write = lambda *_: time.sleep(600); train.main(sys.argv[1:])')
+  slowly = ('import sys, time; from trax_hourglass import sealed_folder, train; '
+            'sealed_folder.write = lambda *_: time.sleep(600); train.main(sys.argv[1:])')
   process = test_trax_compat.start_python('-c', slowly, *arguments)
 
   def wait_for(words):
@@ -120,7 +121,7 @@ def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypat
     if self.step == 2:
       raise RuntimeError('out of memory')
 
-  monkeypatch.setattr(checkpoints, '_write', write)
+  monkeypatch.setattr(sealed_folder, 'write', write)
   monkeypatch.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
   with pytest.raises(RuntimeError, match='out of memory'):
     test_training.run(tmp_path, *LONG, 'fit.checkpoint_every = 2')
@@ -189,8 +190,9 @@ def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
   assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
 
 
-def test_short_crash_test(tmp_path):
+def test_short_crash_test(tmp_path, monkeypatch):
   """Real processes, really killed; `python tests/crash.py --kills 50` is the long one."""
+  monkeypatch.setattr(crash, 'N_STEPS', 80)
   kills, n_runs, differing = crash.crash(3, random.randrange(1 << 30), tmp_path, {
       'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
                                         moments=[moment for moment in crash.MOMENTS if moment != 'asked'])

@@ -13,7 +13,6 @@ Arrays are stored whole, in the order of `jax.tree.leaves`, so that any number o
 
 import dataclasses
 import gc
-import hashlib
 import json
 import logging
 import os
@@ -24,14 +23,13 @@ import threading
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from trax_hourglass import hosts
+from trax_hourglass import sealed_folder
 
 FOLDER = 'checkpoints'
-_NOTES, _SUMS = 'notes.json', 'SHA256SUMS'
+_NOTES = 'notes.json'
 _UNFINISHED, _DELETED, _DAMAGED, _REPLACED = '.unfinished', '.deleted', '.damaged', '.replaced'
-_CHUNK = 1 << 20
 PARTS = 'weights', 'state', 'slots'
 
 # Orbax logs what it also raises, with pages of stack traces, and lets go of the rest of a write that failed.
@@ -107,6 +105,7 @@ class Store:
     notes = json.dumps({**notes, 'step': step, 'shapes': {part: _shapes(of_part) for part, of_part in arrays.items()}})
     self._pending, self._error = step, None
     unfinished = self.folder / f'{step}{_UNFINISHED}'
+    ocp = _orbax()
     try:
       with hosts.together(f'making {str(self.folder)!r}'):
         if hosts.is_first():
@@ -236,15 +235,9 @@ class Store:
     if not path.is_dir():
       raise ValueError(f'there is no checkpoint of step {step} in {str(self.folder)!r}; there are: '
                        f'{", ".join(map(str, self.steps())) or "none"}')
-    try:
-      text, found = (path / _SUMS).read_text(), _sums(path)
-      written = dict(reversed(line.split('  ', 1)) for line in text.splitlines())
-    except (OSError, ValueError) as error:  # A directory of files that cannot be read, or no list of sums.
-      raise ValueError(f'the checkpoint {str(path)!r} is damaged ({error})') from None
-    wrong = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
-    if wrong or text != _listed(found):
-      wrong.append(_SUMS)
-      raise ValueError(f'the checkpoint {str(path)!r} is damaged ({wrong[0]!r} is not as it was written)')
+    wrong = sealed_folder.problem(path)
+    if wrong is not None:
+      raise ValueError(f'the checkpoint {str(path)!r} is damaged ({wrong})')
 
   def notes(self, step):
     """Returns the notes of a checkpoint that was checked. Any host may ask."""
@@ -272,10 +265,11 @@ class Store:
     like = {part: [np.empty(shape, dtype) for shape, dtype in of_part]
             for part, of_part in self.notes(step)['shapes'].items()}
     host = jax.process_index()
-    return self._read(step, like, multiprocessing_options=ocp.options.MultiprocessingOptions(
+    return self._read(step, like, multiprocessing_options=_orbax().options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f'host{host}'))
 
   def _read(self, step, like, **options):
+    ocp = _orbax()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **options) as reader:
       read = reader.restore(self.folder / str(step), args=ocp.args.Composite(
           **{part: ocp.args.StandardRestore(_named(of_part)) for part, of_part in like.items() if of_part}))
@@ -286,8 +280,8 @@ class Store:
     try:
       self._writer.wait_until_finished()
       if hosts.is_first():
-        _write(unfinished / _NOTES, notes)
-        _write(unfinished / _SUMS, _listed(_sums(unfinished)))
+        sealed_folder.write(unfinished / _NOTES, notes)
+        sealed_folder.seal(unfinished)
         self._replace(step, unfinished)
     except Exception as error:  # pylint: disable=broad-except
       self._error = error
@@ -312,6 +306,12 @@ class Store:
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(self.folder / str(step), aside)
     return aside
+
+
+def _orbax():
+  """Returns Orbax, imported when a checkpoint is written or read: the first loss need not wait for it."""
+  import orbax.checkpoint  # pylint: disable=g-import-not-at-top
+  return orbax.checkpoint
 
 
 def abstract(arrays, sharding):
@@ -343,31 +343,3 @@ def _difference(stored, wanted, name):
   (shape, dtype), (wanted_shape, wanted_dtype) = stored[number], wanted[number]
   return (f'array {number} of its {name} has shape {tuple(shape)} and type {dtype} where {tuple(wanted_shape)} and '
           f'{wanted_dtype} are wanted')
-
-
-def _sums(path):
-  """Returns {path below: SHA-256} of all files but the list of sums itself."""
-  digests = {}
-  for file in sorted(p for p in path.rglob('*') if p.is_file()):
-    name = str(file.relative_to(path))
-    if name == _SUMS:
-      continue
-    digest = hashlib.sha256()
-    with open(file, 'rb') as f:
-      while chunk := f.read(_CHUNK):
-        digest.update(chunk)
-    digests[name] = digest.hexdigest()
-  return digests
-
-
-def _listed(sums):
-  """Returns the text that `sha256sum -c` reads."""
-  return ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items()))
-
-
-def _write(path, text):
-  """Writes a file and waits until it is on the disk."""
-  with open(path, 'w') as f:
-    f.write(text)
-    f.flush()
-    os.fsync(f.fileno())

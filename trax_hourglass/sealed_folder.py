@@ -1,0 +1,61 @@
+"""Folders that list their files' SHA-256 sums, so that damage shows: `sha256sum -c SHA256SUMS` checks them too."""
+
+import hashlib
+import os
+
+_SUMS = 'SHA256SUMS'
+_CHUNK = 1 << 20
+
+
+def seal(folder):
+  """Lists the files that are in a folder by now, and waits until the list is on the disk.
+
+  Args:
+    folder: a pathlib.Path.
+  """
+  write(folder / _SUMS, _listed(_sums(folder)))
+
+
+def problem(folder):
+  """Returns what is wrong with a folder that was sealed, in words, or None if all files are as they were.
+
+  Args:
+    folder: a pathlib.Path.
+  """
+  try:
+    text, found = (folder / _SUMS).read_text(), _sums(folder)
+    written = dict(reversed(line.split('  ', 1)) for line in text.splitlines())
+  except (OSError, ValueError) as error:  # A folder of files that cannot be read, or no list of sums.
+    return str(error)
+  wrong = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+  if wrong or text != _listed(found):
+    return f'{[*wrong, _SUMS][0]!r} is not as it was written'
+  return None
+
+
+def write(path, text):
+  """Writes a file and waits until it is on the disk."""
+  with open(path, 'w') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+
+
+def _sums(folder):
+  """Returns {path below: SHA-256} of all files but the list of sums itself."""
+  digests = {}
+  for file in sorted(p for p in folder.rglob('*') if p.is_file()):
+    name = str(file.relative_to(folder))
+    if name == _SUMS:
+      continue
+    digest = hashlib.sha256()
+    with open(file, 'rb') as f:
+      while chunk := f.read(_CHUNK):
+        digest.update(chunk)
+    digests[name] = digest.hexdigest()
+  return digests
+
+
+def _listed(sums):
+  """Returns the text that `sha256sum -c` reads."""
+  return ''.join(f'{digest}  {name}\n' for name, digest in sorted(sums.items()))
