@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 import jax
+from jax._src.cudnn import fused_attention_stablehlo
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from test_attention import GEOMETRIES, gradients, inputs
 import trax_hourglass as th
 from trax_hourglass import attention
 from trax_hourglass import pallas_attention
+from trax_hourglass import recompute
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -103,8 +105,27 @@ def test_float32_goes_by_the_tiles_where_cudnn_would_be_asked(monkeypatch):
   monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda q, k, v, **options: asked.append(options['implementation']) or q)
   np.testing.assert_allclose(attention.relative_attention(*arrays, form='cudnn'), tiles, rtol=1e-5, atol=1e-6)
   assert not asked
-  attention.relative_attention(*(x.astype(jnp.bfloat16) for x in arrays), form='cudnn')
+  eight_wide = [jnp.pad(x, (*[(0, 0)] * (x.ndim - 1), (0, -x.shape[-1] % 8))).astype(jnp.bfloat16) for x in arrays]
+  attention.relative_attention(*eight_wide, form='cudnn')
   assert asked == ['cudnn']
+
+
+def test_what_cudnn_comes_to_is_not_made_again(monkeypatch):
+  """As JAX traces it for a GPU; nothing is compiled."""
+  monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91100)
+  monkeypatch.setattr(fused_attention_stablehlo, 'check_compute_capability', lambda capability: True)
+  monkeypatch.setattr(fused_attention_stablehlo, 'is_cuda_compute_capability_equal', lambda capability: False)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  jax.clear_caches()
+  arrays = [jnp.ones((*shape, 2, 8), jnp.bfloat16) for shape in ((1, 6),) * 4 + ((),) * 2]
+  attend = lambda *arrays: attention.relative_attention(*arrays, form='cudnn')
+  n_kernels = {}
+  for choice in recompute.CHOICES:
+    body = recompute.recomputed(lambda q, attend=attend: attend(q, *arrays[1:]), choice)
+    program = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q).astype(jnp.float32).sum()))(arrays[0]))
+    n_kernels[choice] = program.count('dot_product_attention_fwd_wrapper[')
+  jax.clear_caches()
+  assert n_kernels == {'none': 1, 'elementwise': 1, 'products': 1, 'blocks': 2}
 
 
 def test_mistakes_name_the_remedy(monkeypatch):
@@ -113,6 +134,16 @@ def test_mistakes_name_the_remedy(monkeypatch):
   arrays, _ = inputs(2, 1, 1)
   with pytest.raises(ValueError, match='cannot drop attention weights; set Hourglass.dropout = 0.0'):
     attention.relative_attention(*arrays, rate=0.1, key=jax.random.PRNGKey(0), form='cudnn')
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  jax.clear_caches()
+  with pytest.raises(ValueError, match="heads are 5 wide: it takes multiples of 8; set Hourglass.attention_form to 'tiles'"):
+    attention.relative_attention(*(x.astype(jnp.bfloat16) for x in arrays), form='cudnn')
+  def refuse(*_, **__):
+    raise NotImplementedError('no such GPU')
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', refuse)
+  wide = [jnp.ones((*shape, 2, 8), jnp.bfloat16) for shape in ((1, 6),) * 4 + ((),) * 2]
+  with pytest.raises(ValueError, match=r"'cudnn', which refuses this \(no such GPU\): set Hourglass.attention_form"):
+    attention.relative_attention(*wide, form='cudnn')
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   with pytest.raises(ValueError, match="that is for GPUs; set Hourglass.attention_form = 'tiles'"):
     attention.relative_attention(*arrays, form='pallas')

@@ -11,6 +11,7 @@ import trax_hourglass as th
 from trax_hourglass import dropout
 from trax_hourglass import keys
 from trax_hourglass import local_attention
+from trax_hourglass import recompute
 from trax_hourglass import spec as spec_lib
 
 B, H, E = 2, 3, 5
@@ -94,6 +95,16 @@ def test_memory_is_linear_in_the_length():
     return jax.jit(jax.grad(loss, argnums=range(6))).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
   # Scores of all pairs would take sixteen times as much.
   assert temporary_bytes(1024) < 4.5 * temporary_bytes(256)
+
+
+def test_its_output_is_kept_where_blocks_are_made_again():
+  arrays = inputs(12, 4)
+  n_loops = {}
+  for choice in 'products', 'blocks':
+    # A square's gradient needs what it is of.
+    body = recompute.recomputed(lambda q: jnp.square(local_attention.local_attention(q, *arrays[1:])), choice)
+    n_loops[choice] = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q).sum()))(arrays[0])).count(' scan[')
+  assert n_loops == {'products': 2, 'blocks': 3}  # Forward, once or twice, and backward.
 
 
 @pytest.mark.parametrize('window', [0, 1.5, 'all'])

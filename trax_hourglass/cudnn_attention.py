@@ -19,13 +19,15 @@ import jax.numpy as jnp
 from trax_hourglass import blockwise
 from trax_hourglass import mesh
 
+_WIDTHS = 8  # What widths of heads must be a multiple of.
+
 
 @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
 def attend(q, k, v, positions, key, queries_per_group, rate):
   """Returns the attention's output (B, Q, H, E); arguments are those of `blockwise.attend`.
 
   Raises:
-    ValueError: rate > 0: JAX offers cuDNN's attention without dropout of weights.
+    ValueError: rate > 0, since JAX offers cuDNN's attention without dropout of weights; or what else cuDNN refuses.
   """
   on_gpu = jax.default_backend() == 'gpu'
   if rate > 0.0:
@@ -33,6 +35,9 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
                      "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")
   if on_gpu and q.dtype == jnp.float32:
     return blockwise.attend(q, k, v, positions, key, queries_per_group, rate)
+  if on_gpu and q.shape[-1] % _WIDTHS:
+    raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; set "
+                     "Hourglass.attention_form to 'tiles' or 'pallas'")
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
   return mesh.on_own_rows(of_rows, blockwise.in_rows(positions)[:4], True)(q, k, v, positions)
 
@@ -42,7 +47,11 @@ def _attend_to(q, k, v, positions, queries_per_group, implementation):
   # cuDNN takes even lengths only where a bias has a gradient.
   q, k, v = (jnp.pad(_rows_as_heads(x), ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
   bias = _bias(positions, queries_per_group, n_queries, k.shape[1], q.dtype) if positions is not None else None
-  out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None, implementation=implementation)
+  try:
+    out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None, implementation=implementation)
+  except NotImplementedError as error:  # Heads that are too wide for the GPU, say.
+    raise ValueError(f"attention_form is 'cudnn', which refuses this ({error}): set Hourglass.attention_form to 'tiles' or "
+                     "'pallas'") from error
   return out[:, :n_queries].reshape(n_queries, n_rows, n_heads, -1).swapaxes(0, 1)
 
 

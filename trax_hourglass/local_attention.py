@@ -10,8 +10,10 @@ Letters: B batch, H heads, L vectors, W window, N blocks, E width of a head.
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from trax_hourglass import blockwise
 from trax_hourglass import dropout as dropout_lib
 from trax_hourglass import keys
 
@@ -43,7 +45,8 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
   out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
-  return out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
+  out = out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
+  return checkpoint_name(out, blockwise.SAVED)
 
 
 def _block(length, rate, head_keys, e, number, content, position, k, v):

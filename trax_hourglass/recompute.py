@@ -13,12 +13,23 @@ import jax
 from trax_hourglass import affine
 from trax_hourglass import blockwise
 
+
+def _is_fused_attention(primitive, *_, **__):
+  """Whether an operation is cuDNN's attention (cudnn_attention.py), which is known by its name only."""
+  return primitive.name.startswith('dot_product_attention_fwd')
+
+
+def _saved_attention(*others):
+  """Returns the policy that keeps what attention comes to, and what has other names."""
+  return jax.checkpoint_policies.save_from_both_policies(
+      jax.checkpoint_policies.save_only_these_names(blockwise.SAVED, *others), _is_fused_attention)
+
+
 _POLICIES = {
     'none': None,
     'elementwise': jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(blockwise.SAVED, affine.PRODUCT)),
-    'products': jax.checkpoint_policies.save_only_these_names(blockwise.SAVED),
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _saved_attention(affine.PRODUCT)),
+    'products': _saved_attention(),
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 CHOICES = tuple(_POLICIES)
