@@ -105,7 +105,7 @@ def fit(output_dir,
     loss_chunk: tokens of a sequence whose logits exist at a time, for large vocabularies; None for all.
     shard_weights: whether each device holds only its share of weights and optimizer slots.
     n_devices: devices to train on, as many on each host; None for all there are.
-    on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step.
+    on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step, up to ten in a row.
     seed: of weights, dropout and windows.
     callbacks: further callbacks of Trax's loop, functions of the loop.
 
@@ -154,7 +154,7 @@ def fit(output_dir,
                          on_batch=lambda *_: check_stop())
     return score.bits_per_token
 
-  with RunRecord(output_dir, corpus, kept, on_failure=lambda *failure: loop.save_failed(*failure),
+  with RunRecord(output_dir, corpus, vocab_size, kept, on_failure=lambda *failure: loop.save_failed(*failure),
                  on_written=lambda step: loop.saved(step)) as record:
     windows.step = record.step or 0
     loop = loop_lib.Loop(

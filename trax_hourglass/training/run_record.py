@@ -1,5 +1,6 @@
 """A process's hold on a run directory: it is the only one there, and the run is the one that it was before."""
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -32,12 +33,13 @@ class RunRecord:
     notes: of that checkpoint: what `identity` returned then and what the loop added.
   """
 
-  def __init__(self, output_dir, corpus, kept=checkpoints.Kept(), **on):
+  def __init__(self, output_dir, corpus, vocab_size, kept=checkpoints.Kept(), **on):
     """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
 
     Args:
       output_dir: the run directory.
       corpus: whose 'train' and 'valid' splits the run uses.
+      vocab_size: of the model.
       kept: which checkpoints are kept.
       **on: `on_failure` and `on_written` of checkpoints.Store.
     """
@@ -47,7 +49,8 @@ class RunRecord:
     # Without gin's comments, among them rulers as wide as a line may be.
     self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=_ONE_LINE).splitlines()
                            if line and not line.startswith('#'))
-    self._corpus, self._data, self._is_new, self._lock = corpus, None, False, None
+    self._corpus, self._vocab_size = corpus, vocab_size
+    self._data, self._is_new, self._lock = None, False, None
 
   def identity(self):
     """Returns what a run may not change, for a checkpoint's notes: config and fingerprints of the data."""
@@ -57,8 +60,8 @@ class RunRecord:
     """Takes the directory.
 
     Raises:
-      ValueError: it is a file, another process trains there, all its checkpoints are damaged, it holds another run, or hosts
-        were given different settings or data.
+      ValueError: it is a file, another process trains there, all its checkpoints are damaged, it holds another run, a token
+        is outside the vocabulary, or hosts were given different settings or data.
     """
     self._is_new = not self.path.exists()
     try:
@@ -69,7 +72,7 @@ class RunRecord:
       self.store.tidy()
       self.step = self.store.newest_sound(put_aside=True)
       with hosts.together(f'going on in {str(self.path)!r}'):
-        self._data = {name: fingerprint.fingerprint(self._corpus.split(name)) for name in ('train', 'valid')}
+        self._data = {name: fingerprint.fingerprint(self._corpus.split(name), self._vocab_size) for name in ('train', 'valid')}
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
@@ -143,6 +146,8 @@ class RunRecord:
 
 def _versions():
   """Returns what makes the run."""
-  packages = ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint')
-  return {**{name: importlib.metadata.version(name) for name in packages}, 'python': platform.python_version(),
-          'devices': [device.device_kind for device in jax.devices()]}
+  versions = {}
+  for name in ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Where something else stands in for it.
+      versions[name] = importlib.metadata.version(name)
+  return {**versions, 'python': platform.python_version(), 'devices': [device.device_kind for device in jax.devices()]}
