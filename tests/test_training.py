@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import pathlib
+import shutil
+import time
 
 import gin
 import jax
@@ -19,6 +21,7 @@ import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass.data import batches
 from trax_hourglass.training import schedules
+from trax_hourglass.training import step
 import test_data
 
 TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
@@ -81,6 +84,42 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
   assert run(tmp_path).valid_bits_per_token == whole.valid_bits_per_token  # Nothing left to train: only scored.
 
 
+def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypatch):
+  """Not of steps before a restart, nor of evaluations."""
+  settings = 'n_steps = 6', 'fit.eval_every = 6', 'fit.checkpoint_every = 4', "Hourglass.hierarchy = '1@1'"
+  run(tmp_path, *settings)
+  shutil.rmtree(tmp_path / 'checkpoints' / '6')  # The one of step 4 has three steps that were not logged yet.
+  original = step.Trainer.one_step
+
+  def slow(self, *args, **kwargs):
+    time.sleep(0.2)
+    return original(self, *args, **kwargs)
+
+  monkeypatch.setattr(step.Trainer, 'one_step', slow)
+  seen = []
+
+  class Look:
+    """A callback."""
+    def __init__(self, loop):
+      self._loop = loop
+
+    def call_at(self, number):
+      return number == 5
+
+    def on_step_begin(self, number):
+      del number
+
+    def on_step_end(self, number):
+      seen.append([array.is_deleted() for array in jax.tree.leaves(self._loop.eval_model.weights)])
+
+  gin.clear_config()
+  command_line.parse_gin([TINY], settings)
+  th.fit(str(tmp_path), callbacks=[Look])
+  (_, rate), = [point for point in events(tmp_path, 'training/steps per second') if point[0] == 6]
+  assert 0 < rate < 5
+  assert all(seen[0]) and len(seen) == 1  # The evaluated model holds no weights of its own.
+
+
 def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
     run(tmp_path)  # Evaluates three times, and scores the valid split, all in batches of one shape.
@@ -117,7 +156,7 @@ def test_learns(tmp_path):
     ('fit.max_valid_tokens = 0', 'max_valid_tokens is 0'), ('fit.max_valid_tokens = 0.5', 'max_valid_tokens is 0.5'),
     ('fit.n_devices = 2', 'n_devices is 2: give a number from 1 to 1'), ('fit.loss_chunk = 0', 'loss_chunk is 0'),
     ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),
-    ('Hourglass.recompute = "all"', 'recompute'), ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
+    ('Hourglass.vocab_size = 100', 'outside the vocabulary 0 .. 99'), ('Hourglass.recompute = "all"', 'recompute'), ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
 ])
 def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
   with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ What a step does depends on (seed, step) and on what a checkpoint holds, and on 
 """
 
 import collections
+import contextlib
 import math
 import sys
 import time
@@ -74,13 +75,13 @@ class Loop(training.Loop):
     self._unread = []  # (step, learning rate, statistics) since `settle`, on the device.
     self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
     self._saved = None
-    model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
-    eval_model.weights, eval_model.state = model.weights, model.state
     # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder,
     # of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no compilation.
-    with (host_random.on_host(),
+    with (_on_the_cpu(), host_random.on_host(),
           mock.patch.object(training, 'init_host_and_devices', _as_one_device),
           mock.patch.object(training, '_log', lambda *_, **__: None)):
+      model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
+      eval_model.weights, eval_model.state = model.weights, model.state
       super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None, **options)
     self._output_dir = str(record.path)
     if record.step is not None:
@@ -97,7 +98,7 @@ class Loop(training.Loop):
     last = self.step + n_steps
     self._record.begin()
     self._events = {part: event_files.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
-    self._clock = time.monotonic()
+    self._clock, self._n_timed = time.monotonic(), 0  # Steps since then.
     try:
       with Stopping() as stopping:
         self._stopping = stopping
@@ -134,6 +135,7 @@ class Loop(training.Loop):
     self.loss, stats = self._trainer.one_step(
         task.next_batch(), _dropout_rng(self._seed, step), step=step, learning_rate=learning_rate)
     self._unread.append((step, learning_rate, stats))
+    self._n_timed += 1
     for callback in self._callbacks:
       if callback.call_at(step):
         callback.on_step_end(step)
@@ -162,7 +164,7 @@ class Loop(training.Loop):
       ValueError: a loss, gradient or weight is not finite, and steps are not to be skipped.
     """
     unread, self._unread = self._unread, []
-    for step, learning_rate, stats in unread:
+    for (step, learning_rate, _), stats in zip(unread, jax.device_get([stats for *_, stats in unread])):
       stats = {name: float(value) for name, value in stats.items()}
       was_skipped = stats.pop('skipped', 0.0)
       if was_skipped:
@@ -232,7 +234,9 @@ class Loop(training.Loop):
     del summary_writers
     # Of now, and so that the first ones need no memory any longer.
     self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state
+    started = time.monotonic()
     self._log('eval', {f'metrics/{_METRIC}': self._evaluate(self._model.weights, self._model.state, self._check_stop)})
+    self._clock += time.monotonic() - started  # Is not training.
 
   def _bits(self):
     """Returns what the evaluation of this step came to, or None where there was none."""
@@ -249,14 +253,15 @@ class Loop(training.Loop):
       self._events['train'].text(1, 'gin_config', jaxboard.markdownify_operative_config_str(gin.operative_config_str()))
     means = {name: total / max(1, self._n_summed) for name, total in self._sums.items()}
     loss = means.pop('loss', math.nan)
-    now = time.monotonic()
+    seconds = max(time.monotonic() - self._clock, 1e-9)
     self._log('train', {
         f'metrics/{self._tasks[0].loss_name}': loss,
         f'metrics/{_METRIC}': loss / math.log(2),
         'training/learning_rate': self._tasks[0].learning_rate(self.step),
-        'training/steps per second': self._n_summed / max(now - self._clock, 1e-9),
+        'training/steps per second': self._n_timed / seconds,
         **{f'training/{name}': value for name, value in means.items()}})
-    self._sums, self._n_summed, self._clock = {}, 0, now
+    self._sums, self._n_summed = {}, 0
+    self._clock, self._n_timed = time.monotonic(), 0
 
   def _log(self, part, scalars):
     for name, value in scalars.items():
@@ -278,6 +283,7 @@ class Loop(training.Loop):
   def _restore(self, step, notes):
     like = checkpoints.abstract(self._trainer.arrays(), self._trainer.sharding)
     self._trainer.take(self._record.store.restore(step, like))
+    self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state  # Those it has go.
     self._step = self._saved = step
     self._n_summed, self._sums = notes['since_logged']
     self._n_skipped = notes['n_skipped']
@@ -288,6 +294,14 @@ class Loop(training.Loop):
 
 class _Stopped(Exception):
   """An evaluation was stopped; it is made anew when the run goes on."""
+
+
+def _on_the_cpu():
+  """Returns a context that makes arrays on the CPU: where devices share weights out, none may have room for all."""
+  try:
+    return jax.default_device(jax.local_devices(backend='cpu')[0])
+  except RuntimeError:  # JAX_PLATFORMS may leave it out.
+    return contextlib.nullcontext()
 
 
 def _dropout_rng(seed, step):

@@ -105,10 +105,11 @@ class Trainer:
 
   def sharding(self, x):
     """Returns where a weight, slot or state lies: everywhere, or along its longest axis that divides among the devices."""
-    axes = [axis for axis in range(x.ndim) if x.shape[axis] % self._mesh.size == 0]
+    shape = np.shape(x)
+    axes = [axis for axis, size in enumerate(shape) if size % self._mesh.size == 0]
     if not self._shard_weights or not axes:
       return mesh_lib.everywhere(self._mesh)
-    return mesh_lib.along(self._mesh, max(axes, key=lambda axis: x.shape[axis]))
+    return mesh_lib.along(self._mesh, max(axes, key=lambda axis: shape[axis]))
 
   def arguments(self, batch, rng, step, learning_rate):
     """Returns the arguments of `update` for one step, on the devices and always of the same types.
@@ -119,7 +120,7 @@ class Trainer:
     check_options(batch[0].shape[0] * jax.process_count(), self._mesh.size, self._dtype, self._accumulate)
     if self._on_devices is None:
       # Copies: donating would take these arrays away from whoever else holds them.
-      self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(jnp.asarray(x))), self._held())
+      self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(x)), self._held())
       self._hold(self._on_devices)
     with np.errstate(over='ignore'):  # An infinite one is for the loop to name.
       scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
