@@ -20,6 +20,7 @@ from trax_hourglass import checkpoints
 from trax_hourglass import hosts
 from trax_hourglass import mesh
 from trax_hourglass import trax_files
+from trax_hourglass.training import stopping
 
 
 def free_port():
@@ -53,31 +54,41 @@ def test_devices_and_hosts_do_not_change_the_losses():
   two, silent = run_hosts(2, 4, 'tests/many_devices.py', 'our_steps', '{coordinator}', '{n_hosts}', '{host}')
   assert '{' not in silent
   of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one.stdout, two))
-  assert len(of_one) == 13 and len(of_two) == 9
+  assert len(of_one) == 13 and len(of_two) == 8
   for runs in (of_one, of_two):
     for name, losses in runs.items():
       expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']
-      assert expected[-1] < expected[0] - 0.02, 'nothing was learnt, so equal losses would say little'
+      learnt = expected[0] - expected[-1]
+      assert learnt > 0.01 * len(losses), 'too little was learnt for equal losses to say much'
       # Sums over devices are added in another order; Adam carries that through 50 steps, and bfloat16 has 8 bits.
-      rounding = 1000 if name.startswith('bfloat16') else 1
-      np.testing.assert_allclose(losses, expected, rtol=1e-4 * rounding, err_msg=name)
-      np.testing.assert_allclose(losses[:5], expected[:5], rtol=1e-5 * rounding, err_msg=name)
+      is_coarse = name.startswith('bfloat16')
+      np.testing.assert_allclose(losses[:5], expected[:5], rtol=5e-4 if is_coarse else 1e-5, err_msg=name)
+      np.testing.assert_allclose(losses[5:], expected[5:], rtol=0, atol=(0.01 if is_coarse else 1e-4) * learnt, err_msg=name)
 
 
 def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   flags = ['-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
-  shared_out = ['--config', 'fit.shard_weights = True', '--config', 'Hourglass.d_model = 28']
-  stdout, silent = run_hosts(2, 1, *flags, *shared_out, '--config', 'fit.n_steps = 2', '--config', 'fit.keep_every = 2',
-                             '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
+  bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28', "Hourglass.hierarchy = '1@1'")
+  hosts_flags = ['--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}']
+  stdout, silent = run_hosts(2, 1, *flags, *(flag for binding in (*bindings, 'fit.n_steps = 2', 'fit.keep_every = 2')
+                                             for flag in ('--config', binding)), *hosts_flags)
   assert json.loads(stdout.splitlines()[-1])['step'] == 2 and '{' not in silent
   assert all(len(os.listdir(tmp_path / 'two' / part)) == 1 for part in ('train', 'eval'))
   assert trax_files.read_step(tmp_path / 'two' / 'model_2.pkl.gz') == 2
 
-  bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28')
   resumed = test_training.run(tmp_path / 'two', *bindings)
   whole = test_training.run(tmp_path / 'one', *bindings)
   assert resumed.step == whole.step == 4
   np.testing.assert_allclose(resumed.valid_bits_per_token, whole.valid_bits_per_token, rtol=1e-5)
+
+  scored = ['-m', 'trax_hourglass.evaluate', '--output_dir', str(tmp_path / 'two'), '--json', *hosts_flags]
+  stdout, silent = run_hosts(2, 1, *scored, '--max_tokens', '100')
+  np.testing.assert_allclose(json.loads(stdout)['bits_per_byte'], resumed.valid_bits_per_token, rtol=1e-5)
+  assert not silent
+  processes = start_hosts(2, 1, *scored, '--max_tokens', '9{host}')
+  errors = [process.communicate()[1] for process in processes]
+  assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
+  assert all('arguments of hosts [1] are not those of host 0' in error for error in errors)
 
 
 def test_preempted_host(tmp_path):
@@ -134,6 +145,30 @@ def test_hosts_with_unequal_devices_are_refused(monkeypatch):
   for n_devices in (None, 2):
     with pytest.raises(ValueError, match='hosts have 2, 1 devices'):
       mesh.over_devices(n_devices)
+
+
+def test_an_error_is_told_even_where_hosts_cannot_talk(monkeypatch):
+  """Unequal devices keep them from it: JAX could not put their answers together."""
+  monkeypatch.setattr(hosts.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(hosts, '_spoken', [False])
+
+  def allgather(x):
+    raise ValueError('cannot reshape array of size 3 into shape (2,2)')
+
+  monkeypatch.setattr(hosts.multihost_utils, 'process_allgather', allgather)
+  with pytest.raises(ValueError, match='hosts have 2, 1 devices'), hosts.from_the_start():
+    raise ValueError('hosts have 2, 1 devices')
+
+
+def test_sigterm_ends_a_process_of_several_once_it_does_not_train(monkeypatch):
+  monkeypatch.setattr(stopping.jax, 'process_count', lambda: 2)
+  before = signal.signal(signal.SIGTERM, lambda *_: None)
+  try:
+    with stopping.Stopping():
+      assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):

@@ -5,6 +5,7 @@ Letters: H hosts.
 
 import contextlib
 import hashlib
+import signal
 import socket
 import time
 
@@ -123,6 +124,12 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
       time.sleep(_RETRY_SECONDS)
 
 
+def end_by_sigterm():
+  """Lets SIGTERM end this process, which `connect` has made a notice that only training looks at."""
+  if jax.process_count() > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def is_first():
   """Whether this host is the one that writes files and prints."""
   return jax.process_index() == 0
@@ -179,7 +186,8 @@ def from_the_start():
     yield
   except Exception:
     if jax.process_count() > 1 and not _spoken[0]:
-      _tell(True)
+      with contextlib.suppress(Exception):  # What keeps hosts apart, such as unequal devices, keeps them from talking too.
+        _tell(True)
     raise
 
 

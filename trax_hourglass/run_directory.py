@@ -19,6 +19,7 @@ from trax import shapes
 
 from trax_hourglass import checkpoints
 from trax_hourglass import command_line
+from trax_hourglass import hosts
 from trax_hourglass import interop
 from trax_hourglass import mesh
 from trax_hourglass import trax_files
@@ -61,7 +62,8 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
       config's model.
     UsageError: gin refuses the config.
   """
-  directory = None if output_dir is None else _existing(output_dir)
+  with hosts.together(f'opening {output_dir!r}'):
+    directory = None if output_dir is None else _existing(output_dir)
   is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
   if directory is None and not (is_file and config_files):
     raise ValueError('give a run directory, or a checkpoint and the config file of its model')

@@ -11,6 +11,8 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
+from trax_hourglass import hosts
+
 SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
@@ -34,6 +36,7 @@ class Stopping:
     return self
 
   def __exit__(self, *_):
+    hosts.end_by_sigterm()
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
