@@ -163,5 +163,5 @@ def test_prints_as_a_valley_of_both(model):
 ])
 @pytest.mark.parametrize('mode', ['train', 'eval', 'predict'])
 def test_resampling_whose_weights_depend_on_the_factor_is_refused(pair, role, mode):
-  with pytest.raises(ValueError, match=f"1@2|3.*{role} has weights of shape .* at factor 2 and .* at 3: choose"):
+  with pytest.raises(ValueError, match=rf"1@2\|3.*{role} has weights of shape .* at factor 2 and .* at 3: choose"):
     pairs.ours('1@1 1@2|3 1@1', *pair, mode=mode)

@@ -93,7 +93,9 @@ def check_same_weights(spec, hierarchy, alternatives, shortening, upsampling):
         differ = [(a, b) for a, b in zip(found[factors[0]], found[factor]) if a != b]
         if differ:
           a, b = differ[0]
+          # Layers whose shapes are asserted forget their names.
+          name = getattr(getattr(plug_in, 'func', plug_in), '__name__', layer.name)
           raise ValueError(
-              f'hierarchy {hierarchy!r} draws its factor, but {role} by {layer.name} has weights of shape {a} at factor '
+              f'hierarchy {hierarchy!r} draws its factor, but {role} by {name} has weights of shape {a} at factor '
               f'{factors[0]} and {b} at {factor}: choose one whose weights do not depend on it, such as '
               'Hourglass.shortening = @ShortenByAverage and UpsampleByAttention.added = @UpsampleByRepeat')
