@@ -51,6 +51,7 @@ def test_file_opens_with_command_and_result(file):
   opening = text[:text.index('\n\n')]
   assert f'-m trax_hourglass.compare --config_file gin/compare/{file}' in opening
   assert all(line.startswith('#') for line in opening.splitlines())
+  assert 'README.md has what came' in ' '.join(opening.replace('#', '').split()) or 'ot yet run' in opening
 
 
 @pytest.mark.parametrize('file', FILES)

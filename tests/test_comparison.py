@@ -31,6 +31,8 @@ from test_hourglass import assert_causal
 
 TINY = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
 CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
+TRANSFORMER = ["include 'models/transformer_lm.gin'", 'TransformerLM.n_layers = 1', 'TransformerLM.d_model = 4',
+               'TransformerLM.d_ff = 4', 'TransformerLM.n_heads = 1', 'TransformerLM.max_len = 20']
 FAILS = """compare.own_rows = {
     'maximum': ['Hourglass.hierarchy = "1@1 1@3 1@1"', 'Hourglass.shortening = @ShortenByMaximum'],
     'fails': 'fit.eval_batches = 0'}"""
@@ -172,6 +174,23 @@ def test_a_folder_of_other_results_is_refused(finished):
   assert kept == ((folder / 'comparison.gin').read_bytes(), (folder / 'results.json').read_bytes())
 
 
+def test_data_may_lie_elsewhere_by_now(finished, tmp_path, monkeypatch):
+  folder = shutil.copytree(finished[0], tmp_path / 'copy')
+  shutil.copy(__file__, tmp_path / 'moved')
+  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  rows = by_name(run(folder, FAILS, f"ByteCorpus.path = '{tmp_path}/moved'"))
+  before = by_name(finished[1])
+  assert rows.pop('fails')['errors'] == ['not run'] and before.pop('fails') and rows == before
+
+
+def test_some_rows_by_name(tmp_path, monkeypatch):
+  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  rows = by_name(run(tmp_path, 'compare.only = ("drawn",)'))
+  assert list(rows) == ['drawn', 'drawn, k = 3']
+  assert list(by_name(run(tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
+
+
 def test_own_shortening_is_causal_and_samples(finished):
   model = th.Hourglass(pairs.VOCAB, '1@1 1@3 0@1', pairs.D_MODEL, pairs.D_FF, pairs.N_HEADS, mode='eval',
                        shortening=ShortenByMaximum)
@@ -226,6 +245,15 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     (['compare.also_evaluate = {3: ("flat", "")}'], 'also_evaluate is {3'),
     (['compare.also_evaluate = {"b": ("flat", 3)}'], "also_evaluate['b'] is ('flat', 3)"),
     (['compare.also_evaluate = {"b": (["flat"], "")}'], "also_evaluate['b'] is (['flat'], '')"),
+    (['compare.only = ("none",)'], "compare.only is ('none',): give some of the rows 'flat', 'drawn'"),
+    (['compare.only = "flat"'], "compare.only is 'flat'"), (['compare.only = ()'], 'compare.only is ()'),
+    (['compare.own_rows = {"compiled": ""}'], "row 'compiled' would have the folder 'compiled'"),
+    (['compare.own_rows = {"..": ""}'], "row '..' would have the folder '..'"),
+    (['compare.steps = None', 'compare.seconds = 9', 'WarmupCosine.n_steps = 50'],
+     "row 'flat': WarmupCosine.n_steps is 50 whatever the budget"),
+    (['compare.warmup = 0.3', 'WarmupCosine.warmup_steps = 1'], 'no schedule takes the macro warmup_steps'),
+    ([f'compare.own_rows = {{"a": {TRANSFORMER}}}', 'compare.protocol = "ablation"'],
+     "row 'a': it does not take windows of 2048 tokens"),
     (['compare.own_rows = {"flat": ""}'], "own_rows has 'flat', as compare.rows has"), (['compare.seeds = ([0],)'], 'seeds is ([0],)'),
     (['compare.paper = {"no such row": 1.0}'], "'no such row'"), (['compare.paper = 1.1'], 'compare.paper is 1.1'),
     (['compare.paper = {"flat": "1.18"}'], "'flat': '1.18'"), (['compare.max_tokens = 0'], 'compare.max_tokens is 0'),

@@ -37,6 +37,7 @@ from trax_hourglass import run_evaluation
 from trax_hourglass import whole_file
 from trax_hourglass.data import batches
 from trax_hourglass.training import clock
+from trax_hourglass.training import run_config
 
 CONFIG = 'comparison.gin'
 _ROW, _RESULT = 'row.json', 'result.json'
@@ -46,6 +47,7 @@ _UNFINISHED = 'the process ended while this was tried'
 
 def compare(output_dir,
             rows=None,
+            only=None,
             own_rows=None,
             also_evaluate=None,
             steps=None,
@@ -67,7 +69,8 @@ def compare(output_dir,
   Args:
     output_dir: the comparison's folder.
     rows: {name: gin lines}, a string or a list of them, such as "Hourglass.hierarchy = '8@1'" or "include 'FILE.gin'".
-    own_rows: more of the same, to put beside the rows of a file that is included.
+    only: names of the rows to take, such as some of a file that is included; None for all.
+    own_rows: more of the same, to put beside them.
     also_evaluate: {name: (row, gin lines)}, rows that train nothing and evaluate another row's weights with other lines.
     steps: the budget of each run: so many steps;
     seconds: or seconds of training, turned into steps by the time that a step took beforehand;
@@ -92,16 +95,17 @@ def compare(output_dir,
   budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
   rows, own_rows = comparison_rows.check_rows(rows, 'rows'), comparison_rows.check_rows(own_rows or {}, 'own_rows')
+  rows, also_evaluate, paper = comparison_rows.chosen(only, rows, also_evaluate or {}, paper or {})
   for name in own_rows.keys() & rows.keys():
     raise ValueError(f'compare.own_rows has {name!r}, as compare.rows has: give it another name')
   rows = {**rows, **own_rows}
   folder = pathlib.Path(output_dir).expanduser()
   configuration = comparison_rows.Configuration(budget, warmup, n_evaluations)
   try:
-    rows = configuration.rows(rows, also_evaluate or {}, folder, split, protocol)
-    _check_paper(paper or {}, rows)
+    rows = configuration.rows(rows, also_evaluate, folder, split, protocol)
+    _check_paper(paper, rows)
     comparison = Comparison(folder, configuration, rows, budget, measured_steps,
-                            {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper or {})
+                            {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper)
     comparison.begin(arguments)
     with kept_programs.kept_in(folder / 'compiled'):
       return comparison.run(seeds)
@@ -130,8 +134,8 @@ class Comparison:
       raise ValueError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
       before = _read(row.directory / _ROW)
-      if 'measurement' in before and before['settings'] != row.settings:
-        there, here = (text.splitlines() for text in (before['settings'], row.settings))
+      if 'measurement' in before and not _same_settings(before, row):
+        there, here = (run_config.without_places(text).splitlines() for text in (before['settings'], row.settings))
         differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
                          f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
@@ -163,8 +167,8 @@ class Comparison:
   def _is_finished(self, row, directory):
     """Whether a run has a result that was scored as is wanted now."""
     kept = _read(directory / _RESULT)
-    wanted = {'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
-    return 'bits' in kept and all(kept[name] == value for name, value in wanted.items())
+    return ('bits' in kept and _same_settings(kept, row) and kept['weights_of'] == row.weights_of and
+            kept['scored'] == self._scored)
 
   @contextlib.contextmanager
   def _told(self, row, path):
@@ -286,6 +290,11 @@ class Comparison:
       rows.append(report.row(row.name, row.kind, row.weights_of, _read(source / _ROW), runs, self._paper.get(row.name)))
     return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
             **measurement.machine(), 'rows': rows}
+
+
+def _same_settings(kept, row):
+  """Whether what was kept of a row is of its settings of now; its data may lie elsewhere."""
+  return run_config.without_places(kept['settings']) == run_config.without_places(row.settings)
 
 
 def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):

@@ -5,6 +5,9 @@ import pathlib
 import re
 
 import gin
+import jax
+import numpy as np
+from trax import shapes
 
 from trax_hourglass import command_line
 from trax_hourglass import run_directory
@@ -12,6 +15,8 @@ from trax_hourglass import run_evaluation
 from trax_hourglass.data import batches
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
+_TAKEN = ('compiled', 'comparison.gin', 'results.json', 'table.md', 'table.csv', 'cost.png', 'memory.png', 'step_time.png',
+          'curves.png')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Configuration:
     slugs, rows = {}, []
     for name, lines, weights_of in wanted:
       slug = re.sub(r'[^A-Za-z0-9@.,+=-]+', '_', name).strip('_')
+      if slug.startswith('.') or slug.lower() in _TAKEN:
+        raise ValueError(f'row {name!r} would have the folder {slug!r}, as a comparison\'s own files: give another name')
       if not slug or slug in slugs:
         raise ValueError(f'rows {slugs.get(slug, "")!r} and {name!r} would share the folder {slug!r}: give other names')
       slugs[slug] = name
@@ -100,15 +107,28 @@ class Configuration:
     if run_directory.setting('n_steps') != n_steps:
       raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = %n_steps, '
                        'and the schedule likewise, as gin/base.gin does')
+    self._check_schedule()
     if counts_steps:
       run_directory.setting('schedule')  # It refuses a warm-up that is too long.
     batches.check_sizes(run_directory.setting('batch_size'), run_directory.setting('length'))
     model = run_directory.setting('model')(mode='train')
     data = run_directory.setting('corpus').split(split)
-    run_evaluation.window_sizes(protocol, None, None, run_directory.setting('length'), data.example_length)
+    length, _ = run_evaluation.window_sizes(protocol, None, None, run_directory.setting('length'), data.example_length)
     multiple = getattr(model, 'length_multiple', None)
     kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
+    if kind == 'Trax':
+      _check_length(run_directory.setting('model')(mode='eval'), length)
     return dataclasses.replace(row, settings=settings, kind=kind)
+
+  def _check_schedule(self):
+    """Raises ValueError where gin holds a schedule of another length, or warm-up, than the budget's."""
+    bound = dict(line.split(' = ', 1) for line in _bindings(gin.config_str()) if ' = ' in line)
+    fixed = [name for name, value in bound.items() if name.endswith('.n_steps') and value != '%n_steps']
+    if fixed and f'n_steps = {self._budget.amount}' not in self.common:  # Else it is as the file means it.
+      raise ValueError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
+    if self._warmup is not None and '%warmup_steps' not in bound.values():
+      raise ValueError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: bind '
+                       'WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
 
   def configure(self, row, n_steps, seed):
     """Parses the comparison's configuration with what is the row's own."""
@@ -127,6 +147,18 @@ class Configuration:
     return -(-n_steps // self._n_evaluations)
 
 
+def _check_length(model, length):
+  """Raises ValueError if a model cannot score windows of some length, which may be longer than those it trains on."""
+  def run(key, tokens):
+    weights, state = model.init(shapes.signature(tokens), rng=key)
+    return model.pure_fn(tokens, weights, state, key)
+  try:
+    jax.eval_shape(run, jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((1, length), np.int32))
+  except Exception as error:  # Models may be anybody's.  pylint: disable=broad-except
+    raise ValueError(f'it does not take windows of {length} tokens, in which it would be scored ({command_line.one_line(error)})'
+                     ) from error
+
+
 def check_rows(rows, name):
   """Returns rows, {name: gin lines}, and raises ValueError if they are something else.
 
@@ -141,6 +173,29 @@ def check_rows(rows, name):
     if not isinstance(row, str) or not _are_lines(lines):
       raise ValueError(f'compare.{name} has {row!r}: {lines!r}: give a name and gin lines, a string or a list of them')
   return rows
+
+
+def chosen(names, rows, evaluated, paper):
+  """Returns the rows with these names, and what there is of `evaluated` and `paper` for them.
+
+  Args:
+    names: of rows; None for all.
+    rows: {name: gin lines}.
+    evaluated: {name: (row, gin lines)}, as far as it is that.
+    paper: {name of either: bits}, as far as it is that.
+
+  Raises:
+    ValueError: no names, or names of no rows.
+  """
+  if names is None:
+    return rows, evaluated, paper
+  if not isinstance(names, (tuple, list)) or not names or not all(name in list(rows) for name in names):
+    raise ValueError(f'compare.only is {names!r}: give some of the rows {", ".join(map(repr, rows))}, as a tuple')
+  gone = [name for name in rows if name not in names]
+  if isinstance(evaluated, dict):
+    gone += [name for name, entry in evaluated.items() if isinstance(entry, (tuple, list)) and entry and entry[0] in gone]
+  return tuple({name: value for name, value in table.items() if name not in gone} if isinstance(table, dict) else table
+               for table in (rows, evaluated, paper))
 
 
 def _are_lines(lines):

@@ -25,7 +25,7 @@ class Measurement:
     step_flops: floating-point operations.
     flops_from: 'products', counted as in flops.py, or 'compiler', XLA's estimate, for models with loops that cannot be
       counted; it takes each loop for one turn, so it is too low.
-    step_bytes: temporary memory of the compiled step.
+    step_bytes: temporary memory of the compiled step on each device.
     step_seconds: mean over the steps that were timed, since steps of one model need not be alike (factor_dropout.py); a
       comparison takes the median of several such means.
   """

@@ -1,7 +1,7 @@
 """What a comparison came to: results.json, table.md, table.csv, and the plots of the paper.
 
-    cost.png         bits against operations of a run (Figure 1)
-    memory.png       bits against temporary memory of a step (Figure 6)
+    cost.png         bits against operations of a run (Figure 1), of rows whose operations can be counted
+    memory.png       bits against temporary memory of a step on each device (Figure 6)
     step_time.png    bits against the time of a step (Figure 7)
     curves.png       bits in training but at its start, against steps, seconds or operations, whichever is the budget
 
@@ -27,7 +27,7 @@ CURVE = 'metrics/BitsPerToken'
 _MARKERS = {'flat': 'o', 'hierarchical': '^', 'Trax': 's'}
 _PLOTS = {  # File: field, divisor, label of the axis.
     'cost.png': ('run_flops', 1e12, 'matrix products of a training run, TFLOP'),
-    'memory.png': ('step_bytes', 1e6, 'temporary memory of a training step, MB'),
+    'memory.png': ('step_bytes', 1e6, 'temporary memory of a training step on each device, MB'),
     'step_time.png': ('seconds_per_step', 1, 'seconds a training step'),
 }
 _COSTS = {  # Budget: label of the axis, what a step of a row costs.
@@ -195,6 +195,8 @@ def plot(folder, results):
 
   for file, (field, divisor, label) in _PLOTS.items():
     def point(axes, result, look, field=field, divisor=divisor):
+      if field == 'run_flops' and result['flops_from'] != 'products':
+        return  # Too low.
       axes.errorbar(result[field] / divisor, _bits(result), yerr=result['spread'], linestyle='', capsize=3, markersize=8,
                     label=result['name'], **look)
     draw(file, label, f'{results["split"]} bits per {unit}', point)
