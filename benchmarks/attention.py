@@ -8,6 +8,7 @@ between the variants; seconds are medians. Bytes are the compiler's own count of
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -98,9 +99,13 @@ def measure(args):
   uses = {'within a level': (1, 1), 'shortening': (1, args.factor), 'upsampling': (args.factor, 1)}
   for use, geometry in uses.items():
     arrays = arguments(args, *geometry)
-    variants = [(name, *compiled(function, arrays)) for name, function in forms(args, arrays)]
-    if geometry == (1, 1):
-      variants.append(('one matrix', *compiled(plain, arrays)))
+    wanted = itertools.chain(forms(args, arrays), [('one matrix', plain)] if geometry == (1, 1) else [])
+    variants = []
+    for name, function in wanted:
+      try:
+        variants.append((name, *compiled(function, arrays)))
+      except Exception as error:  # A tile that does not fit the GPU; the others go on.  pylint: disable=broad-except
+        rows.append({'use': use, 'variant': name, 'left_out': ' '.join(str(error).split())[:80]})
     seconds = [[] for _ in variants]
     for _ in range(args.runs + 1):
       for (_, gradient, _), times in zip(variants, seconds):
@@ -122,6 +127,9 @@ def main():
     return
   print(f'{device}; {vars(args)}\n\n| use | variant | seconds | compile seconds | temporary bytes |\n|---|---|---|---|---|')
   for row in rows:
+    if 'left_out' in row:
+      print(f'| {row["use"]} | {row["variant"]} | {row["left_out"]} | | |')
+      continue
     print(f'| {row["use"]} | {row["variant"]} | {row["seconds"]:.3f} | {row["compile_seconds"]:.1f} | '
           f'{row["temporary_bytes"]:,} |')
 

@@ -59,8 +59,12 @@ def measure(args):
       if name in reasons:
         row['left_out'] = reasons[name]
     for number in range(args.steps + 1):
-      for subject, _ in running:
-        subject.step(number)
+      for subject, row in list(running):
+        try:
+          subject.step(number)
+        except Exception as error:  # Of memory, most likely; the other models go on.  pylint: disable=broad-except
+          row['left_out'] = reasons[subject.name] = f'does not run: {" ".join(str(error).split())[:80]}'
+          running.remove((subject, row))
     for subject, row in running:
       subject.summarise()
       row.update(subject.result)

@@ -6,7 +6,8 @@ Steps alternate between the models (A B C A B C ...); times are medians, the spr
 `temporary_bytes` are the compiler's own count for the compiled step. `step_flops` are the matrix products a step needs
 (flops.py), the same for Trax's model as for ours; their rate is also given as a share of a large matrix product's rate,
 measured in the same run, and with --peak_flops as one of a rate that is stated (`mfu`; an H200 has 788e12 in bfloat16).
-`peak_resident_bytes` (--peak) are those of a process of its own that trains one model.
+`peak_resident_bytes` (--peak) are those of a process of its own that trains one model, and `peak_device_bytes` its first
+device's, where that has memory of its own.
 """
 
 import argparse
@@ -17,10 +18,10 @@ import sys
 import subjects
 
 COLUMNS = ('model', 'parameters', 'init_seconds', 'trace_seconds', 'compile_seconds', 'temporary_bytes',
-           'peak_resident_bytes', 'step_seconds', 'step_seconds_spread', 'tokens_per_second', 'step_flops',
+           'peak_resident_bytes', 'peak_device_bytes', 'step_seconds', 'step_seconds_spread', 'tokens_per_second', 'step_flops',
            'flops_per_second', 'share_of_matmul_rate', 'mfu', 'last_loss')
 RATIOS = {'step_seconds': 'step_time', 'temporary_bytes': 'temporary_bytes', 'compile_seconds': 'compile_seconds',
-          'peak_resident_bytes': 'peak_resident_bytes'}
+          'peak_resident_bytes': 'peak_resident_bytes', 'peak_device_bytes': 'peak_device_bytes'}
 
 
 def parse_arguments():
@@ -38,7 +39,9 @@ def parse_arguments():
 
 def measure(args):
   """Returns all results as one dictionary."""
-  rows = {name: subjects.Subject(name, args, args.length) for name in args.models.split(',')}
+  # First, while this process holds no device memory.
+  peaks = {name: peaks_of_own_process(name) if args.peak else {} for name in args.models.split(',')}
+  rows = {name: subjects.Subject(name, args, args.length) for name in peaks}
   for subject in rows.values():
     print(f'compiling {subject.name} ...', file=sys.stderr)
     subject.compile()
@@ -59,26 +62,32 @@ def measure(args):
       result['share_of_matmul_rate'] = result['flops_per_second'] / matmul_rate
       if args.peak_flops:
         result['mfu'] = result['flops_per_second'] / args.peak_flops
-    if args.peak:
-      result['peak_resident_bytes'] = peak_of_own_process(name)
+    result.update(peaks[name])
   report = {**subjects.machine(), 'matmul_flops_per_second': matmul_rate,
             'settings': {key: value for key, value in vars(args).items() if key != 'json'}, 'models': results}
   if len(results) == 1:
-    report['peak_resident_bytes'] = subjects.peak_resident_bytes()
+    report.update(own_peaks())
   if {'ours', 'trax'} <= set(results):
     ours, theirs = results['ours'], results['trax']
     for key, name in RATIOS.items():
-      if key in ours:
+      if key in ours and key in theirs:
         report[f'{name}_ratio_trax_over_ours'] = theirs[key] / ours[key]
   return report
 
 
-def peak_of_own_process(name):
-  """Returns the peak resident bytes of a process that trains one model for two steps, with this command's settings."""
+def own_peaks():
+  """Returns what this process has held at most, {column: bytes}."""
+  peaks = {'peak_resident_bytes': subjects.peak_resident_bytes(), 'peak_device_bytes': subjects.peak_device_bytes()}
+  return {column: n_bytes for column, n_bytes in peaks.items() if n_bytes is not None}
+
+
+def peaks_of_own_process(name):
+  """Returns `own_peaks` of a process that trains one model for two turns, with this command's settings."""
   print(f'peak of {name} ...', file=sys.stderr)
   flags = [flag for flag in sys.argv[1:] if flag not in ('--peak', '--json')]
   command = [sys.executable, __file__, *flags, '--models', name, '--steps', '1', '--json']
-  return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)['peak_resident_bytes']
+  report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+  return {column: report[column] for column in COLUMNS if column in report}
 
 
 def table(report):
