@@ -28,6 +28,16 @@ hypothesis.settings.register_profile('repeatable', derandomize=True, deadline=No
 hypothesis.settings.load_profile('repeatable')
 
 
+# Minutes each. They begin, so that no worker is left with one when the others have nothing to do.
+_LONGEST = ('test_devices_and_hosts_do_not_change_the_losses', 'test_short_crash_test',
+            'test_two_hosts_train_one_run_that_one_host_goes_on_with')
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest tests first, and leaves the others in their order."""
+  items.sort(key=lambda item: item.name not in _LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def clean_gin():
   """No binding outlives its test."""

@@ -30,7 +30,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 N_STEPS = 240
 MOMENTS = 'any', 'step', 'saving', 'evaluating', 'asked'
 LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # What may differ with other devices, see above.
-FIRST_STEP = f'step 1/{N_STEPS}'
 
 
 def command(output_dir, *bindings):

@@ -63,4 +63,5 @@ def test_runs_from_top_to_bottom(name, tmp_path):
   nbclient.NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(FOLDER)}}).execute()
   outputs = [output for cell in cells(notebook) for output in cell.outputs]
   assert sum('image/png' in output.get('data', {}) for output in outputs) == N_IMAGES[name]
+  assert 'Warning' not in str(outputs)
   assert any('bits per byte' in str(output) for output in outputs) or name == 'anatomy.ipynb'
