@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from trax_hourglass import blockwise
+import test_training
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'benchmarks'
 TINY = ('--hierarchy', '1@1 1@3 1@1', '--d_model', '8', '--d_ff', '8', '--n_heads', '2', '--json')
@@ -56,6 +57,27 @@ def test_first_loss_takes_its_seconds_apart(monkeypatch):
            (12.5, 'Finished jaxpr to MLIR module conversion jit(_update) in 0.5 sec'),
            (20.0, 'Finished XLA compilation of jit(_update) in 7.0 sec'), (20.25, 'step 1/500: 7.8 bits/byte')]
   assert list(first_loss.parts(lines).values()) == [7.0, 2.5, 7.0, 0.75, 3.0]
+
+
+def test_bits_by_place(tmp_path, monkeypatch, capsys):
+  for name in 'one', 'other':
+    test_training.run(tmp_path / name, 'n_steps = 2', "Hourglass.hierarchy = '1@1 1@3 0@1'", f'fit.seed = {len(name)}')
+  folders = str(tmp_path / 'one'), str(tmp_path / 'other')
+  all_bytes, *rows = run('bits_by_place', (*folders, '--windows', '9', '--factors', '3', '--json'), monkeypatch, capsys)['rows']
+  assert all_bytes['share'] == 1 and all_bytes['other, more'] != 0
+  # Whole windows, and bytes that are a letter, by its number, or none: each divides the bytes.
+  for parts in ([row for row in rows if 'of a window' in row['bytes']], [row for row in rows if 'letter' in row['bytes']]):
+    np.testing.assert_allclose(sum(row['share'] for row in parts), 1)
+    for name in 'one', 'other', 'other, more':
+      np.testing.assert_allclose(sum(row['share'] * row[name] for row in parts), all_bytes[name], rtol=1e-5, atol=1e-6)
+
+
+def test_letters_and_groups_of_a_text(monkeypatch):
+  monkeypatch.syspath_prepend(str(FOLDER))
+  places = importlib.import_module('bits_by_place').places(np.frombuffer(b'ab, Words 1 x' + b'.' * 27, np.uint8)[None], [3])
+  found = {name: np.flatnonzero(mask).tolist() for name, mask in places.items()}
+  assert found['letter 1 of a word'] == [0, 4, 12] and found['letter 5 of a word and later'] == [8]
+  assert found['place 1 in groups of 3'] == [25, 28, 31, 34, 37] and len(found['not a letter']) == 40 - 8
 
 
 def run(name, flags, monkeypatch, capsys):

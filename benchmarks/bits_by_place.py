@@ -1,0 +1,106 @@
+"""Tells where the bits of trained models are: by place in a group, by place in the window, by letter of a word.
+
+    python benchmarks/bits_by_place.py DIR [DIR ...] [--windows 400] [--factors 3,4] [--json]
+
+Each DIR is a run directory, such as one of a comparison's row and seed. The first windows of the first run's valid split, each as
+long as those of its training, are scored by all runs; "more" are differences to the first.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import numpy as np  # pylint: disable=wrong-import-position
+
+from trax_hourglass import decoding  # pylint: disable=wrong-import-position
+from trax_hourglass import run_directory  # pylint: disable=wrong-import-position
+from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position
+
+_AT_ONCE = 16  # Windows.
+_START = 24  # Places of a window that are left out where groups are compared: they have little context, and unequally.
+_LETTERS = 5
+
+
+def parse_arguments():
+  """Returns the command line's arguments."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('runs', nargs='+', metavar='DIR', help='run directories of one vocabulary')
+  parser.add_argument('--windows', type=int, default=400, help='windows that are scored')
+  parser.add_argument('--factors', default='3,4', help='sizes of groups, separated by commas')
+  parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
+  args = parser.parse_args()
+  args.factors = [int(factor) for factor in args.factors.split(',')]
+  return args
+
+
+def score(run, texts):
+  """Returns bits (windows, L) of each token under a run's model."""
+  opened = run_directory.load(run)
+  scores = [decoding.score(opened.model, texts[i:i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)]
+  return -np.stack([window for batch in scores for window in batch]) / np.log(2)
+
+
+def read(run, n_windows):
+  """Returns the first windows of a run's valid split, (windows, L)."""
+  run_directory.load(run)
+  data, length = run_directory.setting('corpus').split('valid'), run_directory.setting('length')
+  n_windows = min(n_windows, len(data) // length)
+  return np.asarray(data.read(0, n_windows * length)).reshape(n_windows, length)
+
+
+def places(texts, factors):
+  """Returns {name of a set of bytes: mask (windows, L)}.
+
+  Args:
+    texts: bytes (windows, L).
+    factors: sizes of groups.
+  """
+  place = np.arange(texts.shape[1])[None].repeat(len(texts), axis=0)
+  masks = {'all': place >= 0}
+  for factor in factors:
+    for offset in range(factor):
+      masks[f'place {offset} in groups of {factor}'] = (place % factor == offset) & (place >= _START)
+  edges = [0, 8, 32, 128, *range(256, texts.shape[1], 256), texts.shape[1]]
+  for begin, end in zip(edges, edges[1:]):
+    masks[f'bytes {begin} to {end - 1} of a window'] = (place >= begin) & (place < end)
+  is_letter = np.isin(texts, np.frombuffer(bytes(range(65, 91)) + bytes(range(97, 123)), np.uint8))
+  number = np.zeros_like(place)  # Of the letter in its word, from 1.
+  for i in range(texts.shape[1]):
+    number[:, i] = np.where(is_letter[:, i], 1 + (number[:, i - 1] if i else 0), 0)
+  for letter in range(1, _LETTERS):
+    masks[f'letter {letter} of a word'] = number == letter
+  masks[f'letter {_LETTERS} of a word and later'] = number >= _LETTERS
+  masks['not a letter'] = ~is_letter
+  return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def _name(run, runs):
+  """Returns the part of a run's path that is its own."""
+  return os.path.relpath(run, os.path.commonpath(runs)) if len(runs) > 1 else run
+
+
+def measure(args):
+  """Returns the table's rows, one for each set of bytes."""
+  texts = read(args.runs[0], args.windows)
+  bits = {_name(run, args.runs): score(run, texts) for run in args.runs}
+  (_, first), *others = bits.items()
+  rows = []
+  for name, mask in places(texts, args.factors).items():
+    row = {'bytes': name, 'share': float(mask.mean())}
+    row.update({run: float(of_run[mask].mean()) for run, of_run in bits.items()})
+    row.update({f'{run}, more': float((of_run - first)[mask].mean()) for run, of_run in others})
+    rows.append(row)
+  return rows
+
+
+def main():
+  args = parse_arguments()
+  rows = measure(args)
+  print(json.dumps({'rows': rows}) if args.json else markdown(rows, list(rows[0])))
+
+
+if __name__ == '__main__':
+  main()
