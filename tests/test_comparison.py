@@ -174,15 +174,6 @@ def test_a_folder_of_other_results_is_refused(finished):
   assert kept == ((folder / 'comparison.gin').read_bytes(), (folder / 'results.json').read_bytes())
 
 
-def test_data_may_lie_elsewhere_by_now(finished, tmp_path, monkeypatch):
-  folder = shutil.copytree(finished[0], tmp_path / 'copy')
-  shutil.copy(__file__, tmp_path / 'moved')
-  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
-  rows = by_name(run(folder, FAILS, f"ByteCorpus.path = '{tmp_path}/moved'"))
-  before = by_name(finished[1])
-  assert rows.pop('fails')['errors'] == ['not run'] and before.pop('fails') and rows == before
-
-
 def test_some_rows_by_name(tmp_path, monkeypatch):
   monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
   monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})

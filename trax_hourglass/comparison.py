@@ -37,7 +37,6 @@ from trax_hourglass import run_evaluation
 from trax_hourglass import whole_file
 from trax_hourglass.data import batches
 from trax_hourglass.training import clock
-from trax_hourglass.training import run_config
 
 CONFIG = 'comparison.gin'
 _ROW, _RESULT = 'row.json', 'result.json'
@@ -134,8 +133,8 @@ class Comparison:
       raise ValueError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
       before = _read(row.directory / _ROW)
-      if 'measurement' in before and not _same_settings(before, row):
-        there, here = (run_config.without_places(text).splitlines() for text in (before['settings'], row.settings))
+      if 'measurement' in before and before['settings'] != row.settings:
+        there, here = (text.splitlines() for text in (before['settings'], row.settings))
         differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
                          f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
@@ -167,8 +166,8 @@ class Comparison:
   def _is_finished(self, row, directory):
     """Whether a run has a result that was scored as is wanted now."""
     kept = _read(directory / _RESULT)
-    return ('bits' in kept and _same_settings(kept, row) and kept['weights_of'] == row.weights_of and
-            kept['scored'] == self._scored)
+    wanted = {'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
+    return 'bits' in kept and all(kept[name] == value for name, value in wanted.items())
 
   @contextlib.contextmanager
   def _told(self, row, path):
@@ -290,11 +289,6 @@ class Comparison:
       rows.append(report.row(row.name, row.kind, row.weights_of, _read(source / _ROW), runs, self._paper.get(row.name)))
     return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
             **measurement.machine(), 'rows': rows}
-
-
-def _same_settings(kept, row):
-  """Whether what was kept of a row is of its settings of now; its data may lie elsewhere."""
-  return run_config.without_places(kept['settings']) == run_config.without_places(row.settings)
 
 
 def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):

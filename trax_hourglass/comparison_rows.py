@@ -10,13 +10,13 @@ import numpy as np
 from trax import shapes
 
 from trax_hourglass import command_line
+from trax_hourglass import report
 from trax_hourglass import run_directory
 from trax_hourglass import run_evaluation
 from trax_hourglass.data import batches
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
-_TAKEN = ('compiled', 'comparison.gin', 'results.json', 'table.md', 'table.csv', 'cost.png', 'memory.png', 'step_time.png',
-          'curves.png')
+_TAKEN = 'compiled', 'comparison.gin', *report.FILES  # Names in a comparison's folder.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Configuration:
     """Raises ValueError where gin holds a schedule of another length, or warm-up, than the budget's."""
     bound = dict(line.split(' = ', 1) for line in _bindings(gin.config_str()) if ' = ' in line)
     fixed = [name for name, value in bound.items() if name.endswith('.n_steps') and value != '%n_steps']
-    if fixed and f'n_steps = {self._budget.amount}' not in self.common:  # Else it is as the file means it.
+    is_the_budget = self._budget.what == 'steps' and f'n_steps = {self._budget.amount}' in self.common
+    if fixed and not is_the_budget:  # Else it is as the file means it.
       raise ValueError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
     if self._warmup is not None and '%warmup_steps' not in bound.values():
       raise ValueError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: bind '

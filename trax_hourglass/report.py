@@ -30,6 +30,7 @@ _PLOTS = {  # File: field, divisor, label of the axis.
     'memory.png': ('step_bytes', 1e6, 'temporary memory of a training step on each device, MB'),
     'step_time.png': ('seconds_per_step', 1, 'seconds a training step'),
 }
+FILES = ('results.json', 'table.md', 'table.csv', 'curves.png', *_PLOTS)
 _COSTS = {  # Budget: label of the axis, what a step of a row costs.
     'steps': ('training steps', lambda row: 1),
     # By the rate at which seconds became steps: rows were timed in turns, and are trained when the machine may be another.
@@ -189,6 +190,8 @@ def plot(folder, results):
     axes.grid(alpha=0.3)
     for result in rows:
       draw_row(axes, result, looks[result['name']])
+    if not axes.has_data():
+      return
     canvas.legend(loc='outside right upper', fontsize='small', frameon=False)
     with whole_file.unfinished(folder / file) as path:
       canvas.savefig(path, format='png')
