@@ -39,9 +39,9 @@ def evaluate(args):
   hosts.end_by_sigterm()
   from trax_hourglass import run_directory  # pylint: disable=g-import-not-at-top
   from trax_hourglass import run_evaluation  # pylint: disable=g-import-not-at-top
-  hosts.check_same('arguments', str({name: value for name, value in vars(args).items() if name != 'host'}))
-  with hosts.together('opening the run'):
-    run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
+  hosts.check_same('arguments', str([getattr(args, name) for name in (
+      'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
+  run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
   result = run_evaluation.evaluate(run, args.split, args.protocol, args.context, args.stride, args.max_tokens,
                                    args.batch_size)
   if not hosts.is_first():

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import signal
 import socket
+import threading
 import time
 
 import jax
@@ -125,8 +126,8 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
 
 
 def end_by_sigterm():
-  """Lets SIGTERM end this process, which `connect` has made a notice that only training looks at."""
-  if jax.process_count() > 1:
+  """Lets SIGTERM end this process of several, for good: `connect` has made it a notice that only training looks at."""
+  if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():  # Elsewhere Python allows no handlers.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

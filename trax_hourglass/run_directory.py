@@ -23,6 +23,7 @@ from trax_hourglass import hosts
 from trax_hourglass import interop
 from trax_hourglass import mesh
 from trax_hourglass import trax_files
+from trax_hourglass.training import run_config
 
 CONFIG = 'config.gin'
 _REQUIRED = object()
@@ -64,18 +65,18 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   """
   with hosts.together(f'opening {output_dir!r}'):
     directory = None if output_dir is None else _existing(output_dir)
-  is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
-  if directory is None and not (is_file and config_files):
-    raise ValueError('give a run directory, or a checkpoint and the config file of its model')
+    is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
+    if directory is None and not (is_file and config_files):
+      raise ValueError('give a run directory, or a checkpoint and the config file of its model')
   found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
-  files = list(config_files) or _own_config(directory)
-  command_line.parse_gin(files, bindings)
-  model = setting('model')(mode=mode)
-  model.init(signature or shapes.ShapeDtype((1, 1), np.int32))
-  if is_file:
-    step = _take_file(model, found, files)
-  else:
-    step = int(found.name)
+  with hosts.together('configuring the model'):
+    files = list(config_files) or _own_config(directory)
+    command_line.parse_gin(files, bindings)
+    model = setting('model')(mode=mode)
+    model.init(signature or shapes.ShapeDtype((1, 1), np.int32))
+    step = _take_file(model, found, files) if is_file else int(found.name)
+  hosts.check_same('settings', run_config.of_all_hosts())
+  if not is_file:
     _take_checkpoint(model, directory, step)
   return Run(model, step, found)
 
@@ -144,11 +145,12 @@ def _choose(directory, which):
     if step is None:
       raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
-    step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
-    if step is None:
-      raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where the run was '
-                       'evaluated, or a file that ends with .pkl.gz')
-    store.check(step)
+    with hosts.together(f'opening the checkpoint {which!r}'):
+      step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
+      if step is None:
+        raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where the run was '
+                         'evaluated, or a file that ends with .pkl.gz')
+      store.check(step)
   return store.folder / str(step)
 
 

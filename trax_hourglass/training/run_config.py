@@ -2,12 +2,15 @@
 
 import re
 
+import gin
+
 # They say how long, how often and on what a run goes on, not what it computes but for rounding. `fit.accumulate` is not
 # among them: each part of a batch has dropout masks of its own.
 FREE = frozenset((
     'fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every',
     'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices',
     'Hourglass.recompute', 'Hourglass.attention_form'))
+ONE_LINE = 1 << 20  # Characters, so that gin breaks no binding into lines.
 # By the last part of a gin name. Where data lie may change, what it is may not: see data/fingerprint.py.
 PLACES = frozenset(('path', 'cache_dir', 'data_dir'))
 # What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not change.
@@ -34,9 +37,9 @@ def differences(before, now):
           and name not in FREE and name.rsplit('.', 1)[-1] not in PLACES]
 
 
-def without_places(text):
-  """Returns a config's bindings but those that say where data lie, as text."""
-  return '\n'.join(f'{name} = {value}' for name, value in sorted(_bindings(text).items())
+def of_all_hosts():
+  """Returns what all hosts must have configured alike, as text: gin's bindings but those that say where data lie."""
+  return '\n'.join(f'{name} = {value}' for name, value in sorted(_bindings(gin.config_str(max_line_length=ONE_LINE)).items())
                    if name.rsplit('.', 1)[-1] not in PLACES)
 
 

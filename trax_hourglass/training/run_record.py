@@ -20,7 +20,6 @@ from trax_hourglass.training import event_files
 from trax_hourglass.training import run_config
 
 CONFIG, _VERSIONS, _LOCK = 'config.gin', 'versions.json', 'run.lock'
-_ONE_LINE = 1 << 20
 
 
 class RunRecord:
@@ -47,7 +46,7 @@ class RunRecord:
     self.store = checkpoints.Store(output_dir, kept, **on)
     self.step, self.notes = None, {}
     # Without gin's comments, among them rulers as wide as a line may be.
-    self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=_ONE_LINE).splitlines()
+    self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=run_config.ONE_LINE).splitlines()
                            if line and not line.startswith('#'))
     self._corpus, self._vocab_size = corpus, vocab_size
     self._data, self._is_new, self._lock = None, False, None
@@ -68,7 +67,7 @@ class RunRecord:
       with hosts.together(f'opening {str(self.path)!r}'):
         if hosts.is_first():
           self._take_lock()
-      hosts.check_same('settings', run_config.without_places(gin.config_str(max_line_length=_ONE_LINE)))
+      hosts.check_same('settings', run_config.of_all_hosts())
       self.store.tidy()
       self.step = self.store.newest_sound(put_aside=True)
       with hosts.together(f'going on in {str(self.path)!r}'):
