@@ -36,19 +36,19 @@ def parse_arguments():
   return args
 
 
-def score(run, texts):
-  """Returns bits (windows, L) of each token under a run's model."""
-  opened = run_directory.load(run)
-  scores = [decoding.score(opened.model, texts[i:i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)]
-  return -np.stack([window for batch in scores for window in batch]) / np.log(2)
-
-
-def read(run, n_windows):
-  """Returns the first windows of a run's valid split, (windows, L)."""
-  run_directory.load(run)
+def read(n_windows):
+  """Returns the first windows of the opened run's valid split, (windows, L)."""
   data, length = run_directory.setting('corpus').split('valid'), run_directory.setting('length')
   n_windows = min(n_windows, len(data) // length)
+  if n_windows < 1:
+    raise ValueError(f'{len(data)} bytes of valid and --windows leave no window of {length}: give a longer split')
   return np.asarray(data.read(0, n_windows * length)).reshape(n_windows, length)
+
+
+def score(model, texts):
+  """Returns bits (windows, L) of each token under a model."""
+  scores = [decoding.score(model, texts[i:i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)]
+  return -np.stack([window for batch in scores for window in batch]) / np.log(2)
 
 
 def places(texts, factors):
@@ -63,11 +63,11 @@ def places(texts, factors):
   for factor in factors:
     for offset in range(factor):
       masks[f'place {offset} in groups of {factor}'] = (place % factor == offset) & (place >= _START)
-  edges = [0, 8, 32, 128, *range(256, texts.shape[1], 256), texts.shape[1]]
+  edges = [edge for edge in (0, 8, 32, 128, *range(256, texts.shape[1], 256)) if edge < texts.shape[1]] + [texts.shape[1]]
   for begin, end in zip(edges, edges[1:]):
     masks[f'bytes {begin} to {end - 1} of a window'] = (place >= begin) & (place < end)
   is_letter = np.isin(texts, np.frombuffer(bytes(range(65, 91)) + bytes(range(97, 123)), np.uint8))
-  number = np.zeros_like(place)  # Of the letter in its word, from 1.
+  number = np.zeros_like(place)  # Of the letter in its word, from 1; a window may begin within one.
   for i in range(texts.shape[1]):
     number[:, i] = np.where(is_letter[:, i], 1 + (number[:, i - 1] if i else 0), 0)
   for letter in range(1, _LETTERS):
@@ -77,15 +77,15 @@ def places(texts, factors):
   return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _name(run, runs):
-  """Returns the part of a run's path that is its own."""
-  return os.path.relpath(run, os.path.commonpath(runs)) if len(runs) > 1 else run
-
-
 def measure(args):
   """Returns the table's rows, one for each set of bytes."""
-  texts = read(args.runs[0], args.windows)
-  bits = {_name(run, args.runs): score(run, texts) for run in args.runs}
+  paths = [os.path.abspath(run) for run in args.runs]
+  common = os.path.commonpath(paths) if len(set(paths)) > 1 else os.path.dirname(paths[0])
+  texts, bits = None, {}
+  for path in paths:
+    model = run_directory.load(path).model
+    texts = read(args.windows) if texts is None else texts
+    bits[os.path.relpath(path, common)] = score(model, texts)
   (_, first), *others = bits.items()
   rows = []
   for name, mask in places(texts, args.factors).items():
