@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -85,10 +86,13 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   stdout, silent = run_hosts(2, 1, *scored, '--max_tokens', '100')
   np.testing.assert_allclose(json.loads(stdout.splitlines()[-1])['bits_per_byte'], resumed.valid_bits_per_token, rtol=1e-5)
   assert 'bits_per_byte' not in silent  # JAX's connections write lines of their own.
-  processes = start_hosts(2, 1, *scored, '--max_tokens', '9{host}')
-  errors = [process.communicate()[1] for process in processes]
-  assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
-  assert all('arguments of hosts [1] are not those of host 0' in error for error in errors)
+  shutil.copy(tmp_path / 'two' / 'config.gin', tmp_path / 'config-0.gin')
+  for flags, messages in ((('--max_tokens', '9{host}'), ['arguments of hosts [1] are not those of host 0'] * 2),
+                          (('--config_file', f'{tmp_path}/config-{{host}}.gin'), ['host 1 could not', 'config-1.gin'])):
+    processes = start_hosts(2, 1, *scored, *flags)
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
+    assert all(message in error for message, error in zip(messages, errors)), errors
 
 
 def test_preempted_host(tmp_path):
