@@ -1,16 +1,14 @@
 """Settings of all tests: gin starts clean, hypothesis repeats itself, programs are compiled once."""
 
 import atexit
-import importlib.metadata
 import os
 import shutil
 import tempfile
 
-# Tiny models take longer to compile than to run.
-QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-if importlib.metadata.version('jaxlib').startswith('0.10.'):  # Later ones do not know the flag, and end the process.
-  QUICK += ' --xla_cpu_use_fusion_emitters=false'  # Halves the time: one LLVM module for many kernels, not for each.
-os.environ['XLA_FLAGS'] = QUICK
+from tests.helpers import processes
+from tests.helpers import sampling
+
+os.environ['XLA_FLAGS'] = processes.QUICK
 
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # The workers' and all commands' that tests start: they inherit it.
   _folder = tempfile.mkdtemp()
@@ -18,14 +16,22 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # The workers' and all comman
   os.environ.update(JAX_COMPILATION_CACHE_DIR=_folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0.3',
                     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
 
-import trax_hourglass  # Before anything that imports Trax.  pylint: disable=unused-import, wrong-import-position
-
 import gin
 import hypothesis
 import pytest
 
 hypothesis.settings.register_profile('repeatable', derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile('repeatable')
+
+
+def pytest_addoption(parser):
+  parser.addoption('--thorough', action='store_true', help='try all examples of what is sampled otherwise; an hour or more')
+
+
+def pytest_configure(config):
+  sampling.set_thorough(config.getoption('--thorough'))
+  if not config.getoption('numprocesses', None):  # Else it is the workers that import test modules.
+    import trax_hourglass  # Before anything that imports Trax.  pylint: disable=unused-import, g-import-not-at-top
 
 
 # Minutes each. They begin, so that no worker is left with one when the others have nothing to do.

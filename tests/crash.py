@@ -7,10 +7,8 @@ written, within an evaluation; or asked to stop by SIGTERM or Ctrl-C, which they
 then goes on. Each finished run must have the weights, optimizer slots and logged losses of the unkilled run, bit by bit, in
 TensorBoard every point once, and the same checkpoints, unless it was asked to stop, which saves one more.
 
-With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding, since sums
-over devices are added in another order: losses differ by 1e-5 at most, slots, as one long vector, by 1e-4 of its length,
-weights by 2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing else, which Adam
-makes as large as any other: they differ altogether.
+With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding; how near that is
+stands in helpers/outcomes.py.
 """
 
 import argparse
@@ -25,30 +23,44 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+sys.path.insert(0, str(ROOT))
+
+from tests.helpers import outcomes  # pylint: disable=wrong-import-position
 
 N_STEPS = 240
+MODEL = ()  # Bindings that make another one.
 MOMENTS = 'any', 'step', 'saving', 'evaluating', 'asked'
-LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # What may differ with other devices, see above.
 
 
-def command(output_dir, *bindings):
-  """Returns the command that trains, and that goes on."""
-  flags = [flag for binding in ('batch_size = 4', *bindings) for flag in ('--config', binding)]
-  return [sys.executable, '-m', 'trax_hourglass.train', '--config_file', str(ROOT / 'tests' / 'tiny.gin'), '--output_dir',
-          str(output_dir), '--config', f'n_steps = {N_STEPS}', '--config', 'fit.checkpoint_every = 7', '--config',
-          'fit.eval_every = 10', '--config', 'fit.eval_batches = 20', *flags]
+def arguments_of(output_dir):
+  """Returns the arguments of the command that trains, and that goes on."""
+  bindings = ('batch_size = 4', f'n_steps = {N_STEPS}', 'fit.checkpoint_every = 7', 'fit.eval_every = 10',
+              'fit.eval_batches = 20', *MODEL)
+  return ['--config_file', str(ROOT / 'tests' / 'tiny.gin'), '--output_dir', str(output_dir),
+          *(flag for binding in bindings for flag in ('--config', binding))]
+
+
+def start_training(arguments, stderr, variables):
+  """Starts a process of `python -m trax_hourglass.train`.
+
+  Args:
+    arguments: its command line.
+    stderr: path of the file for what it says.
+    variables: of its environment, beside those of this process.
+  """
+  with open(stderr, 'wb') as file:
+    return subprocess.Popen([sys.executable, '-m', 'trax_hourglass.train', *arguments], stdout=subprocess.DEVNULL,
+                            stderr=file, cwd=ROOT, env={**os.environ, **variables})
 
 
 class Training:
   """A training process."""
 
-  def __init__(self, output_dir, environment, *bindings):
+  def __init__(self, output_dir, environment, start):
     self.output_dir = pathlib.Path(output_dir)
     self._errors = tempfile.NamedTemporaryFile('w+', suffix='.stderr')
     self.started = time.monotonic()
-    self.process = subprocess.Popen(command(output_dir, *bindings), stdout=subprocess.DEVNULL, stderr=self._errors,
-                                    cwd=ROOT, env={**os.environ, **environment})
+    self.process = start(arguments_of(output_dir), self._errors.name, environment)
 
   def said(self):
     """Returns what it has printed to stderr."""
@@ -113,48 +125,7 @@ def kill_at(moment, training, generator, whole_seconds):
   return alive
 
 
-def outcome(output_dir):
-  """Returns what two runs must have in common: (arrays, losses in the notes, and in TensorBoard, (steps kept, the best))."""
-  import numpy as np  # pylint: disable=g-import-not-at-top
-  import jax  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import checkpoints  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import mesh  # pylint: disable=g-import-not-at-top
-  import test_training  # pylint: disable=g-import-not-at-top
-  store = checkpoints.Store(output_dir)
-  step = store.newest_sound()
-  notes = store.notes(step)
-  everywhere = mesh.everywhere(mesh.over_devices(1))
-  like = {part: [jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere) for shape, dtype in of_part]
-          for part, of_part in notes['shapes'].items()}
-  arrays = jax.tree.map(np.asarray, store.restore(step, like))
-  timed = 'training/steps per second'
-  history = {part: {name: values for name, values in of_part.items() if name != timed}
-             for part, of_part in notes['history']['_values'].items()}
-  events = {(part, name): test_training.events(pathlib.Path(output_dir), name, part)
-            for part, of_part in history.items() for name in of_part}
-  return arrays, history, events, (store.steps(), store.best())
-
-
-def differences(found, expected, is_near=False):
-  """Returns what differs, in words; with `is_near`, by more than rounding does."""
-  import numpy as np  # pylint: disable=g-import-not-at-top
-  if is_near:
-    flat = lambda values: np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in values])
-    vectors = {part: [flat(outcome[0][part]) for outcome in (found, expected)] for part in LENGTHS}
-    said = [part for part, (x, y) in vectors.items() if np.linalg.norm(x - y) > LENGTHS[part] * np.linalg.norm(y)]
-    near = lambda x, y: [step for step, _ in x] == [step for step, _ in y] and np.allclose(
-        [value for _, value in x], [value for _, value in y], rtol=LOSSES, atol=0)
-    losses = {(part, name): values for part, of_part in expected[1].items() for name, values in of_part.items()
-              if name.startswith('metrics/')}
-    return said + [f'{what} {name}' for (part, name), values in losses.items()
-                   for what, x in (('history', found[1][part][name]), ('events', found[2][part, name]))
-                   if not near(x, values)]
-  said = [f'{part} {number}' for part, of_part in expected[0].items() for number, x in enumerate(of_part)
-          if x.tobytes() != np.asarray(found[0][part][number]).tobytes()]
-  return said + [what for what, a, b in zip(('history', 'events', 'checkpoints'), found[1:], expected[1:]) if a != b]
-
-
-def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS):
+def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS, start=start_training):
   """Kills and resumes; returns ({moment: kills}, number of runs, what differed).
 
   Args:
@@ -164,6 +135,7 @@ def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS):
     environment: of the processes.
     *others: environments with other devices, which a run takes by turns when it goes on.
     moments: of MOMENTS, those to kill at.
+    start: function as `start_training` that starts a process.
 
   Raises:
     RuntimeError: a process failed by itself.
@@ -171,18 +143,18 @@ def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS):
   print(f'seed {seed}', file=sys.stderr, flush=True)
   environments = environment, *others
   generator = random.Random(seed)
-  unkilled = Training(folder / 'unkilled', environment)
+  unkilled = Training(folder / 'unkilled', environment, start)
   if unkilled.process.wait():
     raise RuntimeError(unkilled.said())
   whole_seconds = time.monotonic() - unkilled.started
-  expected = outcome(folder / 'unkilled')
+  expected = outcomes.outcome(folder / 'unkilled')
   kills, n_runs, differing = dict.fromkeys(moments, 0), 0, []
   n_killed = lambda: sum(n for moment, n in kills.items() if moment != 'asked')
   n_starts, was_asked = 0, False
   while True:
     run = folder / f'run{n_runs}'
     moment = generator.choice(moments)
-    training = Training(run, environments[n_starts % len(environments)])
+    training = Training(run, environments[n_starts % len(environments)], start)
     n_starts += 1
     if n_killed() < n_kills:
       killed = kill_at(moment, training, generator, whole_seconds)
@@ -198,7 +170,7 @@ def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS):
     if code:
       raise RuntimeError(f'{run} ended with code {code}: {training.said()[-3000:]}')
     n_runs += 1
-    different = differences(outcome(run), expected, is_near=bool(others))
+    different = outcomes.differences(outcomes.outcome(run), expected, is_near=bool(others))
     if was_asked:
       different = [what for what in different if what != 'checkpoints']
     n_starts, was_asked = 0, False

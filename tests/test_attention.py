@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
+from tests.helpers import reference
+from tests.helpers import attention_inputs
 
 from trax_hourglass import attention
 from trax_hourglass import blockwise
 from trax_hourglass import dropout
 from trax_hourglass import keys
 
-B, H, E = 2, 3, 5
-GEOMETRIES = [(1, 1), (1, 3), (3, 1), (1, 2), (2, 1)]
 
 
 @pytest.fixture
@@ -31,17 +30,6 @@ def small_tiles(monkeypatch):
   blockwise.attend.clear_cache()
 
 
-def inputs(groups, queries_per_group, keys_per_group, seed=0):
-  """Random arguments of relative_attention, and the map from distance to its embedding."""
-  random = np.random.RandomState(seed)
-  q, k, v = (random.randn(B, n, H, E) for n in (groups * queries_per_group,) + (groups * keys_per_group,) * 2)
-  distances = attention.distances(groups, queries_per_group, keys_per_group)
-  table = random.randn(2 * distances.size + 1, H, E)
-  middle = table.shape[0] // 2
-  arrays = q, k, v, table[distances + middle], random.randn(H, E), random.randn(H, E)
-  return [jnp.asarray(a, jnp.float32) for a in arrays], lambda r: table[r + middle]
-
-
 def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
   """The definition as one Q x K matrix, so that JAX can differentiate it; keep (H, B, Q, K)."""
   queries_per_group, keys_per_group = geometry
@@ -51,7 +39,7 @@ def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
   e = e[place, np.minimum(column, e.shape[1] - 1)]
   scores = jnp.einsum('bqhe,bkhe->bhqk', q + c[None, None], k) + jnp.einsum('bqhe,qkhe->bhqk', q + l[None, None], e)
   visible = (j // keys_per_group <= group)[None, None]
-  weights = jax.nn.softmax(jnp.where(visible, scores / np.sqrt(E), -1e9))
+  weights = jax.nn.softmax(jnp.where(visible, scores / np.sqrt(attention_inputs.E), -1e9))
   if keep is not None:
     weights = jnp.where(keep.swapaxes(0, 1), weights / (1 - rate), 0)
   return jnp.einsum('bhqk,bkhe->bqhe', weights, v)
@@ -59,39 +47,33 @@ def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
 
 def masks(key, rate, n_queries, n_keys):
   """The dropout masks of all heads as whole matrices (H, B, Q, K)."""
-  rows = jnp.arange(B * n_queries).reshape(B, -1, 1)
-  return np.stack([dropout.keep_mask(head, rows, jnp.arange(n_keys)[None, None], rate) for head in keys.split(key, H)])
-
-
-def gradients(function, arrays):
-  """Gradients of a random projection of the function's result with respect to all arrays."""
-  probe = jnp.asarray(np.random.RandomState(1).randn(*arrays[0].shape), jnp.float32)
-  return jax.grad(lambda *a: (function(*a) * probe).sum(), argnums=range(len(arrays)))(*arrays)
+  rows = jnp.arange(attention_inputs.B * n_queries).reshape(attention_inputs.B, -1, 1)
+  return np.stack([dropout.keep_mask(head, rows, jnp.arange(n_keys)[None, None], rate) for head in keys.split(key, attention_inputs.H)])
 
 
 @settings(max_examples=25)
-@given(groups=st.integers(1, 23), geometry=st.sampled_from(GEOMETRIES))
+@given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES))
 def test_equals_the_definition(groups, geometry):
-  arrays, embed = inputs(groups, *geometry)
+  arrays, embed = attention_inputs.inputs(groups, *geometry)
   q, k, v, _, c, l = map(np.asarray, arrays)
   expected = reference.relative_attention(q, k, v, embed, c, l, *geometry)
   np.testing.assert_allclose(attention.relative_attention(*arrays), expected, rtol=2e-5, atol=2e-5)
 
 
 @settings(max_examples=12)
-@given(groups=st.integers(1, 23), geometry=st.sampled_from(GEOMETRIES), rate=st.sampled_from([0.0, 0.3]),
+@given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES), rate=st.sampled_from([0.0, 0.3]),
        tile=st.sampled_from([(256, 512), (4, 8), (8, 4), (3, 5)]))
 def test_gradients_equal_those_of_the_whole_matrix(groups, geometry, rate, tile):
-  arrays, _ = inputs(groups, *geometry)
+  arrays, _ = attention_inputs.inputs(groups, *geometry)
   key = jax.random.PRNGKey(5)
   keep = masks(key, rate, arrays[0].shape[1], arrays[1].shape[1]) if rate else None
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(blockwise, '_BLOCK_QUERIES', tile[0])
     patch.setattr(blockwise, '_SPAN_KEYS', tile[1])
     blockwise.attend.clear_cache()
-    fast = gradients(functools.partial(attention.relative_attention, rate=rate, key=key), arrays)
+    fast = attention_inputs.gradients(functools.partial(attention.relative_attention, rate=rate, key=key), arrays)
   blockwise.attend.clear_cache()
-  slow = gradients(lambda *a: whole(*a, geometry, keep, rate), arrays)
+  slow = attention_inputs.gradients(lambda *a: whole(*a, geometry, keep, rate), arrays)
   for got, expected in zip(fast, slow):
     # Of six numbers some cancel out; relative to the largest of each array.
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
@@ -101,7 +83,7 @@ def test_gradients_equal_those_of_the_whole_matrix(groups, geometry, rate, tile)
 @pytest.mark.parametrize('tile', [(2, 4), (4, 3), (512, 512)])
 def test_dropout_is_the_same_mask_whatever_the_tiles(geometry, tile, small_tiles):
   small_tiles(*tile)
-  arrays, embed = inputs(12, *geometry)
+  arrays, embed = attention_inputs.inputs(12, *geometry)
   q, k, v, _, c, l = map(np.asarray, arrays)
   key, rate = jax.random.PRNGKey(5), 0.3
   keep = masks(key, rate, q.shape[1], k.shape[1])
@@ -113,24 +95,24 @@ def test_dropout_is_the_same_mask_whatever_the_tiles(geometry, tile, small_tiles
 def test_all_heads_at_once_equal_one_after_the_other(small_tiles, monkeypatch):
   """What accelerators run, here on the CPU."""
   small_tiles(4, 8)
-  arrays, _ = inputs(13, 1, 3)
+  arrays, _ = attention_inputs.inputs(13, 1, 3)
   function = functools.partial(attention.relative_attention, rate=0.3, key=jax.random.PRNGKey(5))
-  one_by_one = [function(*arrays), *gradients(function, arrays)]
+  one_by_one = [function(*arrays), *attention_inputs.gradients(function, arrays)]
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   blockwise.attend.clear_cache()
-  for got, expected in zip([function(*arrays), *gradients(function, arrays)], one_by_one):
+  for got, expected in zip([function(*arrays), *attention_inputs.gradients(function, arrays)], one_by_one):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize('geometry', GEOMETRIES)
+@pytest.mark.parametrize('geometry', attention_inputs.GEOMETRIES)
 def test_bfloat16_is_near(geometry, small_tiles):
   small_tiles(4, 8)
-  arrays, _ = inputs(13, *geometry)
+  arrays, _ = attention_inputs.inputs(13, *geometry)
   rounded = [a.astype(jnp.bfloat16) for a in arrays]
   exact = [a.astype(jnp.float32) for a in rounded]
   out = attention.relative_attention(*rounded)
   assert out.dtype == jnp.bfloat16
-  fast, slow = gradients(attention.relative_attention, rounded), gradients(lambda *a: whole(*a, geometry), exact)
+  fast, slow = attention_inputs.gradients(attention.relative_attention, rounded), attention_inputs.gradients(lambda *a: whole(*a, geometry), exact)
   # bfloat16 keeps 8 bits, 0.4 %; queries, weights and result are each rounded once on the way.
   for got, expected in zip([out, *fast], [whole(*exact, geometry), *slow]):
     np.testing.assert_allclose(got.astype(jnp.float32), expected, atol=0.02 * float(jnp.abs(expected).max()))
@@ -141,7 +123,7 @@ def test_rotary_scores_depend_on_the_distance_alone(small_tiles):
   small_tiles(4, 8)
   random = np.random.RandomState(0)
   length, width, unit = 11, 6, 3
-  q, k, v = random.randn(3, B, length, H, width)
+  q, k, v = random.randn(3, attention_inputs.B, length, attention_inputs.H, width)
   frequencies = 10000 ** -(np.arange(0, width, 2) / width)
   pair = lambda x: x[..., :width // 2] + 1j * x[..., width // 2:]
   distance = unit * (np.arange(length)[:, None] - np.arange(length))
@@ -185,7 +167,7 @@ def test_scores_of_all_heads_never_exist_at_once():
 
 
 def test_refuses_lengths_that_are_not_whole_groups():
-  arrays, _ = inputs(4, 1, 1)
+  arrays, _ = attention_inputs.inputs(4, 1, 1)
   arrays[0] = arrays[0][:, :3]
   with pytest.raises(ValueError, match='whole groups'):
     attention.relative_attention(*arrays)

@@ -11,7 +11,9 @@ from jax._src.cudnn import fused_attention_stablehlo
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attention import GEOMETRIES, gradients, inputs
+from tests.helpers.attention_inputs import GEOMETRIES
+from tests.helpers.attention_inputs import gradients
+from tests.helpers.attention_inputs import inputs
 
 import trax_hourglass as th
 from trax_hourglass import attention

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from trax import shapes
 
-import pairs
+from tests.helpers import pairs
 import trax_hourglass as th
 from trax_hourglass import attention_maps
 from trax_hourglass import spec as spec_lib

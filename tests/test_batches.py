@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-import test_data
-from trax_hourglass import keys as keys_lib
+from tests.helpers import corpora
 from trax_hourglass.data import batches
 from trax_hourglass.data import permutation
 from trax_hourglass.data import prefetch
+from trax_hourglass import keys as keys_lib
 
 
-class Positions(test_data.Numbers):
+class Positions(corpora.Numbers):
   """A split whose tokens are their own positions."""
 
   def read(self, start, length):

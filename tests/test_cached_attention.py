@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
+from tests.helpers import reference
 
 from trax_hourglass import cached_attention
 

@@ -1,8 +1,6 @@
 """Checkpoints: what was saved comes back, or one clear error; whatever happens to the files."""
 
-import hashlib
 import os
-import pathlib
 import resource
 import shutil
 import time
@@ -13,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.helpers import runs
 
 from trax_hourglass import checkpoints
 from trax_hourglass import hosts
@@ -36,12 +35,6 @@ def assert_equal(found, expected):
     assert [str(x.dtype) for x in found[part]] == [str(x.dtype) for x in of_part]
     for x, y in zip(found[part], of_part, strict=True):
       np.testing.assert_array_equal(x, y)
-
-
-def listing(folder):
-  """Returns {path: hash} of all files below a folder."""
-  return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-          for path in sorted(pathlib.Path(folder).rglob('*')) if path.is_file()}
 
 
 @pytest.fixture(scope='module')
@@ -187,10 +180,10 @@ def test_all_damaged_is_an_error_and_changes_nothing(saved, tmp_path):
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   for step in (10, 20):
     (tmp_path / 'checkpoints' / str(step) / 'notes.json').write_text('{}')
-  before = listing(tmp_path)
+  before = runs.listing(tmp_path)
   with pytest.raises(ValueError, match='all checkpoints in .* are damaged, and nothing was changed'):
     checkpoints.Store(tmp_path).newest_sound(put_aside=True)
-  assert listing(tmp_path) == before
+  assert runs.listing(tmp_path) == before
 
 
 def test_damaged_ones_are_put_aside_and_their_step_can_be_saved_again(saved, tmp_path):

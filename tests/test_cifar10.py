@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from trax_hourglass.data import cifar10
-from test_images import TEST, TRAIN, assert_split, planes, random_images
+from tests.helpers.pictures import TEST
+from tests.helpers.pictures import TRAIN
+from tests.helpers.pictures import assert_split
+from tests.helpers.pictures import planes
+from tests.helpers.pictures import random_images
+from tests.helpers import pictures
 
 
 @pytest.fixture
 def small_cifar10(monkeypatch):
   """Lets files of any content have the published names."""
   monkeypatch.setattr(cifar10, '_PUBLISHED', {})
-
-
-def write_binary(folder, n_first=4):
-  for name, images in (('data_batch_1', TRAIN[:n_first]), ('data_batch_2', TRAIN[n_first:]), ('test_batch', TEST)):
-    np.concatenate([np.full((len(images), 1), 9, np.uint8), planes(images)], axis=1).tofile(folder / f'{name}.bin')
 
 
 def python2_pickle(rows):
@@ -40,7 +40,7 @@ def write_python(folder, n_first=4):
     (folder / name).write_bytes(python2_pickle(planes(images)))
 
 
-@pytest.mark.parametrize('write, subfolder', [(write_binary, ''), (write_binary, 'cifar-10-batches-bin'), (write_python, ''),
+@pytest.mark.parametrize('write, subfolder', [(pictures.write_binary, ''), (pictures.write_binary, 'cifar-10-batches-bin'), (write_python, ''),
                                               (write_python, 'cifar-10-batches-py')])
 def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
   (tmp_path / subfolder).mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
 
 def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
   """By hand: row 1, column 2 of image 1 is 3 tokens from 3072 + 3 (32 + 2) on; in the file it is in three planes."""
-  write_binary(tmp_path)
+  pictures.write_binary(tmp_path)
   tokens = cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('train')
   file = (tmp_path / 'data_batch_1.bin').read_bytes()[3073 + 1:]
   assert tokens.read(3072 + 3 * 34, 3).tolist() == [file[34], file[1024 + 34], file[2048 + 34]]
@@ -64,7 +64,7 @@ def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
 
 @pytest.mark.parametrize('size', [16, 8, 1])
 def test_smaller_images_are_rounded_means_of_squares(tmp_path, small_cifar10, size):
-  write_binary(tmp_path)
+  pictures.write_binary(tmp_path)
   corpora = [cifar10.Cifar10(tmp_path, 2, size=s, cache_dir=tmp_path / 'cache') for s in (32, size)]  # Each its own file.
   assert_split(corpora[0], 'train', TRAIN[:5])
   tokens, side = corpora[1].split('train'), 32 // size
@@ -82,7 +82,7 @@ def test_sizes_that_32_is_no_multiple_of_are_errors(tmp_path, size):
 
 
 def test_cifar10_from_one_file(tmp_path, small_cifar10):
-  write_binary(tmp_path)
+  pictures.write_binary(tmp_path)
   corpus = cifar10.Cifar10(tmp_path / 'data_batch_1.bin', n_valid=1, cache_dir=tmp_path / 'cache')
   assert_split(corpus, 'train', TRAIN[:3])
   with pytest.raises(ValueError, match='CIFAR-10 has no test split: .*holds no test_batch; add it'):
@@ -135,6 +135,6 @@ def test_bad_settings_of_cifar10(tmp_path, small_cifar10):
     cifar10.Cifar10(tmp_path)
   with pytest.raises(ValueError, match='n_valid is -1'):
     cifar10.Cifar10(tmp_path, n_valid=-1)
-  write_binary(tmp_path)
+  pictures.write_binary(tmp_path)
   with pytest.raises(ValueError, match='n_valid is 5,000 of 7 training images: none are left'):
     cifar10.Cifar10(tmp_path, cache_dir=tmp_path / 'cache').split('train')

@@ -1,29 +1,18 @@
 """The command lines as a user meets them: quick help, one-line errors with exit code 2, one JSON object."""
 
 import json
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from tests.helpers import doors
+from tests.helpers import processes
 
 from trax_hourglass import command_line
-from trax_hourglass import train
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-TINY = str(ROOT / 'tests' / 'tiny.gin')
-
-
-def main(monkeypatch, *arguments, command=train):
-  """Runs `python -m trax_hourglass.COMMAND` in this process, which has Trax imported already; returns its exit code."""
-  monkeypatch.setattr(sys, 'argv', [command.__name__, *map(str, arguments)])
-  try:
-    command.main()
-  except SystemExit as stop:
-    return stop.code
-  return 0
+TINY = str(processes.ROOT / 'tests' / 'tiny.gin')
 
 
 @pytest.mark.parametrize('command', ['train', 'evaluate', 'generate', 'compare'])
@@ -32,18 +21,18 @@ def test_help_imports_nothing_heavy(command):
   code = (f'import sys; sys.argv = ["-m", "--help"]\nimport runpy, trax_hourglass\nsys.argv[0] = "{command}"\n'
           f'try: runpy.run_module("trax_hourglass.{command}", run_name="__main__")\n'
           'finally: print([m for m in sys.modules if m.split(".")[0] in ("jax", "trax", "tensorflow", "numpy")])')
-  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=False)
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=processes.ROOT, check=False)
   assert '--config_file' in result.stdout and result.stdout.splitlines()[-1] == '[]'
   assert time.monotonic() - started < 10  # A tenth of a second; importing Trax would take longer than this.
 
 
 def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
   run = tmp_path / 'run'
-  assert main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json') == 0
+  assert doors.main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json') == 0
   out, err = capsys.readouterr()
   result = json.loads(out)
   assert result['step'] == 4 and result['output_dir'] == str(run) and 'bits/byte' in err and 'tokens/s' in err
-  assert main(monkeypatch, '--output_dir', run) == 0  # Its own config; nothing is left to train.
+  assert doors.main(monkeypatch, '--output_dir', run) == 0  # Its own config; nothing is left to train.
   out, _ = capsys.readouterr()
   lines = out.strip().splitlines()
   assert len(lines) == 1 and str(run) in lines[0] and f'{result["valid_bits_per_byte"]:.4f} valid bits' in lines[0]
@@ -93,7 +82,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
   arguments = [argument.replace('{tmp}', str(tmp_path)) for argument in arguments]
   files = [] if '--config_file' in arguments else ['--config_file', TINY]
   output = [] if '--output_dir' in arguments else ['--output_dir', tmp_path / 'run']
-  assert main(monkeypatch, *files, *output, *arguments) == 2
+  assert doors.main(monkeypatch, *files, *output, *arguments) == 2
   out, err = capsys.readouterr()
   assert out == '' and len(err.strip().splitlines()) == 1 and err.startswith('train: ')
   assert message.replace('{tmp}', str(tmp_path)) in err
@@ -127,10 +116,10 @@ def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
 
 def test_the_commands_of_the_readme_exist():
   """Every file and module that README.md's commands name is there."""
-  text = (ROOT / 'README.md').read_text()
+  text = (processes.ROOT / 'README.md').read_text()
   commands = ('train', 'evaluate', 'generate', 'compare')
   for word in text.replace('`', ' ').split():
     if word.startswith(('gin/', 'benchmarks/', 'tests/', 'trax_hourglass/')):
-      assert (ROOT / word.rstrip('.,;:)')).exists(), word
+      assert (processes.ROOT / word.rstrip('.,;:)')).exists(), word
     if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in commands:
-      assert (ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word
+      assert (processes.ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word

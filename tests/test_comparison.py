@@ -1,7 +1,6 @@
 """Comparisons: rows train alike under an equal budget, what is finished stays, what fails is told, own variants join in."""
 
 import csv
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,16 +8,14 @@ import textwrap
 
 import gin
 import numpy as np
-import pairs
+from tests.helpers import pairs
 import pytest
 import tensorflow as tf
 from trax import layers as tl
 
 import trax_hourglass as th
-from trax_hourglass import command_line
 from trax_hourglass import compare
 from trax_hourglass import comparison
-from trax_hourglass import configurables
 from trax_hourglass import decoding
 from trax_hourglass import measurement
 from trax_hourglass import report
@@ -26,11 +23,10 @@ from trax_hourglass import run_directory
 from trax_hourglass import spec as spec_lib
 from trax_hourglass.training import clock
 from trax_hourglass.training import step
-from test_command_line import main
-from test_hourglass import assert_causal
+from tests.helpers.doors import main
+from tests.helpers.causality import assert_causal
+from tests.helpers import comparisons
 
-TINY = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
-CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
 TRANSFORMER = ["include 'models/transformer_lm.gin'", 'TransformerLM.n_layers = 1', 'TransformerLM.d_model = 4',
                'TransformerLM.d_ff = 4', 'TransformerLM.n_heads = 1', 'TransformerLM.max_len = 20']
 FAILS = """compare.own_rows = {
@@ -52,30 +48,15 @@ gin.external_configurable(ShortenByMaximum, module='my_project')
 # ... to here.
 
 
-MEASURED = measurement.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000,
-                                   step_seconds=0.25)
-
-
-def run(folder, *bindings):
-  """Runs the tiny comparison and returns its results."""
-  gin.clear_config()
-  command_line.parse_gin([TINY], [CORPUS, *bindings])
-  return configurables.compare(str(folder))
-
-
-def by_name(results):
-  return {row['name']: row for row in results['rows']}
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """A comparison with an own variant and a row that fails: (folder, results)."""
   folder = tmp_path_factory.mktemp('comparison')
-  return folder, run(folder, FAILS)
+  return folder, comparisons.run(folder, FAILS)
 
 
 def test_rows_have_bits_costs_and_spread(finished):
-  rows = by_name(finished[1])
+  rows = comparisons.by_name(finished[1])
   assert list(rows) == ['flat', 'drawn', 'maximum', 'fails', 'drawn, k = 3']
   for name in ('flat', 'drawn', 'maximum', 'drawn, k = 3'):
     row = rows[name]
@@ -93,7 +74,7 @@ def test_rows_have_bits_costs_and_spread(finished):
 
 def test_a_failed_row_is_told_and_does_not_end_the_rest(finished):
   folder, results = finished
-  row = by_name(results)['fails']
+  row = comparisons.by_name(results)['fails']
   assert row['n_seeds'] == 0 and 'eval_batches is 0' in row['errors'][0]
   table = (folder / 'table.md').read_text()
   assert '| fails |' in table and 'fails: eval_batches is 0' in table
@@ -101,17 +82,17 @@ def test_a_failed_row_is_told_and_does_not_end_the_rest(finished):
 
 def test_learning_curves_are_those_of_the_runs(finished):
   folder, results = finished
-  for points in by_name(results)['flat']['curves'].values():
+  for points in comparisons.by_name(results)['flat']['curves'].values():
     steps, bits = zip(*points)
     assert steps == (1, 2, 3) and all(4 < b < 9 for b in bits)
-  told = by_name(results)['flat']['curves'][1]
+  told = comparisons.by_name(results)['flat']['curves'][1]
   assert report.curve(folder / 'flat' / 'seed_1') == list(map(tuple, told))
 
 
 def test_tables_agree_with_the_results(finished):
   folder, results = finished
   assert json.loads((folder / 'results.json').read_text())['rows'] == json.loads(json.dumps(results))['rows']
-  rows = by_name(results)
+  rows = comparisons.by_name(results)
   with open(folder / 'table.csv', encoding='utf-8') as file:
     for line in csv.DictReader(file):
       if line['name'] != 'fails':
@@ -140,17 +121,17 @@ def test_finished_rows_are_not_run_again_and_failed_ones_are_tried(finished, mon
   original = comparison.Comparison._train
   monkeypatch.setattr(comparison.Comparison, '_train', lambda self, row, *args: (trained.append(row.name),
                                                                                   original(self, row, *args))[1])
-  assert run(folder, FAILS)['rows'] == results['rows']
+  assert comparisons.run(folder, FAILS)['rows'] == results['rows']
   assert trained == ['fails', 'fails']
 
 
 def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
   folder, results = finished
   folder = shutil.copytree(folder, tmp_path / 'copy')
-  before = by_name(results)['flat']
+  before = comparisons.by_name(results)['flat']
   (folder / 'flat' / 'seed_0' / 'result.json').unlink()
   monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: {'error': 'planned already'})
-  after = by_name(run(folder, FAILS))['flat']
+  after = comparisons.by_name(comparisons.run(folder, FAILS))['flat']
   assert after['bits_of_seeds'] == before['bits_of_seeds'] and after['training_seconds'] == before['training_seconds']
 
 
@@ -158,28 +139,28 @@ def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatc
   folder = shutil.copytree(finished[0], tmp_path / 'copy')
   monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   wide = FAILS.replace('{', "{'wide': 'Hourglass.d_ff = 11',")
-  rows = by_name(run(folder, wide, 'compare.seeds = (0,)'))
+  rows = comparisons.by_name(comparisons.run(folder, wide, 'compare.seeds = (0,)'))
   assert rows['wide']['errors'] == ['not run'] and rows['flat']['n_seeds'] == 1
 
 
 def test_a_folder_of_other_results_is_refused(finished):
   folder, _ = finished
   with pytest.raises(ValueError, match="flat holds results of other settings, 'batch_size = 2' where.*'batch_size = 3' now"):
-    run(folder, 'batch_size = 3')
+    comparisons.run(folder, 'batch_size = 3')
   with pytest.raises(ValueError, match="'compare.steps = 3' where there is 'compare.steps = 4' now"):
-    run(folder, 'compare.steps = 4')
+    comparisons.run(folder, 'compare.steps = 4')
   kept = (folder / 'comparison.gin').read_bytes(), (folder / 'results.json').read_bytes()
   with pytest.raises(ValueError, match='rows that this comparison does not have, drawn, fails, flat, maximum: give'):
-    run(folder, "compare.rows = {'other': ''}", 'compare.also_evaluate = None', 'compare.paper = None')
+    comparisons.run(folder, "compare.rows = {'other': ''}", 'compare.also_evaluate = None', 'compare.paper = None')
   assert kept == ((folder / 'comparison.gin').read_bytes(), (folder / 'results.json').read_bytes())
 
 
 def test_some_rows_by_name(tmp_path, monkeypatch):
-  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: comparisons.MEASURED)
   monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
-  rows = by_name(run(tmp_path, 'compare.only = ("drawn",)'))
+  rows = comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("drawn",)'))
   assert list(rows) == ['drawn', 'drawn, k = 3']
-  assert list(by_name(run(tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
+  assert list(comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
 
 
 def test_own_shortening_is_causal_and_samples(finished):
@@ -215,8 +196,8 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
             'curve': [(1, 8.0), (3, 5.0)]}
 
   monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
-  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: MEASURED)
-  files = '--config_file', TINY, '--config', CORPUS, '--output_dir', tmp_path / 'x'
+  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: comparisons.MEASURED)
+  files = '--config_file', comparisons.TINY, '--config', comparisons.CORPUS, '--output_dir', tmp_path / 'x'
   assert main(monkeypatch, *files, command=compare) == 130
   assert 'stopped' in capsys.readouterr().err
   assert json.loads((tmp_path / 'x' / 'flat' / 'seed_0' / 'result.json').read_text())['bits'] == 5.0
@@ -260,7 +241,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
 ])
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, bindings, message):
   arguments = [argument for binding in bindings for argument in ('--config', binding)]
-  files = '--config_file', TINY, '--config', CORPUS, '--output_dir', tmp_path / 'x'
+  files = '--config_file', comparisons.TINY, '--config', comparisons.CORPUS, '--output_dir', tmp_path / 'x'
   assert main(monkeypatch, *files, *arguments, command=compare) == 2
   out, err = capsys.readouterr()
   assert out == '' and len(err.strip().splitlines()) == 1 and err.startswith('compare: ') and message in err
@@ -268,7 +249,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, bi
 
 
 @pytest.mark.parametrize('arguments, message', [
-    ([], 'give a --config_file'), (['--config_file', TINY], 'holds other things than a comparison'),
+    ([], 'give a --config_file'), (['--config_file', comparisons.TINY], 'holds other things than a comparison'),
     (['--config_file', 'quickstart.gin'], 'no budget given')])
 def test_folders_and_files_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments, message):
   (tmp_path / 'notes.txt').write_text('mine')
@@ -289,12 +270,12 @@ def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
   row = ('compare.rows = {"flat": "Hourglass.hierarchy = \'1@1\'"}', 'compare.also_evaluate = None', 'compare.paper = None',
          'compare.seeds = (0,)')
   with pytest.raises(SystemExit):
-    run(tmp_path, *row)
+    comparisons.run(tmp_path, *row)
   seconds = tmp_path / 'flat' / 'seed_0' / 'seconds.json'
   before = clock.read(seconds)
   assert [(step, n_timed) for step, _, n_timed in before] == [(1, 0), (2, 1)]
   monkeypatch.setattr(clock.Clock, 'on_step_end', original)
-  found, = run(tmp_path, *row)['rows']
+  found, = comparisons.run(tmp_path, *row)['rows']
   assert clock.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a start is not timed.
   np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
 
@@ -308,7 +289,7 @@ def test_other_scoring_trains_nothing(finished, tmp_path, monkeypatch):
   monkeypatch.setattr(step.Trainer, 'one_step', no_step)
   original, seen = report.write, []
   monkeypatch.setattr(report, 'write', lambda folder, results: (seen.append(results), original(folder, results)))
-  rows = by_name(run(folder, FAILS, 'compare.max_tokens = 40', 'compare.seeds = (0,)'))
-  assert rows['flat']['bits_per_byte'] != by_name(finished[1])['flat']['bits_of_seeds'][0] and not rows['flat']['errors']
+  rows = comparisons.by_name(comparisons.run(folder, FAILS, 'compare.max_tokens = 40', 'compare.seeds = (0,)'))
+  assert rows['flat']['bits_per_byte'] != comparisons.by_name(finished[1])['flat']['bits_of_seeds'][0] and not rows['flat']['errors']
   # Between the first row and the last none has the bits of the other scoring.
   assert [row['n_seeds'] for row in seen[0]['rows'][:2]] == [1, 0]

@@ -8,7 +8,9 @@ import pytest
 from trax_hourglass import comparison
 from trax_hourglass import measurement
 from trax_hourglass import run_directory
-from test_comparison import MEASURED, by_name, run
+from tests.helpers.comparisons import MEASURED
+from tests.helpers.comparisons import by_name
+from tests.helpers.comparisons import run
 
 SECONDS = 'compare.steps = None', 'compare.seconds = 100', 'compare.seeds = (0,)'
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from tests.helpers.corpora import Numbers
 
 import trax_hourglass as th
 from trax_hourglass.data import batches
@@ -74,21 +75,6 @@ def test_reading_across_files(tmp_path_factory, data):
   assert len(tokens) == len(whole) and bytes(tokens.read(start, length)) == whole[start:start + length]
   with pytest.raises(ValueError, match='not all within'):
     tokens.read(start, len(whole) - start + 1)
-
-
-class Numbers:
-  """A split of the bytes 0, 1, 2 ..."""
-
-  def __init__(self, n, example_length=None):
-    self._n = n
-    self.example_length = example_length
-
-  def __len__(self):
-    return self._n
-
-  def read(self, start, length):
-    assert 0 <= start and start + length <= self._n
-    return np.arange(start, start + length) % 251
 
 
 def test_windows_depend_on_seed_and_step_only():

@@ -5,16 +5,16 @@ import threading
 import gin
 import pytest
 
-import test_cifar10
-import test_command_line
-import test_images
-import test_training
+from tests.helpers import runs
+from tests.helpers import pictures
+from tests.helpers import doors
+from tests.helpers import processes
 import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass.data import cifar10
 from trax_hourglass.data import corpus as corpora
 
-FOLDER = test_command_line.ROOT / 'gin' / 'data'
+FOLDER = processes.ROOT / 'gin' / 'data'
 
 
 @pytest.mark.parametrize('file', sorted(path.name for path in FOLDER.glob('*.gin')))
@@ -29,10 +29,10 @@ def test_every_data_config_names_a_corpus_of_256_tokens(file):
 
 
 def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
-  test_images.write_folder(tmp_path / 'images', test_images.random_images(60, 2))
+  pictures.write_folder(tmp_path / 'images', pictures.random_images(60, 2))
   bindings = [f"ImageFolder.path = '{tmp_path / 'images'}'", f"ImageFolder.cache_dir = '{tmp_path / 'cache'}'",
               'ImageFolder.size = 2', 'length = 12', 'n_steps = 2', 'fit.windows = @Epochs', "Hourglass.hierarchy = '1@1'"]
-  command_line.parse_gin([test_training.TINY, str(FOLDER / 'image_folder.gin')], bindings)
+  command_line.parse_gin([runs.TINY, str(FOLDER / 'image_folder.gin')], bindings)
   assert th.fit(str(tmp_path / 'run')).step == 2
   assert 'fit.windows = @Epochs' in (tmp_path / 'run/config.gin').read_text()
   gin.clear_config()
@@ -57,11 +57,11 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, file, bindings, message):
   (tmp_path / 'other').write_bytes(b'other')
   (tmp_path / 'cifar').mkdir()
-  test_cifar10.write_binary(tmp_path / 'cifar')
+  pictures.write_binary(tmp_path / 'cifar')
   monkeypatch.setattr(cifar10, '_PUBLISHED', {})
   flags = [flag for binding in bindings for flag in ('--config', binding.format(folder=tmp_path))]
-  arguments = ['--config_file', test_training.TINY, '--config_file', f'data/{file}.gin', '--output_dir', tmp_path / 'run']
-  assert test_command_line.main(monkeypatch, *arguments, *flags) == 2
+  arguments = ['--config_file', runs.TINY, '--config_file', f'data/{file}.gin', '--output_dir', tmp_path / 'run']
+  assert doors.main(monkeypatch, *arguments, *flags) == 2
   out, err = capsys.readouterr()
   line = err.splitlines()[-1]
   assert not out and line.startswith('train: ') and message in line and 'Traceback' not in err

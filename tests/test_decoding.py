@@ -6,7 +6,7 @@ import weakref
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pairs
+from tests.helpers import pairs
 import pytest
 from trax import shapes
 

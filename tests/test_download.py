@@ -6,7 +6,14 @@ import http.server
 import threading
 
 import pytest
-from test_text_corpora import CONTENT, PUBLICATION, TRAIN, left, limited_files, open_corpus, packed, read
+from tests.helpers.texts import CONTENT
+from tests.helpers.texts import PUBLICATION
+from tests.helpers.texts import TRAIN
+from tests.helpers.texts import left
+from tests.helpers.texts import limited_files
+from tests.helpers.texts import open_corpus
+from tests.helpers.texts import packed
+from tests.helpers.texts import read
 
 
 

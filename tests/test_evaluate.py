@@ -16,13 +16,13 @@ from trax.supervised import training
 import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass import evaluate
-import test_command_line
-import test_run_directory
+from tests import test_run_directory
+from tests.helpers import doors
 
 MODEL = ['Hourglass.hierarchy = "1@1 1@3 1@1"', 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1']
 
 
-main = functools.partial(test_command_line.main, command=evaluate)
+main = functools.partial(doors.main, command=evaluate)
 
 
 @pytest.fixture(scope='module')

@@ -8,19 +8,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import jax
 import numpy as np
-import pairs
+from tests.helpers import pairs
 import pytest
 import trax
 from trax import layers as tl
 
+from trax_hourglass.data import evaluation_windows
 from trax_hourglass import evaluation
 from trax_hourglass import run_evaluation
 from trax_hourglass import scoring_progress
-from trax_hourglass.data import evaluation_windows
-import test_data
+from tests.helpers import corpora
 
 
-class Examples(test_data.Numbers):
+class Examples(corpora.Numbers):
   """The bytes 0, 1, 2 ... as examples of equal length."""
 
   def __init__(self, n, example_length):
@@ -36,7 +36,7 @@ def test_every_token_is_scored_once_with_its_context(n, length, stride, batch, n
   n_rows = -(-(batch + rows_more) // n_hosts) * n_hosts
   scored = []
   for windows in evaluation_windows.plan(n, length, stride, example):
-    hosts = [windows.batches(test_data.Numbers(n), batch, n_rows, host, n_hosts) for host in range(n_hosts)]
+    hosts = [windows.batches(corpora.Numbers(n), batch, n_rows, host, n_hosts) for host in range(n_hosts)]
     for parts in zip(*hosts, strict=True):
       assert {tokens.shape for tokens, _, _ in parts} == {(n_rows // n_hosts, windows.length)}
       tokens, weights = (np.concatenate([part[i] for part in parts]) for i in range(2))
@@ -96,21 +96,21 @@ def by_loop(model, n, length, stride):
 def test_score_equals_a_loop_whatever_the_batch(model, scorer, length, stride):
   expected = by_loop(model, 31, length, stride)
   for batch_size in (1, 4, 11):
-    got = scorer.score(model.weights, model.state, test_data.Numbers(31), batch_size, length, stride)
+    got = scorer.score(model.weights, model.state, corpora.Numbers(31), batch_size, length, stride)
     np.testing.assert_allclose(got.bits_per_token, np.mean(expected), rtol=1e-5)
     assert (got.n_tokens, got.length, got.stride, got.context) == (31, length, stride, length - stride)
     assert got.tokens_per_second > 0 and got.seconds > 0
 
 
 def test_score_of_the_first_tokens_only(model, scorer):
-  got = scorer.score(model.weights, model.state, test_data.Numbers(31), 4, 12, 4, max_tokens=19)
+  got = scorer.score(model.weights, model.state, corpora.Numbers(31), 4, 12, 4, max_tokens=19)
   assert got.n_tokens == 19
   np.testing.assert_allclose(got.bits_per_token, np.mean(by_loop(model, 19, 12, 4)), rtol=1e-5)
 
 
 def test_logits_in_chunks_give_the_same_score(model, scorer):
   for stride in (12, 5):
-    arguments = model.weights, model.state, test_data.Numbers(31), 4, 12, stride
+    arguments = model.weights, model.state, corpora.Numbers(31), 4, 12, stride
     np.testing.assert_allclose(evaluation.Scorer(model, chunk=4).score(*arguments).bits_per_token,
                                scorer.score(*arguments).bits_per_token, rtol=1e-5)
 
@@ -156,7 +156,7 @@ def uniform():
   return model
 
 
-@pytest.mark.parametrize('data', [test_data.Numbers(101), Examples(84, 12), test_data.Numbers(1)])
+@pytest.mark.parametrize('data', [corpora.Numbers(101), Examples(84, 12), corpora.Numbers(1)])
 def test_uniform_model_scores_eight_bits(data):
   for batch_size, length, stride in ((1, 7, 7), (3, 10, 3), (50, 100, 1)):
     seen = []
@@ -170,11 +170,11 @@ def test_uniform_model_scores_eight_bits(data):
 @pytest.mark.parametrize('options, message', [
     ({'batch_size': 0}, 'batch_size is 0'), ({'length': 0}, 'length is 0'), ({'stride': 0}, 'stride is 0'),
     ({'stride': 7}, 'stride 7 is larger than the window of 6'), ({'max_tokens': 0}, 'nothing to score'),
-    ({'data': test_data.Numbers(0)}, 'nothing to score'),
+    ({'data': corpora.Numbers(0)}, 'nothing to score'),
 ])
 def test_bad_sizes(options, message):
   with pytest.raises(ValueError, match=message):
-    evaluation.score(**{'model': uniform(), 'data': test_data.Numbers(9), 'batch_size': 2, 'length': 6, **options})
+    evaluation.score(**{'model': uniform(), 'data': corpora.Numbers(9), 'batch_size': 2, 'length': 6, **options})
 
 
 @pytest.mark.parametrize('arguments, expected', [

@@ -8,12 +8,12 @@ from trax import layers as tl
 from trax import optimizers
 from trax.supervised import training
 
-import crash
-import test_training
 import trax_hourglass as th
 from trax_hourglass import checkpoints
 from trax_hourglass import trax_files
-from test_faults import LONG
+from tests.helpers.runs import LONG
+from tests.helpers import runs
+from tests.helpers import outcomes
 
 
 def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, capsys):
@@ -27,7 +27,7 @@ def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, 
       raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(trax_files.pickle, 'dump', full_once)
-  test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
+  runs.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
   assert contents == [3, 3, 6] and {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
   said = [line for line in capsys.readouterr().err.splitlines() if 'could not be written' in line]
   assert said == ['model_3.pkl.gz could not be written, training goes on and it is tried again later: '
@@ -35,7 +35,7 @@ def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, 
   exported = tmp_path / 'run' / 'model_3.pkl.gz'
   before = trax_files.read_weights(exported)
   exported.rename(f'{exported}.unfinished')
-  test_training.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
+  runs.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
   assert contents == [3, 3, 6, 3] and not list((tmp_path / 'run').glob('*.unfinished'))
   stored = checkpoints.Store(tmp_path / 'run').read(3)['weights']
   for x, y, z in zip(before, trax_files.read_weights(exported), stored, strict=True):
@@ -46,7 +46,7 @@ def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, 
   task = training.TrainTask(iter(lambda: (tokens, tokens, np.ones(tokens.shape, np.float32)), None),
                             tl.WeightedCategoryCrossEntropy(), optimizers.Adam())
   loop = training.Loop(th.Hourglass(mode='train'), task, output_dir=str(tmp_path), random_seed=0)
-  expected = crash.outcome(tmp_path / 'run')[0]
+  expected = outcomes.outcome(tmp_path / 'run')[0]
   assert loop.step == 6 and loop.history.get('eval', 'metrics/BitsPerToken')
   for found, wanted in ((loop.model.weights, expected['weights']), (loop._trainer_per_task[0].slots, expected['slots'])):
     for x, y in zip(jax.tree.leaves(found), wanted, strict=True):

@@ -2,13 +2,13 @@
 
 import collections
 import functools
-import os
 
 import hypothesis
 from hypothesis import strategies as st
 import jax
 import numpy as np
-import pairs
+from tests.helpers import pairs
+from tests.helpers import sampling
 import pytest
 from trax import layers as tl
 from trax import optimizers
@@ -18,13 +18,11 @@ from trax_hourglass import factor_dropout
 from trax_hourglass import flops
 from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass.training import step as step_lib
-from test_hourglass import assert_causal
-from test_predict import compiled
-from test_predict import decode
-from test_predict import predicting
+from tests.helpers.causality import assert_causal
+from tests.helpers.predicting import compiled
+from tests.helpers.predicting import decode
+from tests.helpers.predicting import predicting
 
-# Each example compiles three or four programs. FACTOR_EXAMPLES=20 is for a thorough run.
-EXAMPLES = int(os.environ.get('FACTOR_EXAMPLES', 2))
 FREE = ['average', 'attention_average'], ['nothing', 'repeat', 'attention_x', 'attention_repeat']
 HIERARCHIES = ['1@1 2@2|3 1@1', '0@1 1@5|2|3 0@1', '0@1 1@2|3 1@4|9 0@2|3 1@1', '1@1 0@2 1@6|4 1@2 0@1']
 
@@ -72,7 +70,7 @@ def test_sets_that_make_no_sense(hierarchy, message):
   assert message in str(error.value) and repr(hierarchy) in str(error.value)
 
 
-@hypothesis.settings(max_examples=EXAMPLES)
+@hypothesis.settings(max_examples=sampling.examples(1, 20))  # Each compiles three or four programs.
 @hypothesis.given(st.sampled_from(FREE[0]), st.sampled_from(FREE[1]), st.sampled_from(HIERARCHIES), st.integers(1, 13))
 def test_each_draw_is_the_plain_model_of_that_factor(shortening, upsampling, hierarchy, length):
   """Logits and gradients; with one set of weights."""

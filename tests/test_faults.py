@@ -13,27 +13,23 @@ import gin
 import numpy as np
 import pytest
 
-import crash
-import test_checkpoints
-import test_training
-import test_trax_compat
+from tests import crash
+from tests.helpers import processes
+from tests.helpers import runs
+from tests.helpers import outcomes
 from trax_hourglass import checkpoints
 from trax_hourglass import sealed_folder
 from trax_hourglass import train
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
 
-# A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps, so
-# that a run that was stopped keeps the same ones.
-LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 1', "Hourglass.hierarchy = '1@1'")
-
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """What a run of 6 steps comes to that was never stopped: (directory, result, outcome)."""
   directory = tmp_path_factory.mktemp('whole')
-  result = test_training.run(directory, *LONG)
-  return directory, result, crash.outcome(directory)
+  result = runs.run(directory, *runs.LONG)
+  return directory, result, outcomes.outcome(directory)
 
 
 @pytest.fixture
@@ -65,23 +61,22 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, n
   with monkeypatch.context() as patched:
     at_step(patched, step, lambda: signal.raise_signal(number))
     with pytest.raises(exception) as stopped:
-      test_training.run(tmp_path, *LONG)
+      runs.run(tmp_path, *runs.LONG)
   assert number != signal.SIGTERM or stopped.value.code == 143
   assert 'stopping after this step, which will be saved' in capfd.readouterr().err
   assert newest(tmp_path) == step
-  result = test_training.run(tmp_path, *LONG)
+  result = runs.run(tmp_path, *runs.LONG)
   assert result.valid_bits_per_token == whole[1].valid_bits_per_token
-  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+  assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
 def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
   """In a process whose checkpoints take ten minutes."""
-  arguments = ['--config_file', test_training.TINY, '--output_dir', str(tmp_path / 'run')]
-  for binding in (*LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
+  arguments = ['--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run')]
+  for binding in (*runs.LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
     arguments += ['--config', binding]
-  slowly = ('import sys, time; from trax_hourglass import sealed_folder, train; '
-            'sealed_folder.write = lambda *_: time.sleep(600); train.main(sys.argv[1:])')
-  process = test_trax_compat.start_python('-c', slowly, *arguments)
+  process = processes.Command('trax_hourglass.train', *arguments, before='tests.helpers.hindrances:slow_checkpoints',
+                              XLA_FLAGS=processes.QUICK)
 
   def wait_for(words):
     assert any(line.startswith(words) for line in process.stderr), process.wait()
@@ -124,7 +119,7 @@ def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypat
   monkeypatch.setattr(sealed_folder, 'write', write)
   monkeypatch.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
   with pytest.raises(RuntimeError, match='out of memory'):
-    test_training.run(tmp_path, *LONG, 'fit.checkpoint_every = 2')
+    runs.run(tmp_path, *runs.LONG, 'fit.checkpoint_every = 2')
   assert free == [False] and is_free()
   assert 'the checkpoint of step 2 could not be written' in capfd.readouterr().err
 
@@ -140,8 +135,8 @@ def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatc
   with monkeypatch.context() as patched:
     patched.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
     with pytest.raises(SystemExit):
-      test_training.run(tmp_path, *LONG)
-  assert test_training.run(tmp_path, *LONG).valid_bits_per_token == whole[1].valid_bits_per_token
+      runs.run(tmp_path, *runs.LONG)
+  assert runs.run(tmp_path, *runs.LONG).valid_bits_per_token == whole[1].valid_bits_per_token
 
 
 @pytest.mark.parametrize('step', [3, 6])
@@ -157,9 +152,9 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
   with monkeypatch.context() as patched:
     patched.setattr(loop_lib.Loop, '_check_stop', check_stop)
     with pytest.raises(SystemExit):
-      test_training.run(tmp_path, *LONG)
+      runs.run(tmp_path, *runs.LONG)
   assert newest(tmp_path) == step
-  evaluated = [at for at, _ in test_training.events(tmp_path, 'metrics/BitsPerToken', 'eval')]
+  evaluated = [at for at, _ in runs.events(tmp_path, 'metrics/BitsPerToken', 'eval')]
   assert evaluated == [at for at in (1, 3) if at < step]
 
   def fail(*_):
@@ -168,9 +163,9 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
   with monkeypatch.context() as patched:  # After the evaluation that was made late, before anything is saved.
     patched.setattr(checkpoints.Store, 'save', fail)
     with pytest.raises(RuntimeError):
-      test_training.run(tmp_path, *LONG)
-  test_training.run(tmp_path, *LONG)
-  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+      runs.run(tmp_path, *runs.LONG)
+  runs.run(tmp_path, *runs.LONG)
+  assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
 def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
@@ -181,39 +176,40 @@ def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     at_step(patched, 4, fail)
     with pytest.raises(RuntimeError):
-      test_training.run(tmp_path, *LONG, 'fit.checkpoint_every = 2')
-  assert 3 in [step for step, _ in test_training.events(tmp_path, 'metrics/BitsPerToken')]
+      runs.run(tmp_path, *runs.LONG, 'fit.checkpoint_every = 2')
+  assert 3 in [step for step, _ in runs.events(tmp_path, 'metrics/BitsPerToken')]
   file, = (tmp_path / 'train').glob('events*')
   with open(file, 'ab') as f:  # And a record that was cut.
     f.write(b'\x18\0\0\0')
-  test_training.run(tmp_path, *LONG)
-  assert crash.differences(crash.outcome(tmp_path), whole[2]) == []
+  runs.run(tmp_path, *runs.LONG)
+  assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
 def test_short_crash_test(tmp_path, monkeypatch):
   """Real processes, really killed; `python tests/crash.py --kills 50` is the long one."""
   monkeypatch.setattr(crash, 'N_STEPS', 80)
-  kills, n_runs, differing = crash.crash(3, random.randrange(1 << 30), tmp_path, {
-      'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'},
+  monkeypatch.setattr(crash, 'MODEL', ("Hourglass.hierarchy = '1@1'",))
+  start = lambda arguments, stderr, variables: processes.Command('trax_hourglass.train', *arguments, stderr=stderr, **variables)
+  kills, n_runs, differing = crash.crash(3, random.randrange(1 << 30), tmp_path, {'XLA_FLAGS': processes.QUICK}, start=start,
                                         moments=[moment for moment in crash.MOMENTS if moment != 'asked'])
   assert sum(kills.values()) == 3 and n_runs and differing == []
 
 
 def test_damaged_checkpoint_falls_back(whole, copy, capsys):
   (copy / 'checkpoints' / '6' / 'SHA256SUMS').write_text('')
-  test_training.run(copy, *LONG)
+  runs.run(copy, *runs.LONG)
   assert f"{str(copy / 'checkpoints' / '6')!r} is damaged" in capsys.readouterr().err
   assert '6.damaged' in os.listdir(copy / 'checkpoints')
-  assert crash.differences(crash.outcome(copy), whole[2]) == []
+  assert outcomes.differences(outcomes.outcome(copy), whole[2]) == []
 
 
 def test_all_checkpoints_damaged(copy):
   for path in (copy / 'checkpoints').iterdir():
     (path / 'notes.json').write_bytes(b'')
-  before = test_checkpoints.listing(copy)
+  before = runs.listing(copy)
   with pytest.raises(ValueError, match='all checkpoints in .* are damaged, and nothing was changed'):
-    test_training.run(copy, *LONG)
-  assert test_checkpoints.listing(copy) == before
+    runs.run(copy, *runs.LONG)
+  assert runs.listing(copy) == before
 
 
 @pytest.mark.parametrize('bindings, message', [
@@ -227,50 +223,50 @@ def test_all_checkpoints_damaged(copy):
     (['WarmupCosine.n_steps = 9'], 'WarmupCosine.n_steps was 6 and is 9'),
 ])
 def test_another_run_is_refused(copy, bindings, message):
-  before = test_checkpoints.listing(copy)
+  before = runs.listing(copy)
   with pytest.raises(ValueError, match=message.replace('.', r'\.')):
-    test_training.run(copy, *LONG, *bindings)
-  assert test_checkpoints.listing(copy) == before
+    runs.run(copy, *runs.LONG, *bindings)
+  assert runs.listing(copy) == before
 
 
 def test_what_may_change(copy):
-  result = test_training.run(copy, *LONG, 'n_steps = 7', 'fit.eval_every = 2', 'fit.keep_last = 1', 'fit.loss_chunk = 13')
+  result = runs.run(copy, *runs.LONG, 'n_steps = 7', 'fit.eval_every = 2', 'fit.keep_last = 1', 'fit.loss_chunk = 13')
   assert result.step == 7
 
 
 def test_data_that_grew_is_refused(tmp_path):
   text = tmp_path / 'text'
   text.write_bytes(b'to be or not to be ' * 60)
-  once = 'warmup_steps = 1', 'n_steps = 1', *LONG[1:]
-  test_training.run(tmp_path / 'run', *once, f'ByteCorpus.path = {str(text)!r}')
+  once = 'warmup_steps = 1', 'n_steps = 1', *runs.LONG[1:]
+  runs.run(tmp_path / 'run', *once, f'ByteCorpus.path = {str(text)!r}')
   moved = text.rename(tmp_path / 'moved')
-  test_training.run(tmp_path / 'run', *once, 'n_steps = 2', f'ByteCorpus.path = {str(moved)!r}')
+  runs.run(tmp_path / 'run', *once, 'n_steps = 2', f'ByteCorpus.path = {str(moved)!r}')
   moved.write_bytes(moved.read_bytes().replace(b'not', b'now', 1))
   with pytest.raises(ValueError, match='the train split has changed since the run in .*run. began: it was 1026 tokens, '):
-    test_training.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
+    runs.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
 
 
 def test_events_that_cannot_be_read_are_refused(copy):
   (copy / 'train' / 'events.out.tfevents.0').mkdir()
   with pytest.raises(ValueError, match='TensorBoard events of steps after 6 cannot be taken out of .*events.out.tfevents.0'):
-    test_training.run(copy, *LONG)
+    runs.run(copy, *runs.LONG)
 
 
 def test_two_processes(copy):
-  before = test_checkpoints.listing(copy)
+  before = runs.listing(copy)
   with open(copy / 'run.lock') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match=r'process \d+ of .* trains in .*run.: wait for it or give another output_dir'):
-      test_training.run(copy, *LONG)
-  assert test_checkpoints.listing(copy) == before
+      runs.run(copy, *runs.LONG)
+  assert runs.listing(copy) == before
 
 
 def test_not_finite_stops_at_the_last_good_checkpoint(tmp_path):
   gin.external_configurable(lambda step: 1e-3 if step < 4 else float('inf'), name='explode', module='test_faults')
-  bindings = (*LONG, 'fit.checkpoint_every = 1', 'fit.keep_best = False', 'fit.schedule = @test_faults.explode')
+  bindings = (*runs.LONG, 'fit.checkpoint_every = 1', 'fit.keep_best = False', 'fit.schedule = @test_faults.explode')
   with pytest.raises(ValueError, match=r'weights of step 4 are not finite, at learning rate inf; the last good checkpoint is of '
                      'step 3: lower the learning rate'):
-    test_training.run(tmp_path, *bindings)
+    runs.run(tmp_path, *bindings)
   store = checkpoints.Store(tmp_path)
   assert store.steps() == [2, 3] and store.newest_sound() == 3
 
@@ -287,11 +283,11 @@ def test_not_finite_is_skipped_if_asked(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(step_lib.Trainer, 'one_step', one_step)
   with pytest.raises(ValueError, match='of step 2 are not finite'):
-    test_training.run(tmp_path / 'stops', *LONG)
-  result = test_training.run(tmp_path / 'skips', *LONG, "fit.on_non_finite = 'skip'")
+    runs.run(tmp_path / 'stops', *runs.LONG)
+  result = runs.run(tmp_path / 'skips', *runs.LONG, "fit.on_non_finite = 'skip'")
   assert 'step 2 skipped' in capsys.readouterr().err
   assert result.step == 6 and np.isfinite(result.valid_bits_per_token)
-  logged = test_training.events(tmp_path / 'skips', 'metrics/WeightedCategoryCrossEntropy')
+  logged = runs.events(tmp_path / 'skips', 'metrics/WeightedCategoryCrossEntropy')
   assert [step for step, _ in logged] == [1, 3, 6] and np.isfinite([value for _, value in logged]).all()
 
 
@@ -302,7 +298,7 @@ def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched:
       at_step(patched, 3, lambda: limit(2000))
       at_step(patched, 5, lambda: limit(limits[0]))
-      test_training.run(tmp_path, *LONG)
+      runs.run(tmp_path, *runs.LONG)
   finally:
     limit(limits[0])
   said = capsys.readouterr().err
@@ -310,7 +306,7 @@ def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
   assert newest(tmp_path) == 6 and 4 not in checkpoints.Store(tmp_path).steps()
   assert not [name for name in os.listdir(tmp_path / 'checkpoints') if not name.isdigit()]
   # The checkpoint of step 3, which is missing, may have been the best.
-  assert set(crash.differences(crash.outcome(tmp_path), whole[2])) <= {'checkpoints'}
+  assert set(outcomes.differences(outcomes.outcome(tmp_path), whole[2])) <= {'checkpoints'}
 
 
 def test_disk_that_stays_full(tmp_path, monkeypatch):
@@ -319,7 +315,7 @@ def test_disk_that_stays_full(tmp_path, monkeypatch):
   at_step(monkeypatch, 3, lambda: limit(2000))
   try:
     with pytest.raises(ValueError, match='checkpoint of step 6 could not be written .* goes on from step 2'):
-      test_training.run(tmp_path, *LONG)
+      runs.run(tmp_path, *runs.LONG)
   finally:
     limit(limits[0])
   assert newest(tmp_path) == 2

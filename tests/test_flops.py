@@ -1,6 +1,6 @@
 """Counted operations equal what is worked out by hand."""
 
-import pairs
+from tests.helpers import pairs
 import pytest
 from trax import shapes
 

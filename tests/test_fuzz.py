@@ -1,7 +1,4 @@
-"""Whatever a user gives to the command lines: exit code 0 or 2, one clear line, and no half-written run directory.
-
-`FUZZ_EXAMPLES=520 python -m pytest -q tests/test_fuzz.py` tries more, for some minutes.
-"""
+"""Whatever a user gives to the command lines: exit code 0 or 2, one clear line, and no half-written run directory."""
 
 import gzip
 import io
@@ -15,8 +12,8 @@ import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 
-import test_checkpoints
-import test_training
+from tests.helpers import runs
+from tests.helpers import sampling
 from trax_hourglass import checkpoints
 from trax_hourglass import evaluate
 from trax_hourglass import export
@@ -24,7 +21,7 @@ from trax_hourglass import generate
 from trax_hourglass import train
 from trax_hourglass import trax_files
 
-EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', 200))
+EXAMPLES = sampling.examples(70, 520)
 
 # Small enough to be trained at once where they are right, and mostly wrong.
 NUMBERS = st.sampled_from(['0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '100000000000',
@@ -102,7 +99,7 @@ def commands(draw):
 
 
 # The corpus is small, so that scoring all of it is quick.
-BASE = ['--config_file', test_training.TINY]
+BASE = ['--config_file', runs.TINY]
 for one in ('n_steps = 1', 'warmup_steps = 1', "Hourglass.hierarchy = '1@1'", 'fit.max_valid_tokens = 20',
             "ByteCorpus.path = '{small}'"):
   BASE += ['--config', one]
@@ -119,7 +116,7 @@ def call(command, arguments):
 
 def contents_of(run):
   """Returns what must be left as it is, {path: hash}."""
-  return {name: digest for name, digest in test_checkpoints.listing(run).items() if name != 'run.lock'}
+  return {name: digest for name, digest in runs.listing(run).items() if name != 'run.lock'}
 
 
 def test_command_lines_never_end_in_a_traceback(tmp_path, capfd):
@@ -217,7 +214,7 @@ OTHERS = [archive(), archive()[:30], header((1 << 62,)), header((1 << 40, 1 << 9
               {'flat_weights': [np.array([None])], 'step': [1]}, {'flat_weights': 'abc', 'step': float('nan')}))]
 
 
-@hypothesis.settings(max_examples=400, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=sampling.examples(150, 1000), suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.data())
 def test_malformed_trax_files_are_refused_and_run_nothing(data):
   """Weights within the pickle and beside it, as Trax stores them; the compressed file is harmed, or what is in it."""

@@ -14,14 +14,13 @@ import types
 import numpy as np
 import pytest
 
-import conftest
-import test_trax_compat
-import test_training
+from tests.helpers import processes
+from tests.helpers import runs as runs_lib
 from trax_hourglass import checkpoints
 from trax_hourglass import hosts
 from trax_hourglass import mesh
-from trax_hourglass import trax_files
 from trax_hourglass.training import stopping
+from trax_hourglass import trax_files
 
 
 def free_port():
@@ -33,11 +32,11 @@ def free_port():
 def start_hosts(n_hosts, n_devices, *arguments):
   """Starts a command with host flags on each of several hosts with some virtual devices; returns the processes."""
   coordinator = f'127.0.0.1:{free_port()}'
+  flags = f'--xla_force_host_platform_device_count={n_devices} {processes.QUICK}'
   return [
-      test_trax_compat.start_python(
+      processes.Command(
           *(argument.format(coordinator=coordinator, n_hosts=n_hosts, host=host) for argument in arguments),
-          XLA_FLAGS=f'--xla_force_host_platform_device_count={n_devices} {conftest.QUICK}')
-      for host in range(n_hosts)]
+          XLA_FLAGS=flags) for host in range(n_hosts)]
 
 
 def run_hosts(n_hosts, n_devices, *arguments):
@@ -49,12 +48,10 @@ def run_hosts(n_hosts, n_devices, *arguments):
 
 
 def test_devices_and_hosts_do_not_change_the_losses():
-  one = test_trax_compat.python('tests/many_devices.py', 'our_steps',
-                                XLA_FLAGS=f'--xla_force_host_platform_device_count=8 {conftest.QUICK}')
-  assert one.returncode == 0, one.stderr[-3000:]
-  two, silent = run_hosts(2, 4, 'tests/many_devices.py', 'our_steps', '{coordinator}', '{n_hosts}', '{host}')
+  one, = run_hosts(1, 8, 'tests.helpers.many_devices', 'our_steps')
+  two, silent = run_hosts(2, 4, 'tests.helpers.many_devices', 'our_steps', '{coordinator}', '{n_hosts}', '{host}')
   assert '{' not in silent
-  of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one.stdout, two))
+  of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one, two))
   assert len(of_one) == 13 and len(of_two) == 8
   for runs in (of_one, of_two):
     for name, losses in runs.items():
@@ -68,7 +65,7 @@ def test_devices_and_hosts_do_not_change_the_losses():
 
 
 def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
-  flags = ['-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
+  flags = ['trax_hourglass.train', '--config_file', runs_lib.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
   bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28', "Hourglass.hierarchy = '1@1'")
   hosts_flags = ['--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}']
   stdout, silent = run_hosts(2, 1, *flags, *(flag for binding in (*bindings, 'fit.n_steps = 2', 'fit.keep_every = 2')
@@ -77,12 +74,12 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   assert all(len(os.listdir(tmp_path / 'two' / part)) == 1 for part in ('train', 'eval'))
   assert trax_files.read_step(tmp_path / 'two' / 'model_2.pkl.gz') == 2
 
-  resumed = test_training.run(tmp_path / 'two', *bindings)
-  whole = test_training.run(tmp_path / 'one', *bindings)
+  resumed = runs_lib.run(tmp_path / 'two', *bindings)
+  whole = runs_lib.run(tmp_path / 'one', *bindings)
   assert resumed.step == whole.step == 4
   np.testing.assert_allclose(resumed.valid_bits_per_token, whole.valid_bits_per_token, rtol=1e-5)
 
-  scored = ['-m', 'trax_hourglass.evaluate', '--output_dir', str(tmp_path / 'two'), '--json', *hosts_flags]
+  scored = ['trax_hourglass.evaluate', '--output_dir', str(tmp_path / 'two'), '--json', *hosts_flags]
   stdout, silent = run_hosts(2, 1, *scored, '--max_tokens', '100')
   np.testing.assert_allclose(json.loads(stdout.splitlines()[-1])['bits_per_byte'], resumed.valid_bits_per_token, rtol=1e-5)
   assert 'bits_per_byte' not in silent  # JAX's connections write lines of their own.
@@ -99,7 +96,7 @@ def test_preempted_host(tmp_path):
   """SIGTERM on one of two hosts: both stop after the same step, which is saved, and can go on, here on one."""
   long = ('n_steps = 5000', "Hourglass.hierarchy = '1@1'", 'fit.shard_weights = True', 'Hourglass.d_model = 28')
   processes = start_hosts(
-      2, 1, '-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--output_dir', str(tmp_path),
+      2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir', str(tmp_path),
       *(flag for binding in (*long, 'fit.checkpoint_every = 5000', 'fit.eval_every = 5000') for flag in ('--config', binding)),
       '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
   for line in processes[0].stderr:
@@ -110,14 +107,14 @@ def test_preempted_host(tmp_path):
   assert [process.returncode for process in processes] == [143, 143], [error[-3000:] for error in errors]
   step, = checkpoints.Store(tmp_path).steps()
   assert 1 < step < 5000 and f'stopped at step {step}, which is saved' in errors[0]
-  assert test_training.run(tmp_path, *long, f'n_steps = {step + 1}').step == step + 1
+  assert runs_lib.run(tmp_path, *long, f'n_steps = {step + 1}').step == step + 1
 
 
 def test_all_hosts_refuse_what_one_refuses(tmp_path):
   """The first host alone can see that another process trains there; the others end as well."""
   with open(tmp_path / 'run.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    processes = start_hosts(2, 1, '-m', 'trax_hourglass.train', '--config_file', test_training.TINY, '--output_dir', str(tmp_path),
+    processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir', str(tmp_path),
                             '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
     errors = [process.communicate()[1] for process in processes]
   assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
@@ -134,7 +131,7 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
 def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
   (tmp_path / 'corpus-0').write_bytes(b'abc' * 500)
   flags = [flag for binding in ["Hourglass.hierarchy = '1@1'", *bindings] for flag in ('--config', binding)]
-  processes = start_hosts(2, 1, '-m', 'trax_hourglass.train', '--config_file', test_training.TINY,
+  processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY,
                           '--output_dir', str(tmp_path / 'run'), *(flag.replace('{folder}', str(tmp_path)) for flag in flags),
                           '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
   errors = [process.communicate(timeout=300)[1] for process in processes]

@@ -1,18 +1,22 @@
 """The model: causal at every offset, independent of padding, the paper's parameter counts, clear errors."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pairs
+from tests.helpers import pairs
+from tests.helpers import sampling
 import pytest
 from trax import layers as tl
 from trax import shapes
+from tests.helpers import causality
 
 import trax_hourglass as th
 from trax_hourglass import hourglass
 from trax_hourglass import recompute as recompute_lib
 
-HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
+HIERARCHIES = {'single': '0@1 1@3 0@1', 'nested': '0@1 0@2 1@4 1@2 0@1'}
 
 # Table 1 of the paper: hierarchy, millions of parameters.
 TABLE_1 = [
@@ -22,33 +26,17 @@ TABLE_1 = [
 ]
 
 
-def assert_causal(model, length, forward=None):
-  """Changes all tokens from position i on, for every i: logits up to i must stay, the next one must change.
-
-  One row of a batch for each i, so that the model is compiled once. `forward` is (weights, tokens) -> logits, None for what
-  the model itself gives.
-  """
-  forward = forward or pairs.forward(model)
-  x = pairs.tokens(length, batch=1)
-  changed = np.repeat(x, length, axis=0)
-  for i in range(length):
-    changed[i, i:] = (changed[i, i:] + 1 + i % (pairs.VOCAB - 1)) % pairs.VOCAB
-  logits = np.asarray(forward(model.weights, np.concatenate([x, changed])))
-  for i in range(length):
-    np.testing.assert_allclose(logits[1 + i, :i + 1], logits[0, :i + 1], rtol=0, atol=1e-4, err_msg=f'token {i} leaks')
-    if i + 1 < length:
-      assert np.abs(logits[1 + i, i + 1] - logits[0, i + 1]).max() > 1e-3, f'token {i} has no effect'
-
-
-@pytest.mark.parametrize('kind, length', [('single', 13), ('nested', 15)])
-@pytest.mark.parametrize('shortening, upsampling', pairs.ALL)
+@pytest.mark.parametrize('shortening, upsampling, kind, length', [
+    *((*pair, 'single', 13) for pair in pairs.ALL),
+    # Each shortening and each upsampling once; with --thorough each pair.
+    *((*pair, 'nested', 15) for pair in sampling.some(zip(itertools.cycle(pairs.SHORTENINGS), pairs.UPSAMPLINGS), pairs.ALL))])
 def test_causal_at_every_offset(kind, length, shortening, upsampling):
-  assert_causal(pairs.initialise(pairs.ours(HIERARCHIES[kind], shortening, upsampling), length), length)
+  causality.assert_causal(pairs.initialise(pairs.ours(HIERARCHIES[kind], shortening, upsampling), length), length)
 
 
 @pytest.mark.parametrize('hierarchy', ['2@1', '0@1 1@3 2@1', '1@1 0@2 1@6 1@2 0@1', '1@1 1@5 1@1'])
 def test_causal_for_flat_and_unequal_sides(hierarchy):
-  assert_causal(pairs.initialise(pairs.ours(hierarchy), 17), 17)
+  causality.assert_causal(pairs.initialise(pairs.ours(hierarchy), 17), 17)
 
 
 def test_a_shift_one_smaller_leaks(monkeypatch):
@@ -57,7 +45,7 @@ def test_a_shift_one_smaller_leaks(monkeypatch):
   monkeypatch.setattr(hourglass.tl, 'ShiftRight', lambda n=1, mode='eval': right(n - 1 if n > 1 else n, mode))
   wrong = pairs.initialise(pairs.ours('1@1 1@3 1@1'), 13)
   with pytest.raises(AssertionError, match='leaks'):
-    assert_causal(wrong, 13)
+    causality.assert_causal(wrong, 13)
 
 
 def test_gradients_to_later_inputs_are_zero():
@@ -82,7 +70,7 @@ def test_a_shorter_input_gives_a_prefix(hierarchy):
   model = pairs.initialise(pairs.ours(hierarchy), 14)
   forward, x = pairs.forward(model), pairs.tokens(14)
   whole = forward(model.weights, x)
-  for length in (1, 2, 5, 6, 7, 12, 13):
+  for length in sampling.some((1, 6, 7), range(1, 14)):
     np.testing.assert_allclose(forward(model.weights, x[:, :length]), whole[:, :length], rtol=0, atol=1e-4)
 
 
@@ -158,12 +146,11 @@ def test_tokens_that_make_no_sense(x, message):
     model(x)
 
 
-@pytest.mark.parametrize('recompute', ['none', 'elementwise', 'blocks'])
-def test_recomputing_changes_nothing_but_memory(recompute):
+def test_recomputing_changes_nothing_but_memory():
   x = pairs.tokens(7)
   results, weights = [], None
-  for choice in ('products', recompute):
-    model = pairs.initialise(pairs.ours('1@1 2@3 1@1', mode='train', dropout=0.2, recompute=choice), 7)
+  for choice in ('products', 'none', 'elementwise', 'blocks'):
+    model = pairs.initialise(pairs.ours('0@1 2@3 0@1', mode='train', dropout=0.2, recompute=choice), 7)
     weights = weights or model.weights
 
     def loss(weights, model=model):
@@ -172,8 +159,9 @@ def test_recomputing_changes_nothing_but_memory(recompute):
     results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(weights)))
   # Some gradients are zero but for rounding (a key's bias moves all scores of a query alike): compared with the largest.
   largest = max(float(np.abs(a).max()) for a in results[0])
-  for a, b in zip(*results):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+  for result in results[1:]:
+    for a, b in zip(results[0], result):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
 def test_what_is_made_again_is_what_the_choice_says():
@@ -192,7 +180,7 @@ def test_rotary_attention_is_causal(hierarchy, length):
   model = pairs.ours(hierarchy, d_model=12, n_heads=2, vanilla_attention=th.CausalRotaryAttention,
                      shortened_attention=th.CausalRotaryAttention)
   assert 'RotaryAttention_2_heads' in str(model)
-  assert_causal(pairs.initialise(model, length), length)
+  causality.assert_causal(pairs.initialise(model, length), length)
 
 
 def test_rotary_attention_needs_heads_of_even_width():

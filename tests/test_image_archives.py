@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from trax_hourglass.data import imagenet
-from test_images import assert_split, open_folder, png, random_images, write_chrabaszcz, write_tar, write_zip
+from tests.helpers.pictures import assert_split
+from tests.helpers.pictures import open_folder
+from tests.helpers.pictures import png
+from tests.helpers.pictures import random_images
+from tests.helpers.pictures import write_chrabaszcz
+from tests.helpers.pictures import write_tar
+from tests.helpers.pictures import write_zip
 
 
 def pack(path, content):

@@ -1,36 +1,17 @@
 """Images as tokens: every form of every data set is the same bytes in the same order, and what is wrong is named."""
 
-import io
-import tarfile
-import zipfile
 
 import numpy as np
 from PIL import Image
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tests.helpers import pictures
 
 from trax_hourglass.data import cifar10
 from trax_hourglass.data import image_folder
 from trax_hourglass.data import imagenet
 from trax_hourglass.data import tfds_source
-
-
-def random_images(n, size=32, seed=0):
-  return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), np.uint8)
-
-
-def planes(images):
-  return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-
-
-def assert_split(corpus, split, images):
-  data = corpus.split(split)
-  assert corpus.unit == 'dim' and corpus.vocab_size == 256 and data.example_length == images[0].size
-  np.testing.assert_array_equal(data.read(0, len(data)), images.ravel())
-
-
-TRAIN, TEST = random_images(7), random_images(3, seed=1)
 
 
 def mock_tfds(images):
@@ -39,16 +20,16 @@ def mock_tfds(images):
 
 
 def test_images_from_tfds(tmp_path):
-  with mock_tfds(TRAIN):
+  with mock_tfds(pictures.TRAIN):
     corpus = cifar10.Cifar10(n_valid=2, cache_dir=tmp_path)
-    assert_split(corpus, 'train', TRAIN[:5])
-    assert_split(corpus, 'valid', TRAIN[5:])
-    assert_split(imagenet.VanDenOordImagenet(32, cache_dir=tmp_path), 'train', TRAIN)
-  images = random_images(2, 64)
+    pictures.assert_split(corpus, 'train', pictures.TRAIN[:5])
+    pictures.assert_split(corpus, 'valid', pictures.TRAIN[5:])
+    pictures.assert_split(imagenet.VanDenOordImagenet(32, cache_dir=tmp_path), 'train', pictures.TRAIN)
+  images = pictures.random_images(2, 64)
   with mock_tfds(images):
-    assert_split(imagenet.VanDenOordImagenet(64, cache_dir=tmp_path), 'valid', images)
+    pictures.assert_split(imagenet.VanDenOordImagenet(64, cache_dir=tmp_path), 'valid', images)
   message = 'images of uint8 31 x 31 x 3, where uint8 32 x 32 x 3'
-  with mock_tfds(random_images(2, 31)), pytest.raises(ValueError, match=message):
+  with mock_tfds(pictures.random_images(2, 31)), pytest.raises(ValueError, match=message):
     imagenet.VanDenOordImagenet(32, cache_dir=tmp_path).split('valid')
   with tfds.testing.mock_data(num_examples=3):
     assert len(cifar10.Cifar10(n_valid=1, cache_dir=tmp_path / 'other').split('train')) == 2 * 3072
@@ -60,86 +41,53 @@ def test_imagenet_without_network(tmp_path, monkeypatch):
     imagenet.VanDenOordImagenet(32, data_dir=str(tmp_path)).split('valid')
 
 
-def png(image):
-  stream = io.BytesIO()
-  Image.fromarray(image).save(stream, 'PNG')
-  return stream.getvalue()
-
-
-def write_folder(folder, images):
-  folder.mkdir(parents=True)
-  for i, image in enumerate(images):
-    (folder / f'{i:03}.png').write_bytes(png(image))
-
-
-def write_zip(path, images, within=''):
-  with zipfile.ZipFile(path, 'a') as archive:
-    for i, image in enumerate(images):
-      archive.writestr(f'{within}{i:03}.png', png(image))
-
-
-def write_tar(path, images, within=''):
-  with tarfile.open(path, 'w') as archive:
-    for i, image in enumerate(images):
-      info = tarfile.TarInfo(f'{within}{i:03}.png')
-      info.size = len(png(image))
-      archive.addfile(info, io.BytesIO(png(image)))
-
-
 @pytest.mark.parametrize('form', ['folder', 'zip', 'tar', 'npz', 'npz_compressed', 'one zip', 'one tar'])
 @pytest.mark.parametrize('size', [32, 64])
 def test_van_den_oord_imagenet_from_files(tmp_path, form, size):
-  by_split = {'train': random_images(5, size), 'valid': random_images(3, size, 1)}
+  by_split = {'train': pictures.random_images(5, size), 'valid': pictures.random_images(3, size, 1)}
   root = tmp_path / 'root'
   root.mkdir()
   for split, images in by_split.items():
     name = f'{split}_{size}x{size}'
     if form == 'one zip':
-      write_zip(tmp_path / 'all', images, f'somewhere/{name}/')
+      pictures.write_zip(tmp_path / 'all', images, f'somewhere/{name}/')
     elif form == 'folder':
-      write_folder(root / name, images)
+      pictures.write_folder(root / name, images)
     elif form.startswith('npz'):
       (np.savez_compressed if 'compressed' in form else np.savez)(root / f'{name}.npz', images)
     elif form in ('zip', 'tar'):
-      {'zip': write_zip, 'tar': write_tar}[form](root / f'{name}.{form}', images)
+      {'zip': pictures.write_zip, 'tar': pictures.write_tar}[form](root / f'{name}.{form}', images)
   if form == 'one tar':
-    write_tar(tmp_path / 'all', by_split.pop('train'), f'train_{size}x{size}/')
+    pictures.write_tar(tmp_path / 'all', by_split.pop('train'), f'train_{size}x{size}/')
     del by_split['valid']
   path = tmp_path / 'all' if form.startswith('one') else str(root)
   corpus = imagenet.VanDenOordImagenet(size, path, None, tmp_path / 'cache')
   for split, images in by_split.items():
-    assert_split(corpus, split, images)
+    pictures.assert_split(corpus, split, images)
   with pytest.raises(ValueError, match='has no test split: results are reported on the split valid'):
     corpus.split('test')
   if form == 'one tar':
-    assert_split(corpus, 'train', random_images(5, size))
+    pictures.assert_split(corpus, 'train', pictures.random_images(5, size))
     with pytest.raises(ValueError, match='has no valid split: .* does not hold it'):
       corpus.split('valid')
 
 
-def write_chrabaszcz(folder, by_file, labels=True):
-  for name, images in by_file.items():
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    columns = {'labels': np.ones(len(images)), 'mean': np.zeros(3)} if labels else {}
-    np.savez(folder / name, data=planes(images), **columns)
-
-
 def test_chrabaszcz_imagenet(tmp_path):
-  images = random_images(12)
-  write_chrabaszcz(tmp_path, {f'train/train_data_batch_{i}.npz': images[i - 1:i] for i in range(1, 11)})
-  write_chrabaszcz(tmp_path, {'val_data.npz': images[10:]})
+  images = pictures.random_images(12)
+  pictures.write_chrabaszcz(tmp_path, {f'train/train_data_batch_{i}.npz': images[i - 1:i] for i in range(1, 11)})
+  pictures.write_chrabaszcz(tmp_path, {'val_data.npz': images[10:]})
   corpus = imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache')
-  assert_split(corpus, 'train', images[:10])  # Batch 10 comes after batch 9.
-  assert_split(corpus, 'valid', images[10:])
+  pictures.assert_split(corpus, 'train', images[:10])  # Batch 10 comes after batch 9.
+  pictures.assert_split(corpus, 'valid', images[10:])
   assert corpus.name == 'ImageNet 32x32 (Chrabaszcz)'
 
 
 def test_the_two_imagenets_are_not_mixed(tmp_path, monkeypatch):
-  images = random_images(3)
-  write_chrabaszcz(tmp_path, {'train_32x32.npz': images, 'val_data.npz': images})
+  images = pictures.random_images(3)
+  pictures.write_chrabaszcz(tmp_path, {'train_32x32.npz': images, 'val_data.npz': images})
   with pytest.raises(ValueError, match='holds data.npy, labels.npy, mean.npy where one array .*newer ImageNet'):
     imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('train')
-  write_chrabaszcz(tmp_path, {'val_data.npz': images}, labels=False)
+  pictures.write_chrabaszcz(tmp_path, {'val_data.npz': images}, labels=False)
   with pytest.raises(ValueError, match='holds no labels, so it is not of the newer ImageNet'):
     imagenet.ChrabaszczImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('valid')
   monkeypatch.setitem(imagenet._N_IMAGES['Chrabaszcz'], 'valid', 3)
@@ -156,7 +104,7 @@ def test_bad_imagenets(tmp_path):
       kind(32, tmp_path)
   with pytest.raises(ValueError, match="give its folder of .npz files by ChrabaszczImagenet.path = 'FOLDER'"):
     imagenet.ChrabaszczImagenet(32)
-  write_chrabaszcz(tmp_path, {'val_data.npz': random_images(2, 64), 'train_data_batch_1.npz': random_images(2)})
+  pictures.write_chrabaszcz(tmp_path, {'val_data.npz': pictures.random_images(2, 64), 'train_data_batch_1.npz': pictures.random_images(2)})
   whole = (tmp_path / 'train_data_batch_1.npz').read_bytes()
   (tmp_path / 'train_data_batch_1.npz').write_bytes(whole[:1000] + bytes(900) + whole[1900:])
   for split, message in (('valid', r'holds rows of \(12288,\), not of 3 x 32 x 32'),
@@ -173,31 +121,27 @@ def test_bad_imagenets(tmp_path):
       imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split(split)
 
 
-def open_folder(path, cache_dir, size=8, **options):
-  return image_folder.ImageFolder(str(path), size, cache_dir=cache_dir, **options)
-
-
 @pytest.mark.parametrize('form', ['folder', 'zip', 'tar'])
 def test_few_images_are_split_by_position(tmp_path, form):
-  images = random_images(20, 8)
-  {'folder': write_folder, 'zip': write_zip, 'tar': write_tar}[form](tmp_path / 'images', images)
-  corpus = open_folder(tmp_path / 'images', tmp_path / 'cache')
+  images = pictures.random_images(20, 8)
+  {'folder': pictures.write_folder, 'zip': pictures.write_zip, 'tar': pictures.write_tar}[form](tmp_path / 'images', images)
+  corpus = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache')
   for split, part in (('train', images[:18]), ('valid', images[18:19]), ('test', images[19:])):
-    assert_split(corpus, split, part)
+    pictures.assert_split(corpus, split, part)
 
 
 def test_many_images_are_split_by_name_and_subfolders_by_theirs(tmp_path):
-  images = random_images(150, 1)
-  write_folder(tmp_path / 'many', images)
+  images = pictures.random_images(150, 1)
+  pictures.write_folder(tmp_path / 'many', images)
   (tmp_path / 'many/readme.txt').write_text('no image')
-  splits = [open_folder(tmp_path / 'many', tmp_path / 'cache', 1).split(split) for split in ('train', 'valid', 'test')]
+  splits = [pictures.open_folder(tmp_path / 'many', tmp_path / 'cache', 1).split(split) for split in ('train', 'valid', 'test')]
   whole = np.concatenate([data.read(0, len(data)) for data in splits]).reshape(-1, 3)
   assert sorted(map(tuple, whole)) == sorted(map(tuple, images.reshape(-1, 3))) and len(splits[0]) > 3 * 120
-  write_folder(tmp_path / 'split/train/cats', images[:4])
-  write_folder(tmp_path / 'split/val', images[4:6])
-  corpus = open_folder(tmp_path / 'split', tmp_path / 'cache', 1)
-  assert_split(corpus, 'train', images[:4])
-  assert_split(corpus, 'valid', images[4:6])
+  pictures.write_folder(tmp_path / 'split/train/cats', images[:4])
+  pictures.write_folder(tmp_path / 'split/val', images[4:6])
+  corpus = pictures.open_folder(tmp_path / 'split', tmp_path / 'cache', 1)
+  pictures.assert_split(corpus, 'train', images[:4])
+  pictures.assert_split(corpus, 'valid', images[4:6])
   with pytest.raises(ValueError, match='has no test split: no image of it is in'):
     corpus.split('test')
 
@@ -205,11 +149,11 @@ def test_many_images_are_split_by_name_and_subfolders_by_theirs(tmp_path):
 def test_other_modes_are_converted_and_said(tmp_path, capsys):
   grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
   deep = grey.astype(np.uint16) * 256 + 99
-  rgba = np.concatenate([random_images(1, 8)[0], np.full((8, 8, 1), 7, np.uint8)], axis=-1)
-  write_folder(tmp_path / 'images/train', [grey, grey, rgba, deep, random_images(1, 8)[0]])
+  rgba = np.concatenate([pictures.random_images(1, 8)[0], np.full((8, 8, 1), 7, np.uint8)], axis=-1)
+  pictures.write_folder(tmp_path / 'images/train', [grey, grey, rgba, deep, pictures.random_images(1, 8)[0]])
   expected = [*[np.repeat(grey[..., None], 3, axis=-1)] * 2, rgba[..., :3]]
-  expected += [expected[0], random_images(1, 8)[0]]
-  assert_split(open_folder(tmp_path / 'images', tmp_path / 'cache'), 'train', np.stack(expected))
+  expected += [expected[0], pictures.random_images(1, 8)[0]]
+  pictures.assert_split(pictures.open_folder(tmp_path / 'images', tmp_path / 'cache'), 'train', np.stack(expected))
   said = capsys.readouterr()
   assert said.err.count('4 images converted to RGB (I;16 1, L 2, RGBA 1; transparency dropped)') == 1 and not said.out
 
@@ -217,43 +161,43 @@ def test_other_modes_are_converted_and_said(tmp_path, capsys):
 def test_other_sizes_are_scaled_and_cut_or_refused(tmp_path, capsys):
   wide = np.zeros((16, 48, 3), np.uint8)
   wide[:, 16:32] = 200  # The middle third remains.
-  write_folder(tmp_path / 'images/train', [wide, wide.transpose(1, 0, 2), random_images(1, 8)[0]])
-  data = open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
+  pictures.write_folder(tmp_path / 'images/train', [wide, wide.transpose(1, 0, 2), pictures.random_images(1, 8)[0]])
+  data = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
   for i in range(2):
     assert (np.abs(data.read(192 * i, 192).reshape(8, 8, 3)[2:6, 2:6].astype(int) - 200) < 30).all()
-  assert data.read(384, 192).tolist() == random_images(1, 8).ravel().tolist()
+  assert data.read(384, 192).tolist() == pictures.random_images(1, 8).ravel().tolist()
   assert '2 images of other sizes scaled and cut to 8 x 8' in capsys.readouterr().err
   with pytest.raises(ValueError, match=r"image '.*000.png' is 48 x 16 \(width x height\), where 8 x 8 is wanted"):
-    open_folder(tmp_path / 'images', tmp_path / 'cache', other_sizes='error').split('train')
+    pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', other_sizes='error').split('train')
 
 
 def test_corrupt_images_are_named_or_skipped_if_asked(tmp_path, capsys):
-  images = random_images(4, 8)
-  write_folder(tmp_path / 'images/train', images)
+  images = pictures.random_images(4, 8)
+  pictures.write_folder(tmp_path / 'images/train', images)
   whole = (tmp_path / 'images/train/002.png').read_bytes()
   for content in (whole[:-40], whole[:40], b'', b'no image'):
     (tmp_path / 'images/train/002.png').write_bytes(content)
     with pytest.raises(ValueError, match=r"image '.*images/train/002.png' is corrupt \("):
-      open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
-  assert_split(open_folder(tmp_path / 'images', tmp_path / 'cache', corrupt='skip'), 'train', images[[0, 1, 3]])
+      pictures.open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
+  pictures.assert_split(pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', corrupt='skip'), 'train', images[[0, 1, 3]])
   assert '1 corrupt images skipped, such as train/002.png' in capsys.readouterr().err
 
 
 def test_bad_image_folders(tmp_path):
   for path, message in ((tmp_path / 'none', 'does not exist: give a folder of images'), (tmp_path, 'holds no images')):
     with pytest.raises(ValueError, match=message):
-      open_folder(path, tmp_path)
+      pictures.open_folder(path, tmp_path)
   (tmp_path / 'file').write_text('neither')
   with pytest.raises(ValueError, match='is no .zip or .tar, or damaged'):
-    open_folder(tmp_path / 'file', tmp_path)
-  write_folder(tmp_path / 'two', random_images(2, 8))
+    pictures.open_folder(tmp_path / 'file', tmp_path)
+  pictures.write_folder(tmp_path / 'two', pictures.random_images(2, 8))
   for options, message in (({}, '2 files are too few for the splits'), ({'size': 0}, 'size is 0: give the side'),
                            ({'other_sizes': 'stretch'}, "other_sizes is 'stretch'"),
                            ({'corrupt': 'repair'}, "corrupt is 'repair'")):
     with pytest.raises(ValueError, match=message):
-      open_folder(tmp_path / 'two', tmp_path / 'cache', **{'size': 8, **options})
+      pictures.open_folder(tmp_path / 'two', tmp_path / 'cache', **{'size': 8, **options})
   with pytest.raises(ValueError, match="no folder of images is named: give ImageFolder.path = 'FOLDER'"):
     image_folder.ImageFolder()
   Image.fromarray(np.zeros((8, 8), np.int32)).save(tmp_path / 'two/deep.tif')
   with pytest.raises(ValueError, match="image '.*deep.tif' has pixels of 32 bits .mode I., whose range is not known"):
-    open_folder(tmp_path / 'two', tmp_path / 'cache').split('test')
+    pictures.open_folder(tmp_path / 'two', tmp_path / 'cache').split('test')

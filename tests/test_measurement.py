@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pairs
+from tests.helpers import pairs
 import pytest
 from trax import layers as tl
 from trax import optimizers

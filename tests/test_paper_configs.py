@@ -147,15 +147,20 @@ def mock_tfds(file):
 
 @pytest.mark.parametrize('file', [file for file in PARAMETERS if file not in NOT_OURS])
 def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
-  """With one narrow layer on each level. Of enwik8 any bytes take the place, since a part of it is known by its checksum."""
+  """With one narrow layer on each level, and images of 4 x 4.
+
+  Any bytes take the place of enwik8, of which a part is known by its checksum, and of ImageNet, whose size is fixed.
+  """
   parse(file)
   levels = re.sub(r'\d+@', '1@', run_directory.bound('Hourglass.hierarchy'))
+  is_text = 'enwik8' in file or 'wiki40b' in file
   bindings = [f"Hourglass.hierarchy = '{levels}'", 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1',
               'Hourglass.dropout = 0.0',  # Drops nothing, so that files which differ in this number share a program.
-              'Wiki40b.sentencepiece = None', 'VanDenOordImagenet.size = 32', 'Cifar10.n_valid = 1', 'batch_size = 1',
-              *(f"{corpus}.cache_dir = '{tmp_path}'" for corpus in ('Cifar10', 'VanDenOordImagenet', 'Wiki40b')),
-              *(['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"] if 'enwik8' in file else []),
-              f'length = {12 if "enwik8" in file or "wiki40b" in file else 3072}']
+              'Wiki40b.sentencepiece = None', 'Cifar10.n_valid = 1', 'Cifar10.size = 4', 'batch_size = 1', 'chunk = 16',
+              *(f"{corpus}.cache_dir = '{tmp_path}'" for corpus in ('Cifar10', 'Wiki40b')),
+              *(['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"] if 'enwik8' in file or 'imagenet' in file
+                else []),
+              f'length = {12 if is_text else 48}']
   parse(file, *bindings)
   with mock_tfds(file):
     data = run_directory.setting('corpus').split('train')

@@ -1,27 +1,29 @@
 """Mode 'predict': equal to the full forward pass, work done once per group, bytes as predicted, clear errors."""
 
 import collections
-import os
 
 import hypothesis
 from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pairs
+from tests.helpers import pairs
+from tests.helpers import sampling
 import pytest
 from trax import layers as tl
 from trax import shapes
 from trax.supervised import decoding as trax_decoding
+from tests.helpers import predicting
 
 import trax_hourglass as th
 from trax_hourglass import cached_attention
 from trax_hourglass import spec as spec_lib
 
-EXAMPLES = int(os.environ.get('PREDICT_EXAMPLES', 0))  # Each compiles three programs. 200 are a thorough run.
 SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
 HIERARCHIES = {  # And the product of their factors.
     '2@1': 1, '1@1 1@2 1@1': 2, '0@1 2@3 1@1': 3, '1@1 1@4 0@1': 4, '0@1 1@2 1@4 0@2 1@1': 4, '1@1 0@2 1@6 1@2 1@1': 6}
+# Each shortening, each upsampling and each attention; with --thorough each pair.
+PAIRS = sampling.some([1, 2, 10, 15, 17, 18], range(len(pairs.ALL)))
 OPTIONS = {'relative': {}, 'rotary': dict(d_model=12, n_heads=2, vanilla_attention=th.CausalRotaryAttention,
                                           shortened_attention=th.CausalRotaryAttention)}
 
@@ -36,44 +38,17 @@ def Nothing(spec, tokens_per_vector):  # pylint: disable=invalid-name
 OPTIONS['none'] = dict(vanilla_attention=Nothing, shortened_attention=Nothing)
 
 
-def shifted(x):
-  """What mode 'predict' takes for tokens (B, L): the start token, then all but the last."""
-  return np.pad(x, ((0, 0), (1, 0)))[:, :-1].astype(np.int32)
-
-
-def predicting(evaluated, hierarchy, *args, max_length, **options):
-  """Returns the model of mode 'predict' with the same weights."""
-  model = pairs.ours(hierarchy, *args, mode='predict', max_length=max_length, **options)
-  model.weights = evaluated.weights
-  return model
-
-
-def compiled(model):
-  """Returns the compiled function (weights, state, tokens) -> (logits, state)."""
-  return jax.jit(lambda weights, state, x: model.pure_fn(x, weights, state, jax.random.PRNGKey(0)))
-
-
-def decode(function, model, x, n_prompt, state=None):
-  """Returns logits of all positions: the first `n_prompt` in one call, the rest one by one."""
-  state = model.start(len(x)) if state is None else state
-  logits, inputs = [], shifted(x)
-  for start, end in [(0, n_prompt), *((i, i + 1) for i in range(n_prompt, x.shape[1]))]:
-    out, state = function(model.weights, state, inputs[:, start:end])
-    logits.append(out)
-  return np.concatenate(logits, axis=1)
-
-
 def checking(pair, hierarchy, attention, batch, length):
   """Returns a function of a prompt's length that asserts that decoding behind it equals the full forward pass."""
   model = pairs.initialise(pairs.ours(hierarchy, *pair, **OPTIONS[attention]), length)
   x = pairs.tokens(length, batch, seed=length)
   expected = np.asarray(pairs.forward(model)(model.weights, x))
-  cached = predicting(model, hierarchy, *pair, max_length=length, **OPTIONS[attention])
-  function, state = compiled(cached), cached.start(batch)
-  return lambda n: np.testing.assert_allclose(decode(function, cached, x, n, state), expected, rtol=0, atol=1e-4)
+  cached = predicting.predicting(model, hierarchy, *pair, max_length=length, **OPTIONS[attention])
+  function, state = predicting.compiled(cached), cached.start(batch)
+  return lambda n: np.testing.assert_allclose(predicting.decode(function, cached, x, n, state), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize('number', range(len(pairs.ALL)), ids=map(' '.join, pairs.ALL))
+@pytest.mark.parametrize('number', PAIRS, ids=[' '.join(pairs.ALL[number]) for number in PAIRS])
 def test_every_pair_decodes_as_the_full_forward_pass(number):
   """Each shortening and each upsampling meets all hierarchies, longer prompts, and attention within blocks."""
   shortening, upsampling = divmod(number, len(pairs.UPSAMPLINGS))
@@ -99,8 +74,7 @@ def test_a_flat_model_decodes_as_the_full_forward_pass():
   check(4)
 
 
-@pytest.mark.skipif(not EXAMPLES, reason='PREDICT_EXAMPLES names no number of examples')
-@hypothesis.settings(max_examples=EXAMPLES or 1)
+@hypothesis.settings(max_examples=sampling.examples(1, 200))  # Each compiles three programs.
 @hypothesis.given(st.sampled_from(pairs.ALL), st.sampled_from(sorted(HIERARCHIES)),
                   st.sampled_from([*['relative'] * 4, 'rotary']), st.integers(1, 3), st.data())
 def test_decoding_equals_the_full_forward_pass(pair, hierarchy, attention, batch, data):
@@ -122,8 +96,8 @@ class Small:
   def __init__(self):
     self.model = pairs.initialise(pairs.ours('1@1 2@3 1@1'), 13)
     self.forward = pairs.forward(self.model)
-    self.cached = predicting(self.model, '1@1 2@3 1@1', max_length=13)
-    self.function = compiled(self.cached)
+    self.cached = predicting.predicting(self.model, '1@1 2@3 1@1', max_length=13)
+    self.function = predicting.compiled(self.cached)
     self.start = self.cached.start(2)
 
 
@@ -135,10 +109,10 @@ def small():
 def test_across_blocks_of_the_caches(monkeypatch):
   monkeypatch.setattr(cached_attention, '_FIRST_BLOCK', 2)
   model = pairs.initialise(pairs.ours('1@1 1@2 0@1'), 11)
-  cached = predicting(model, '1@1 1@2 0@1', max_length=11)
+  cached = predicting.predicting(model, '1@1 1@2 0@1', max_length=11)
   x = pairs.tokens(11)
   expected = pairs.forward(model)(model.weights, x)
-  np.testing.assert_allclose(decode(compiled(cached), cached, x, 5), expected, rtol=0, atol=1e-4)
+  np.testing.assert_allclose(predicting.decode(predicting.compiled(cached), cached, x, 5), expected, rtol=0, atol=1e-4)
 
 
 def test_bfloat16_is_near(small):
@@ -147,9 +121,9 @@ def test_bfloat16_is_near(small):
   weights = to_bfloat16(small.model.weights)
   expected = np.asarray(small.forward(weights, x))
   exact = np.asarray(small.forward(small.model.weights, x))
-  rounded = predicting(small.model, '1@1 2@3 1@1', max_length=13)
+  rounded = predicting.predicting(small.model, '1@1 2@3 1@1', max_length=13)
   rounded.weights = weights
-  got = decode(small.function, rounded, x, 4, to_bfloat16(small.start))
+  got = predicting.decode(small.function, rounded, x, 4, to_bfloat16(small.start))
   # Each activation is rounded to 8 bits, 0.4 %, in another order: decoding may be as far from the full pass in bfloat16 as
   # that is from the exact one, some percent of the largest logit after four blocks, and no further than twice that.
   scale = np.abs(exact).max()
@@ -172,12 +146,12 @@ def test_what_is_shortened_runs_once_per_group(hierarchy, n_prompts):
   model = pairs.ours(hierarchy, 'average', 'repeat', mode='predict', max_length=20, vanilla_attention=counting,
                      shortened_attention=counting)
   model.init(shapes.ShapeDtype((2, 1), np.int32))
-  function, x, state = compiled(model), pairs.tokens(20), model.start(2)
+  function, x, state = predicting.compiled(model), pairs.tokens(20), model.start(2)
   for n_prompt in n_prompts:
     for length in [1, 3, 4, 20] if n_prompt == 1 else [20]:
       jax.effects_barrier()
       calls.clear()
-      decode(function, model, x[:, :length], n_prompt, state)
+      predicting.decode(function, model, x[:, :length], n_prompt, state)
       jax.effects_barrier()
       # Groups of a level that begin within the prompt run together, each later one when its first token comes.
       groups = lambda level: 1 + sum(i % level.total_factor == 0 for i in range(n_prompt, length))
@@ -244,7 +218,7 @@ def test_more_tokens_than_there_is_room_for(small):
     cached(x)
   with pytest.raises(ValueError, match=message):
     trax_decoding.autoregressive_sample(cached, batch_size=2, eos_id=-1, max_length=20)
-  logits = decode(small.function, cached, x, 1, small.start)  # Compiled code by itself can raise nothing.
+  logits = predicting.decode(small.function, cached, x, 1, small.start)  # Compiled code by itself can raise nothing.
   assert np.isfinite(logits[:, :13]).all() and np.isnan(logits[:, 13:]).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from trax_hourglass import budget as budget_lib
 from trax_hourglass import report
-from test_comparison import MEASURED
+from tests.helpers.comparisons import MEASURED
 
 
 def test_operations_that_cannot_be_counted_are_no_budget():

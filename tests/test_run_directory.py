@@ -6,12 +6,11 @@ import shutil
 import gin
 import jax
 import numpy as np
-import pairs
 import pytest
 import trax
 from trax import shapes
 
-import crash
+from tests.helpers import outcomes
 import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass import export as export_command
@@ -39,7 +38,7 @@ def opened(trained):
 
 def test_run_opens_with_the_weights_it_was_left_with(trained, opened):
   assert opened.step == 2 and opened.checkpoint == trained / 'checkpoints' / '2'
-  stored = crash.outcome(trained)[0]['weights']
+  stored = outcomes.outcome(trained)[0]['weights']
   for found, expected in zip(jax.tree.leaves(opened.model.weights), stored, strict=True):
     np.testing.assert_array_equal(found, expected)
 

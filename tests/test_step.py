@@ -6,13 +6,13 @@ import jax
 from jax.extend import core as jax_core
 import jax.numpy as jnp
 import numpy as np
-import pairs
+from tests.helpers import pairs
 import pytest
 from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
-import test_training
+from tests.helpers import runs
 from trax_hourglass import embedding
 from trax_hourglass import loss
 from trax_hourglass.training import step
@@ -109,5 +109,5 @@ def test_bad_options_are_refused(options, message):
 
 def test_what_is_not_finite_stops_and_names_step_and_rate(tmp_path):
   with pytest.raises(ValueError, match=r'weights of step 1 are not finite, at learning rate \S+; no checkpoint was written yet'):
-    test_training.run(tmp_path / 'run', 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')
+    runs.run(tmp_path / 'run', 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')
   assert not (tmp_path / 'run').exists()  # Nothing in it could be gone on with.

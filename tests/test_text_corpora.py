@@ -1,19 +1,14 @@
 """enwik8 and its like from every form of file, downloads that are cut off, Wiki-40B; a tiny text stands in for them."""
 
-import contextlib
 import dataclasses
-import gzip
-import hashlib
-import lzma
 import os
-import resource
 import struct
 import threading
-import zipfile
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tests.helpers import texts
 
 import trax_hourglass as th
 from trax_hourglass.data import cache
@@ -22,64 +17,26 @@ from trax_hourglass.data import tfds_source
 from trax_hourglass.data import wiki40b
 from trax_hourglass.data import wikipedia
 
-CONTENT = b'<begin>' + np.random.default_rng(0).integers(0, 256, 9_993, np.uint8).tobytes()
-TRAIN, VALID = CONTENT[:9_000], CONTENT[9_000:9_500]
-PUBLICATION = wikipedia.Publication(
-    'tiny8', 'http://127.0.0.1:1/tiny8.zip', b'<begin>', ('sha1', hashlib.sha1(CONTENT).hexdigest()),
-    {'train': hashlib.sha256(TRAIN).hexdigest(), 'valid': hashlib.sha256(VALID).hexdigest()}, None, (9_000, 500, 500))
-
-
-def zipped(path, **members):
-  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
-    for name, content in members.items():
-      archive.writestr(name, content)
-
-
-def packed(folder, kind, content=CONTENT):
-  """Returns a file of that kind."""
-  path = folder / f'some.{kind}'
-  if kind == 'zip':
-    zipped(path, tiny8=content)
-  else:
-    path.write_bytes({'raw': bytes, 'gz': gzip.compress, 'xz': lzma.compress}[kind](content))
-  return path
-
-
-def open_corpus(path, folder, publication=PUBLICATION):
-  return wikipedia.PublishedText(publication, path, folder / 'cache')
-
-
-def left(folder):
-  """Returns what the cache holds, locks aside."""
-  cached = folder / 'cache'
-  return sorted(p.name for p in cached.iterdir() if not p.name.endswith('.lock')) if cached.exists() else []
-
-
-def read(corpus, split):
-  data = corpus.split(split)
-  assert data.example_length is None
-  return bytes(data.read(0, len(data)))
-
 
 @pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
 def test_every_form_of_file_is_the_same_corpus(tmp_path, kind):
-  path = packed(tmp_path, kind)
+  path = texts.packed(tmp_path, kind)
   for _ in range(2):  # The second time from the cache.
-    corpus = open_corpus(str(path), tmp_path)
-    assert [read(corpus, split) for split in corpora.SPLITS] == [TRAIN, VALID, CONTENT[9_500:]]
+    corpus = texts.open_corpus(str(path), tmp_path)
+    assert [texts.read(corpus, split) for split in corpora.SPLITS] == [texts.TRAIN, texts.VALID, texts.CONTENT[9_500:]]
     assert (corpus.name, corpus.unit, corpus.vocab_size) == ('tiny8', 'byte', 256)
-  assert len(left(tmp_path)) == (kind != 'raw')
+  assert len(texts.left(tmp_path)) == (kind != 'raw')
 
 
 def test_the_cache_knows_another_file_of_the_same_name(tmp_path):
-  open_corpus(packed(tmp_path, 'xz'), tmp_path)
-  assert len(open_corpus(packed(tmp_path, 'xz', CONTENT[:9_500]), tmp_path)._makers) == 2 and len(left(tmp_path)) == 2
+  texts.open_corpus(texts.packed(tmp_path, 'xz'), tmp_path)
+  assert len(texts.open_corpus(texts.packed(tmp_path, 'xz', texts.CONTENT[:9_500]), tmp_path)._makers) == 2 and len(texts.left(tmp_path)) == 2
 
 
 @pytest.mark.parametrize('kind', ['raw', 'xz'])
 def test_a_part_is_taken_and_what_it_lacks_is_said(tmp_path, kind):
-  corpus = open_corpus(packed(tmp_path, kind, CONTENT[:9_500]), tmp_path)
-  assert read(corpus, 'train') == TRAIN and read(corpus, 'valid') == VALID
+  corpus = texts.open_corpus(texts.packed(tmp_path, kind, texts.CONTENT[:9_500]), tmp_path)
+  assert texts.read(corpus, 'train') == texts.TRAIN and texts.read(corpus, 'valid') == texts.VALID
   with pytest.raises(ValueError, match=r"tiny8 has no test split: '.*' holds the first 9,500 bytes only, that is train and "
                                        'valid; give the whole file of 10,000 bytes'):
     corpus.split('test')
@@ -88,90 +45,79 @@ def test_a_part_is_taken_and_what_it_lacks_is_said(tmp_path, kind):
 
 
 def spoilt(at):
-  return CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1:]
+  return texts.CONTENT[:at] + bytes([texts.CONTENT[at] ^ 1]) + texts.CONTENT[at + 1:]
 
 
 @pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
 @pytest.mark.parametrize('content, message', [
     (spoilt(100), 'is not the train split of tiny8: its sha256 is'), (spoilt(9_100), 'is not the valid split of tiny8'),
     (spoilt(9_600), 'is not tiny8: its sha1 is'), (spoilt(9_100)[:9_500], 'is not the valid split of tiny8'),
-    (b'PRIMITIVE' + CONTENT, "begins with b'PRIMITIVE.*so it does not hold tiny8, which begins with b'<begin>'"),
-    (CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 \(train '),
-    (CONTENT + b'x', 'holds more than the 10,000 bytes of tiny8'), (b'', 'holds 0 bytes, and tiny8 has 10,000'),
+    (b'PRIMITIVE' + texts.CONTENT, "begins with b'PRIMITIVE.*so it does not hold tiny8, which begins with b'<begin>'"),
+    (texts.CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 \(train '),
+    (texts.CONTENT + b'x', 'holds more than the 10,000 bytes of tiny8'), (b'', 'holds 0 bytes, and tiny8 has 10,000'),
 ])
 def test_other_content_is_refused_and_not_kept(tmp_path, kind, content, message):
   with pytest.raises(ValueError, match=message):
-    open_corpus(packed(tmp_path, kind, content), tmp_path)
-  assert not left(tmp_path)
+    texts.open_corpus(texts.packed(tmp_path, kind, content), tmp_path)
+  assert not texts.left(tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['zip', 'gz', 'xz'])
 def test_truncated_and_damaged_archives_are_refused(tmp_path, kind):
-  path = packed(tmp_path, kind)
+  path = texts.packed(tmp_path, kind)
   whole = path.read_bytes()
   for content in (whole[:-30], whole[:len(whole) // 2], whole[:3000] + bytes(100) + whole[3100:]):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r'some\.\w+. is damaged or cut off \(.*\): fetch it again'):
-      open_corpus(path, tmp_path)
-  assert not left(tmp_path)
+      texts.open_corpus(path, tmp_path)
+  assert not texts.left(tmp_path)
 
 
 def test_zip_of_several_files(tmp_path):
-  zipped(tmp_path / 'named.zip', readme=b'no', tiny8=CONTENT)
-  assert read(open_corpus(tmp_path / 'named.zip', tmp_path), 'train') == TRAIN
-  zipped(tmp_path / 'unnamed.zip', readme=b'no', other=CONTENT)
-  zipped(tmp_path / 'empty.zip')
+  texts.zipped(tmp_path / 'named.zip', readme=b'no', tiny8=texts.CONTENT)
+  assert texts.read(texts.open_corpus(tmp_path / 'named.zip', tmp_path), 'train') == texts.TRAIN
+  texts.zipped(tmp_path / 'unnamed.zip', readme=b'no', other=texts.CONTENT)
+  texts.zipped(tmp_path / 'empty.zip')
   with pytest.raises(ValueError, match=r"has 2 files \(readme, other\), where one is wanted, or one named 'tiny8'"):
-    open_corpus(tmp_path / 'unnamed.zip', tmp_path)
+    texts.open_corpus(tmp_path / 'unnamed.zip', tmp_path)
   with pytest.raises(ValueError, match=r'has 0 files \(none\)'):
-    open_corpus(tmp_path / 'empty.zip', tmp_path)
+    texts.open_corpus(tmp_path / 'empty.zip', tmp_path)
 
 
 def test_paths_that_are_no_file(tmp_path):
   with pytest.raises(ValueError, match='is a folder: give a file'):
-    open_corpus(tmp_path, tmp_path)
+    texts.open_corpus(tmp_path, tmp_path)
   with pytest.raises(ValueError, match=r'cannot be read \(No such file or directory\)'):
-    open_corpus(tmp_path / 'none', tmp_path)
+    texts.open_corpus(tmp_path / 'none', tmp_path)
 
 
 def test_text_of_another_alphabet(tmp_path):
-  letters = dataclasses.replace(PUBLICATION, alphabet=b'<begin>', split_sha256={})
+  letters = dataclasses.replace(texts.PUBLICATION, alphabet=b'<begin>', split_sha256={})
   with pytest.raises(ValueError, match=r'holds the byte .*, which tiny8 does not'):
-    open_corpus(packed(tmp_path, 'raw'), tmp_path, letters)
+    texts.open_corpus(texts.packed(tmp_path, 'raw'), tmp_path, letters)
   assert wikipedia.TEXT8.ends == wikipedia.ENWIK8.ends == [90_000_000, 95_000_000, 100_000_000]
   assert len(set(wikipedia.TEXT8.alphabet)) == 27
   for corpus in (th.configurables.Enwik8, th.configurables.Text8):  # The real ones know this one from themselves.
     with pytest.raises(ValueError, match="begins with b'<begin>"):
-      corpus(packed(tmp_path, 'raw'))
-
-
-@contextlib.contextmanager
-def limited_files(n_bytes):
-  """No file may grow beyond so many bytes; the nearest thing to a full disk that needs no rights."""
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+      corpus(texts.packed(tmp_path, 'raw'))
 
 
 def test_no_space_leaves_nothing(tmp_path):
-  path = packed(tmp_path, 'xz')
-  with limited_files(5_000), pytest.raises(ValueError, match=r'cannot write .*tiny8-\w+ \(File too large\): free or grant '
+  path = texts.packed(tmp_path, 'xz')
+  with texts.limited_files(5_000), pytest.raises(ValueError, match=r'cannot write .*tiny8-\w+ \(File too large\): free or grant '
                                                              'space there, or choose another folder by'):
-    open_corpus(path, tmp_path)
-  assert not left(tmp_path)
-  assert read(open_corpus(path, tmp_path), 'train') == TRAIN
+    texts.open_corpus(path, tmp_path)
+  assert not texts.left(tmp_path)
+  assert texts.read(texts.open_corpus(path, tmp_path), 'train') == texts.TRAIN
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
   (tmp_path / 'cache').write_text('a file')
   with pytest.raises(ValueError, match=r'cannot write .*cache/tiny8-\w+ \(File exists\)'):
-    open_corpus(packed(tmp_path, 'xz'), tmp_path)
+    texts.open_corpus(texts.packed(tmp_path, 'xz'), tmp_path)
   (tmp_path / 'there/f.unfinished').mkdir(parents=True)
   with pytest.raises(ValueError, match=r'cannot write .*there/f \(Is a directory\): free or grant space'):
-    cache.build(tmp_path / 'there/f', lambda: [CONTENT], 'f')
+    cache.build(tmp_path / 'there/f', lambda: [texts.CONTENT], 'f')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'elsewhere'))
   assert cache.folder() == tmp_path / 'elsewhere/trax_hourglass'
   monkeypatch.delenv('XDG_CACHE_HOME')
@@ -183,18 +129,18 @@ def test_of_several_that_want_a_file_one_writes_it(tmp_path):
 
   def chunks():
     calls.append(1)
-    yield from (CONTENT[:5_000], CONTENT[5_000:])
+    yield from (texts.CONTENT[:5_000], texts.CONTENT[5_000:])
 
   def want():
     barrier.wait()
-    assert cache.build(tmp_path / 'cache/f', chunks, 'f').read_bytes() == CONTENT
+    assert cache.build(tmp_path / 'cache/f', chunks, 'f').read_bytes() == texts.CONTENT
 
   threads = [threading.Thread(target=want) for _ in range(4)]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
-  assert len(calls) == 1 and left(tmp_path) == ['f']
+  assert len(calls) == 1 and texts.left(tmp_path) == ['f']
 
 
 def test_wiki40b_is_its_articles_behind_each_other(tmp_path):
@@ -203,10 +149,10 @@ def test_wiki40b_is_its_articles_behind_each_other(tmp_path):
     corpus = wiki40b.Wiki40b(cache_dir=tmp_path)
     for ours, theirs in (('train', 'train'), ('valid', 'validation'), ('test', 'test')):
       articles = [example['text'] for example in tfds.as_numpy(made.as_dataset(split=theirs))]
-      assert read(corpus, ours) == b''.join(articles) and len(articles) == 5
+      assert texts.read(corpus, ours) == b''.join(articles) and len(articles) == 5
   assert (corpus.name, corpus.unit, corpus.vocab_size) == ('wiki40b/en', 'byte', 256)
   with tfds.testing.mock_data(num_examples=1):  # Kept, so this is not read.
-    assert read(wiki40b.Wiki40b(cache_dir=tmp_path), 'test') == b''.join(articles)
+    assert texts.read(wiki40b.Wiki40b(cache_dir=tmp_path), 'test') == b''.join(articles)
 
 
 def field(number, content):
@@ -231,7 +177,7 @@ def sentencepiece_model(n_pieces):
 def test_wiki40b_as_sentencepiece_pieces(tmp_path, n_pieces, dtype):
   (tmp_path / 'letters.model').write_bytes(sentencepiece_model(n_pieces))
   with tfds.testing.mock_data(num_examples=5):
-    text = read(wiki40b.Wiki40b(cache_dir=tmp_path), 'train').decode()
+    text = texts.read(wiki40b.Wiki40b(cache_dir=tmp_path), 'train').decode()
     corpus = wiki40b.Wiki40b(sentencepiece=str(tmp_path / 'letters.model'), cache_dir=tmp_path)
     data = corpus.split('train')
   tokens = data.read(0, len(data))
@@ -250,7 +196,7 @@ def test_tfds_without_network(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r'TFDS has not prepared wiki40b/en/.* in .*tfds.* and cannot \(.*Connection refused'
                                        r".*prepare it where there is a network.*Wiki40b\.data_dir = 'FOLDER'"):
     corpus.split('train')
-  assert not left(tmp_path) and not os.path.exists(tmp_path / 'tfds/wiki40b/en')
+  assert not texts.left(tmp_path) and not os.path.exists(tmp_path / 'tfds/wiki40b/en')
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder):

@@ -1,11 +1,9 @@
 """Training runs: repeatable, resumable, compiled once, usable from Trax's own door."""
 
-import contextlib
 import json
 import logging
 import math
 import os
-import pathlib
 import shutil
 import types
 
@@ -13,7 +11,6 @@ import gin
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
 import trax
 from trax.supervised import trainer_lib
 
@@ -23,34 +20,15 @@ from trax_hourglass.data import batches
 from trax_hourglass.training import loop
 from trax_hourglass.training import schedules
 from trax_hourglass.training import step
-import test_data
-
-TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
-
-
-def run(output_dir, *bindings):
-  """Trains the tiny configuration and returns its result."""
-  gin.clear_config()
-  command_line.parse_gin([TINY], bindings)
-  return th.fit(str(output_dir))
-
-
-def events(output_dir, tag, part='train'):
-  """Returns [(step, value)] of a TensorBoard scalar."""
-  found = []
-  for file in sorted((output_dir / part).glob('events*')):
-    with contextlib.suppress(tf.errors.DataLossError):  # TensorBoard too takes an event that was cut for the end.
-      for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-        event = tf.compat.v1.Event.FromString(record)
-        found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
-  return found
+from tests.helpers import runs
+from tests.helpers import corpora
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """An uninterrupted run of 4 steps: (directory, result)."""
   directory = tmp_path_factory.mktemp('finished')
-  return directory, run(directory)
+  return directory, runs.run(directory)
 
 
 def test_result_and_run_directory(finished):
@@ -58,37 +36,37 @@ def test_result_and_run_directory(finished):
   assert result.step == 4 and result.n_tokens_scored == 100 and 4 < result.valid_bits_per_token < 9
   assert {'config.gin', 'versions.json', 'checkpoints', 'train', 'eval'} <= set(os.listdir(directory))
   assert json.loads((directory / 'versions.json').read_text())['jax'] == jax.__version__
-  nats, bits = (events(directory, f'metrics/{name}') for name in ('WeightedCategoryCrossEntropy', 'BitsPerToken'))
+  nats, bits = (runs.events(directory, f'metrics/{name}') for name in ('WeightedCategoryCrossEntropy', 'BitsPerToken'))
   assert [step for step, _ in nats] == [1, 2, 4]
   np.testing.assert_allclose([b for _, b in bits], [n / math.log(2) for _, n in nats], rtol=1e-6)
-  assert [step for step, _ in events(directory, 'metrics/BitsPerToken', 'eval')] == [1, 2, 4]
+  assert [step for step, _ in runs.events(directory, 'metrics/BitsPerToken', 'eval')] == [1, 2, 4]
   assert (directory / 'checkpoints' / '4' / 'notes.json').stat().st_size < 100_000
 
 
 def test_equal_seeds_give_equal_losses(finished, tmp_path):
   directory, result = finished
-  again = run(tmp_path)
+  again = runs.run(tmp_path)
   assert again.valid_bits_per_token == result.valid_bits_per_token
   tag = 'metrics/WeightedCategoryCrossEntropy'
-  assert events(tmp_path, tag) == events(directory, tag)
-  other = run(tmp_path / 'other', 'fit.seed = 1')
+  assert runs.events(tmp_path, tag) == runs.events(directory, tag)
+  other = runs.run(tmp_path / 'other', 'fit.seed = 1')
   assert other.valid_bits_per_token != result.valid_bits_per_token
 
 
 def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
   # The schedule counts to 4 in both: only the end of the first part differs.
-  part = run(tmp_path, 'fit.n_steps = 2')
+  part = runs.run(tmp_path, 'fit.n_steps = 2')
   assert part.step == 2
-  whole = run(tmp_path)
+  whole = runs.run(tmp_path)
   assert whole.step == 4
   np.testing.assert_allclose(whole.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-6)
-  assert run(tmp_path).valid_bits_per_token == whole.valid_bits_per_token  # Nothing left to train: only scored.
+  assert runs.run(tmp_path).valid_bits_per_token == whole.valid_bits_per_token  # Nothing left to train: only scored.
 
 
 def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypatch):
   """Not of steps before a restart, nor of evaluations. By a clock of our own, steps take 0.25 s and evaluations 100 s."""
   settings = 'n_steps = 8', 'fit.eval_every = 2', 'fit.checkpoint_every = 3', 'fit.keep_last = 9', "Hourglass.hierarchy = '1@1'"
-  run(tmp_path, *settings)
+  runs.run(tmp_path, *settings)
   for step_number in 6, 8:  # The checkpoint of step 3 has a step that was not logged yet.
     shutil.rmtree(tmp_path / 'checkpoints' / str(step_number))
   now, original, deleted = [0.0], step.Trainer.one_step, []
@@ -119,16 +97,16 @@ def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypat
   monkeypatch.setattr(step.Trainer, 'one_step', slow)
   monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
   gin.clear_config()
-  command_line.parse_gin([TINY], settings)
+  command_line.parse_gin([runs.TINY], settings)
   th.fit(str(tmp_path), callbacks=[Look])
-  rates = dict(events(tmp_path, 'training/steps per second'))
+  rates = dict(runs.events(tmp_path, 'training/steps per second'))
   assert {number: rates[number] for number in (4, 6, 8)} == {4: 4.0, 6: 4.0, 8: 4.0}
   assert now[0] > 200 and deleted[0]  # The evaluated model holds no weights of its own.
 
 
 def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    run(tmp_path)  # Evaluates three times, and scores the valid split, all in batches of one shape.
+    runs.run(tmp_path)  # Evaluates three times, and scores the valid split, all in batches of one shape.
   compiled = [r.getMessage() for r in caplog.records if 'Compiling jit(' in r.getMessage()]
   for name in ('_update', 'nats'):
     assert sum(f'Compiling jit({name})' in message for message in compiled) == 1, compiled
@@ -136,7 +114,7 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
 
 def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
   for chunk in (4, 13):
-    result = run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')  # With dropout; 13 tokens are four chunks, or one.
+    result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')  # With dropout; 13 tokens are four chunks, or one.
     np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
 
@@ -149,8 +127,8 @@ def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
 
 def test_learns(tmp_path):
   (tmp_path / 'text').write_bytes(b'abcdefgh' * 200)
-  result = run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120', 'fit.checkpoint_every = 120', 'warmup_steps = 10',
-               'peak_learning_rate = 2e-2', 'Hourglass.dropout = 0.0', 'length = 24')
+  result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120', 'fit.checkpoint_every = 120', 'warmup_steps = 10',
+                    'peak_learning_rate = 2e-2', 'Hourglass.dropout = 0.0', 'length = 24')
   # Eight letters in turn: after the first of a window nothing is left to guess.
   assert result.valid_bits_per_token < 1.5
 
@@ -166,14 +144,14 @@ def test_learns(tmp_path):
 ])
 def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
   with pytest.raises(ValueError, match=message):
-    run(tmp_path / 'run', binding)
+    runs.run(tmp_path / 'run', binding)
   assert not (tmp_path / 'run').exists()
 
 
 def test_trains_under_trax_own_trainer(tmp_path):
   """A plain Trax gin file with our model in `train.model`."""
   def stream(_):
-    windows = batches.RandomWindows(test_data.Numbers(200), 2, 12, 0, 256)
+    windows = batches.RandomWindows(corpora.Numbers(200), 2, 12, 0, 256)
     while True:
       yield next(windows)
 

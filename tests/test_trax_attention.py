@@ -4,7 +4,7 @@ import functools
 
 import jax
 import numpy as np
-import pairs
+from tests.helpers import pairs
 import pytest
 import trax.layers as tl
 from trax import shapes

@@ -6,7 +6,8 @@ import pathlib
 import gin
 import jax
 import numpy as np
-import pairs
+from tests.helpers import pairs
+from tests.helpers import sampling
 import pytest
 from trax import layers as tl
 from trax import optimizers
@@ -17,7 +18,7 @@ from trax_hourglass import configurables
 from trax_hourglass import flops
 from trax_hourglass import run_directory
 from trax_hourglass.training import step as step_lib
-from test_hourglass import assert_causal
+from tests.helpers.causality import assert_causal
 
 SIZES = {
     'transformer_lm': ('TransformerLM.n_layers = 1', 'TransformerLM.d_model = 14', 'TransformerLM.d_ff = 10',
@@ -61,8 +62,10 @@ def test_our_step_trains_it(make):
   assert flops.training_step(model, *x.shape) > 0
 
 
-def test_a_comparison_trains_scores_and_reopens_all_of_them(tmp_path):
-  rows = {name: [f"include 'models/{name}.gin'", *sizes] for name, sizes in SIZES.items()}
+def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
+  # The others take no other way.
+  names = sampling.some(['transformer_lm'], SIZES)
+  rows = {name: [f"include 'models/{name}.gin'", *SIZES[name]] for name in names}
   tiny = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
   command_line.parse_gin([tiny], [
       f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None', 'compare.paper = None',

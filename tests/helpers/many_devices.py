@@ -1,43 +1,36 @@
-"""Run by test_trax_compat.py and test_hosts.py in processes of their own, with several virtual devices.
-
-    python many_devices.py PART [COORDINATOR N_HOSTS HOST]
-"""
+"""What child processes with several virtual devices do: `main([PART])` or `main([PART, COORDINATOR, N_HOSTS, HOST])`."""
 
 import functools
 import gc
 import json
-import sys
 
 from trax_hourglass import hosts
 
-if __name__ == '__main__' and len(sys.argv) > 2:  # Before anything touches a device.
-  hosts.connect(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), seconds=120)
-
 import jax
 import numpy as np
-import pairs
-import test_trax_compat
 from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
+from tests.helpers import attention_inputs
+from tests.helpers import corpora
+from tests.helpers import pairs
+from tests.helpers import trax_loop as trax_loop_lib
 from trax_hourglass import attention
 from trax_hourglass import mesh
 from trax_hourglass.data import batches
 from trax_hourglass.training import step
-import test_attention
-import test_data
 
 
 def trax_loop():
   """Trax's loop trains by pmap, our model as well; without either patch it does not."""
-  trained = test_trax_compat.loop()
+  trained = trax_loop_lib.loop()
   assert trained.n_devices == 2
   trained.run(3)
   for patch in ('device_put_replicated', 'pmap'):
     try:
-      with test_trax_compat.without(patch):
-        test_trax_compat.loop().run(3)
+      with trax_loop_lib.without(patch):
+        trax_loop_lib.loop().run(3)
     except (AttributeError, ValueError):
       continue
     raise AssertionError(f'works without {patch}')
@@ -60,7 +53,7 @@ WHOLE = ('1@1 1@3 1@1',)
 
 def train(n_devices, shard_weights, n_steps, model, **options):
   """Returns the losses of the first steps on some of the devices, and the trainer."""
-  windows = batches.RandomWindows(test_data.Numbers(40), 8, 6, 0, 256, jax.process_index(), jax.process_count())
+  windows = batches.RandomWindows(corpora.Numbers(40), 8, 6, 0, 256, jax.process_index(), jax.process_count())
   layer = pairs.ours(*model, mode='train', dropout=0.2, d_model=32, d_ff=64, n_heads=2, vocab_size=64)
   layer = tl.Serial(layer, tl.WeightedCategoryCrossEntropy())
   layer.init(shapes.signature(next(windows)), rng=jax.random.PRNGKey(0))
@@ -88,7 +81,7 @@ def bytes_per_device(trainer):
 def attention_of_own_rows():
   """Divided among two devices attention is what one gives, with the same masks, and nothing is gathered, forms alike."""
   devices = mesh.over_devices(2)
-  arrays, _ = test_attention.inputs(3, 1, 3)
+  arrays, _ = attention_inputs.inputs(3, 1, 3)
   rows = [mesh.along(devices, 0)] * 3 + [mesh.everywhere(devices)] * 3
   for form, rate in (('tiles', 0.3), ('pallas', 0.3), ('cudnn', 0.0)):
     function = functools.partial(attention.relative_attention, rate=rate, key=jax.random.PRNGKey(5), form=form)
@@ -108,7 +101,6 @@ def attention_of_own_rows():
 
 def our_steps():
   """Prints losses by setting; weights' and slots' bytes fall in proportion where they are shared out."""
-  assert 'orbax.checkpoint' not in sys.modules, 'the first loss would wait for what only checkpoints need'
   if jax.process_count() == 1:
     attention_of_own_rows()
   losses, whole_bytes = {}, None
@@ -143,5 +135,9 @@ def our_steps():
     print(json.dumps(losses))
 
 
-if __name__ == '__main__':
-  {'trax_loop': trax_loop, 'our_steps': our_steps}[sys.argv[1]]()
+def main(arguments):
+  """Runs a part, on one of several hosts if the arguments say which."""
+  part, *host = arguments
+  if host:
+    hosts.connect(host[0], int(host[1]), int(host[2]), seconds=120)
+  {'trax_loop': trax_loop, 'our_steps': our_steps}[part]()

@@ -1,0 +1,8 @@
+"""Imported by the server that the tests' child processes are forked from: all that takes long, and no device."""
+
+import warnings
+
+warnings.filterwarnings('ignore', message=r'os\.fork\(\) was called')  # JAX's; no thread of its own has begun here.
+
+from trax_hourglass import configurables  # pylint: disable=unused-import, wrong-import-position
+from trax_hourglass import writing  # pylint: disable=unused-import, wrong-import-position
