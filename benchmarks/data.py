@@ -20,7 +20,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-from trax_hourglass import trax_compat  # pylint: disable=unused-import, wrong-import-position
+from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import, wrong-import-position
 
 import jax  # pylint: disable=wrong-import-position
 import numpy as np  # pylint: disable=wrong-import-position

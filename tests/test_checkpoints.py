@@ -14,8 +14,8 @@ import pytest
 from tests.helpers import runs
 
 from trax_hourglass import checkpoints
-from trax_hourglass import hosts
-from trax_hourglass import mesh
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import sharding
 
 
 def arrays(seed):
@@ -26,7 +26,7 @@ def arrays(seed):
 
 
 def like(of):
-  return checkpoints.abstract(of, lambda _: mesh.everywhere(mesh.over_devices(1)))
+  return checkpoints.abstract(of, lambda _: sharding.everywhere(sharding.over_devices(1)))
 
 
 def assert_equal(found, expected):
@@ -120,7 +120,7 @@ def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, mon
     time.sleep(0.01)
   with monkeypatch.context() as patched:
     patched.setattr(jax, 'process_count', lambda: 2)
-    patched.setattr(hosts.multihost_utils, 'process_allgather', lambda x: np.array([x, True]))
+    patched.setattr(distributed.multihost_utils, 'process_allgather', lambda x: np.array([x, True]))
     store.poll()  # Hosts would not ask at the same time.
     assert not failed and not written
     store.wait()

@@ -16,7 +16,7 @@ from trax import layers as tl
 from trax_hourglass.data import evaluation_windows
 from trax_hourglass import evaluation
 from trax_hourglass import run_evaluation
-from trax_hourglass import scoring_progress
+from trax_hourglass.runtime import progress as progress_lib
 from tests.helpers import corpora
 
 
@@ -198,8 +198,8 @@ def test_windows_that_make_no_sense(arguments, message):
 
 def test_progress_tells_running_bits_in_plain_lines(monkeypatch, capsys):
   clock = iter([0.0, 20.0, 30.0, 60.0])  # Made, and after each of three batches.
-  monkeypatch.setattr(scoring_progress.time, 'monotonic', lambda: next(clock))
-  with scoring_progress.ScoringProgress('scoring', 'dim') as progress:
+  monkeypatch.setattr(progress_lib.time, 'monotonic', lambda: next(clock))
+  with progress_lib.ScoringProgress('scoring', 'dim') as progress:
     for n_done, bits in ((100, 8.0), (200, 7.5), (500, 7.25)):
       progress(n_done, 1000, bits)
   assert capsys.readouterr().err.splitlines() == [

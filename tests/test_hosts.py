@@ -17,8 +17,8 @@ import pytest
 from tests.helpers import processes
 from tests.helpers import runs as runs_lib
 from trax_hourglass import checkpoints
-from trax_hourglass import hosts
-from trax_hourglass import mesh
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import sharding
 from trax_hourglass.training import stopping
 from trax_hourglass import trax_files
 
@@ -142,22 +142,22 @@ def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
 def test_hosts_with_unequal_devices_are_refused(monkeypatch):
   devices = [types.SimpleNamespace(process_index=host) for host in (0, 0, 1)]
   for name, value in (('process_count', 2), ('device_count', 3), ('devices', devices)):
-    monkeypatch.setattr(mesh.jax, name, lambda value=value: value)
+    monkeypatch.setattr(sharding.jax, name, lambda value=value: value)
   for n_devices in (None, 2):
     with pytest.raises(ValueError, match='hosts have 2, 1 devices'):
-      mesh.over_devices(n_devices)
+      sharding.over_devices(n_devices)
 
 
 def test_an_error_is_told_even_where_hosts_cannot_talk(monkeypatch):
   """Unequal devices keep them from it: JAX could not put their answers together."""
-  monkeypatch.setattr(hosts.jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(hosts, '_spoken', [False])
+  monkeypatch.setattr(distributed.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(distributed, '_spoken', [False])
 
   def allgather(x):
     raise ValueError('cannot reshape array of size 3 into shape (2,2)')
 
-  monkeypatch.setattr(hosts.multihost_utils, 'process_allgather', allgather)
-  with pytest.raises(ValueError, match='hosts have 2, 1 devices'), hosts.from_the_start():
+  monkeypatch.setattr(distributed.multihost_utils, 'process_allgather', allgather)
+  with pytest.raises(ValueError, match='hosts have 2, 1 devices'), distributed.from_the_start():
     raise ValueError('hosts have 2, 1 devices')
 
 
@@ -173,16 +173,16 @@ def test_sigterm_ends_a_process_of_several_once_it_does_not_train(monkeypatch):
 
 
 def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
-  monkeypatch.setattr(hosts.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(distributed.jax, 'process_count', lambda: 2)
   told = []
   def allgather(x):
     told.append(bool(x))
     return np.array([True, False])
 
-  monkeypatch.setattr(hosts.multihost_utils, 'process_allgather', allgather)
-  with pytest.raises(PermissionError), hosts.together('opening'):
+  monkeypatch.setattr(distributed.multihost_utils, 'process_allgather', allgather)
+  with pytest.raises(PermissionError), distributed.together('opening'):
     raise PermissionError('not yours')
-  with pytest.raises(ValueError, match='opening: host 0 could not'), hosts.together('opening'):
+  with pytest.raises(ValueError, match='opening: host 0 could not'), distributed.together('opening'):
     pass
   assert told == [True, False]
 
@@ -200,10 +200,10 @@ def meet(*others, n_hosts=2, seconds=5):
       messages[name] = str(error)
 
   port = int(coordinator.split(':')[1])
-  threads = [threading.Thread(target=say, args=('first', hosts._wait_for_all, coordinator, port, n_hosts, deadline))]
+  threads = [threading.Thread(target=say, args=('first', distributed._wait_for_all, coordinator, port, n_hosts, deadline))]
   for place, (host, theirs) in enumerate(others):
     threads.append(threading.Thread(
-        target=say, args=(place, hosts._wait_for_first, coordinator, ('127.0.0.1', port), theirs, host, deadline)))
+        target=say, args=(place, distributed._wait_for_first, coordinator, ('127.0.0.1', port), theirs, host, deadline)))
   for thread in threads:
     thread.start()
   for thread in threads:
@@ -233,7 +233,7 @@ def test_all_hosts_hear_what_keeps_them_apart(others, n_hosts, seconds, message)
 ])
 def test_bad_settings_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
-    hosts.connect(**arguments)
+    distributed.connect(**arguments)
 
 
 @pytest.mark.parametrize('host, message', [(0, r'hosts \[1\] did not come up at 127.0.0.1:4242'),
@@ -244,4 +244,4 @@ def test_hosts_that_a_cluster_names_are_missed_too(monkeypatch, host, message):
   for name, value in variables.items():
     monkeypatch.setenv(name, str(value))
   with pytest.raises(ValueError, match=message):
-    hosts.connect(seconds=1)
+    distributed.connect(seconds=1)

@@ -15,10 +15,10 @@ from trax import shapes
 
 import trax_hourglass as th
 from trax_hourglass import command_line
-from trax_hourglass import kept_programs
+from trax_hourglass.data import batches
 from trax_hourglass import loss
 from trax_hourglass import run_directory
-from trax_hourglass.data import batches
+from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.training import step
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
@@ -133,7 +133,7 @@ def test_reformer_has_lsh_attention_in_every_layer():
 @pytest.fixture(scope='module')
 def compiled_once(tmp_path_factory):
   """Files whose tiny versions are the same program have it compiled once."""
-  with kept_programs.kept_in(tmp_path_factory.mktemp('compiled')):
+  with compilation_cache.kept_in(tmp_path_factory.mktemp('compiled')):
     yield
 
 

@@ -17,9 +17,7 @@ import sys
 # `python -m trax_hourglass.COMMAND` imports this file first, with this name in argv[0]. Trax and TensorFlow take ten
 # seconds to import, and a command should answer --help or complain about a flag before that.
 if sys.argv[0] != '-m':
-  from trax_hourglass import trax_compat  # Before anything else that imports Trax.
-  from trax_hourglass import decoding
-  from trax_hourglass import evaluation
+  from trax_hourglass.runtime import trax_compat  # Before anything else that imports Trax.
   from trax_hourglass.configurables import ByteCorpus
   from trax_hourglass.configurables import CausalLocalAttention
   from trax_hourglass.configurables import CausalRelativeAttention
@@ -43,6 +41,8 @@ if sys.argv[0] != '-m':
   from trax_hourglass.configurables import UpsampleByRepeat
   from trax_hourglass.configurables import VanDenOordImagenet
   from trax_hourglass.configurables import Wiki40b
+  from trax_hourglass import decoding
+  from trax_hourglass import evaluation
   from trax_hourglass import interop
   from trax_hourglass import run_directory
   from trax_hourglass import run_evaluation

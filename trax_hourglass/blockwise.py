@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from trax_hourglass import dropout
 from trax_hourglass import keys
-from trax_hourglass import mesh
+from trax_hourglass.runtime import sharding
 from trax_hourglass import tiles
 
 # On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the cache.
@@ -61,7 +61,7 @@ def with_gradient(forward, backward):
       return forward(q, k, v, positions, _keys_of_rows(head_keys, q, first_row), queries_per_group, rate)
 
     inputs = q, k, v, positions, head_keys
-    out, kept = mesh.on_own_rows(of_rows, in_rows(positions), True)(*inputs)
+    out, kept = sharding.on_own_rows(of_rows, in_rows(positions), True)(*inputs)
     return out, (inputs, kept)
 
   def backward_rule(queries_per_group, rate, saved, d_out):
@@ -73,7 +73,7 @@ def with_gradient(forward, backward):
 
     inputs, kept = saved
     rows = in_rows(inputs[3])
-    return *mesh.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
+    return *sharding.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
 
   output.defvjp(forward_rule, backward_rule)
 

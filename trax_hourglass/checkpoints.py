@@ -24,7 +24,7 @@ import threading
 import jax
 import numpy as np
 
-from trax_hourglass import hosts
+from trax_hourglass.runtime import distributed
 from trax_hourglass import sealed_folder
 
 FOLDER = 'checkpoints'
@@ -85,7 +85,7 @@ class Store:
 
   def tidy(self):
     """Removes what a process that was killed has left half written or half deleted."""
-    if hosts.is_first() and self.folder.exists():
+    if distributed.is_first() and self.folder.exists():
       for path in self.folder.iterdir():
         if path.name.endswith(_REPLACED) and not path.with_suffix('').exists():
           path.rename(path.with_suffix(''))  # Nothing had come in its place yet.
@@ -107,8 +107,8 @@ class Store:
     unfinished = self.folder / f'{step}{_UNFINISHED}'
     ocp = _orbax()
     try:
-      with hosts.together(f'making {str(self.folder)!r}'):
-        if hosts.is_first():
+      with distributed.together(f'making {str(self.folder)!r}'):
+        if distributed.is_first():
           self.folder.mkdir(parents=True, exist_ok=True)
       if self._writer is None:
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
@@ -140,13 +140,13 @@ class Store:
     self._join()
     step, self._pending = self._pending, None
     try:
-      with hosts.together(f'writing the checkpoint of step {step}'):
+      with distributed.together(f'writing the checkpoint of step {step}'):
         if self._error is not None:
           raise self._error
     except Exception as error:  # pylint: disable=broad-except
       self._failed(step, error)
       return
-    if hosts.is_first():
+    if distributed.is_first():
       self.tidy()  # Of one that failed, Orbax may have written on for a while.
       self._delete_old()
     self._on_written(step)
@@ -201,7 +201,7 @@ class Store:
       ValueError: there are checkpoints, and all are damaged.
     """
     found, said = -1, ''
-    if hosts.is_first():
+    if distributed.is_first():
       problems = []
       for step in reversed(self.steps()):
         try:
@@ -219,7 +219,7 @@ class Store:
             self._put_aside(step, _DAMAGED)
       elif problems:
         found = -2
-    found = hosts.first_says(found)
+    found = distributed.first_says(found)
     if found == -2:
       raise ValueError(f'all checkpoints in {str(self.folder)!r} are damaged, and nothing was changed: '
                        f'{said or "see host 0"}')
@@ -279,7 +279,7 @@ class Store:
     """Waits for Orbax, adds notes and sums, and gives the whole its name; runs in a thread."""
     try:
       self._writer.wait_until_finished()
-      if hosts.is_first():
+      if distributed.is_first():
         sealed_folder.write(unfinished / _NOTES, notes)
         sealed_folder.seal(unfinished)
         self._replace(step, unfinished)

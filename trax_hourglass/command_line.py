@@ -30,14 +30,14 @@ def add_gin_flags(parser):
 
 
 def add_host_flags(parser):
-  """Adds what a command needs to run on several hosts; see hosts.py."""
-  hosts = parser.add_argument_group('several hosts', 'start the same command on each; they share the run directory')
-  hosts.add_argument('--coordinator', metavar='ADDRESS:PORT', help='of host 0, where the hosts meet')
-  hosts.add_argument('--n_hosts', type=int, metavar='N', help='how many hosts there are')
-  hosts.add_argument('--host', type=int, metavar='I', help="this host's number, from 0")
-  hosts.add_argument('--cluster', action='store_true',
-                     help='take all three from the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU')
-  hosts.add_argument('--hosts_timeout', type=int, default=300, metavar='S', help='seconds to wait for the other hosts')
+  """Adds what a command needs to run on several hosts; see distributed.py."""
+  distributed = parser.add_argument_group('several hosts', 'start the same command on each; they share the run directory')
+  distributed.add_argument('--coordinator', metavar='ADDRESS:PORT', help='of host 0, where the hosts meet')
+  distributed.add_argument('--n_hosts', type=int, metavar='N', help='how many hosts there are')
+  distributed.add_argument('--host', type=int, metavar='I', help="this host's number, from 0")
+  distributed.add_argument('--cluster', action='store_true',
+                           help='take all three from the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU')
+  distributed.add_argument('--hosts_timeout', type=int, default=300, metavar='S', help='seconds to wait for the other hosts')
 
 
 def connect_hosts(args):
@@ -53,8 +53,8 @@ def connect_hosts(args):
   if given and len(given) < 3:
     raise UsageError('--coordinator, --n_hosts and --host belong together: give all three')
   if args.cluster or given:
-    from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
-    hosts.connect(**given, seconds=args.hosts_timeout)
+    from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
+    distributed.connect(**given, seconds=args.hosts_timeout)
 
 
 def parse_gin(files, bindings):

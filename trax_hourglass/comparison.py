@@ -27,15 +27,15 @@ import gin
 from trax_hourglass import budget as budget_lib
 from trax_hourglass import command_line
 from trax_hourglass import comparison_rows
-from trax_hourglass import kept_programs
+from trax_hourglass.data import batches
 from trax_hourglass import keys
 from trax_hourglass import measurement
-from trax_hourglass import mesh as mesh_lib
 from trax_hourglass import report
 from trax_hourglass import run_directory
 from trax_hourglass import run_evaluation
-from trax_hourglass import whole_file
-from trax_hourglass.data import batches
+from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime import compilation_cache
+from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import clock
 
 CONFIG = 'comparison.gin'
@@ -106,7 +106,7 @@ def compare(output_dir,
     comparison = Comparison(folder, configuration, rows, budget, measured_steps,
                             {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper)
     comparison.begin(arguments)
-    with kept_programs.kept_in(folder / 'compiled'):
+    with compilation_cache.kept_in(folder / 'compiled'):
       return comparison.run(seeds)
   finally:
     configuration.configure_as_before()
@@ -145,7 +145,7 @@ class Comparison:
                        'give another folder, name them too, or delete theirs')
     self.folder.mkdir(parents=True, exist_ok=True)
     kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
-    whole_file.write(self.folder / CONFIG, '\n'.join([*self._configuration.common, kept, '']))
+    atomic_files.write(self.folder / CONFIG, '\n'.join([*self._configuration.common, kept, '']))
 
   def run(self, seeds):
     """Measures all rows, trains and evaluates them, and writes the report after each."""
@@ -173,7 +173,7 @@ class Comparison:
   def _told(self, row, path):
     """Within it, work on a row may fail: a file then holds the error, and otherwise what was handed to `keep`."""
     kept = {'name': row.name, 'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
-    write = lambda fields: whole_file.write(path, json.dumps({**kept, **fields}, indent=1))
+    write = lambda fields: atomic_files.write(path, json.dumps({**kept, **fields}, indent=1))
     result = {}
     write({'error': _UNFINISHED})
     try:

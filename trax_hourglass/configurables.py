@@ -7,13 +7,9 @@ Trax registers too. An attention, shortening or upsampling of your own takes one
 
 import gin
 
-from trax_hourglass import trax_compat  # pylint: disable=unused-import, g-bad-import-order
+from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import, g-bad-import-order
 from trax_hourglass import attention_layers
 from trax_hourglass import comparison
-from trax_hourglass import hourglass
-from trax_hourglass import resampling
-from trax_hourglass import trax_attention
-from trax_hourglass import trax_model
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import cifar10
@@ -21,8 +17,12 @@ from trax_hourglass.data import image_folder
 from trax_hourglass.data import imagenet
 from trax_hourglass.data import wiki40b
 from trax_hourglass.data import wikipedia
+from trax_hourglass import hourglass
+from trax_hourglass import resampling
 from trax_hourglass.training import fit as fit_lib
 from trax_hourglass.training import schedules
+from trax_hourglass import trax_attention
+from trax_hourglass import trax_model
 
 _registered = {}
 

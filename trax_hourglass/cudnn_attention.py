@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from trax_hourglass import blockwise
-from trax_hourglass import mesh
+from trax_hourglass.runtime import sharding
 
 _WIDTHS = 8  # What widths of heads must be a multiple of.
 
@@ -39,7 +39,7 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
     raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; set "
                      "Hourglass.attention_form to 'tiles' or 'pallas'")
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
-  return mesh.on_own_rows(of_rows, blockwise.in_rows(positions)[:4], True)(q, k, v, positions)
+  return sharding.on_own_rows(of_rows, blockwise.in_rows(positions)[:4], True)(q, k, v, positions)
 
 
 def _attend_to(q, k, v, positions, queries_per_group, implementation):

@@ -35,16 +35,16 @@ def main(argv=None):
 def evaluate(args):
   """Scores as the parsed arguments say and prints the result."""
   command_line.connect_hosts(args)
-  from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
-  hosts.end_by_sigterm()
+  from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
+  distributed.end_by_sigterm()
   from trax_hourglass import run_directory  # pylint: disable=g-import-not-at-top
   from trax_hourglass import run_evaluation  # pylint: disable=g-import-not-at-top
-  hosts.check_same('arguments', str([getattr(args, name) for name in (
+  distributed.check_same('arguments', str([getattr(args, name) for name in (
       'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
   run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
   result = run_evaluation.evaluate(run, args.split, args.protocol, args.context, args.stride, args.max_tokens,
                                    args.batch_size)
-  if not hosts.is_first():
+  if not distributed.is_first():
     return
   if args.json:
     print(json.dumps(result.as_dict()))

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass import loss
-from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.data import evaluation_windows
 from trax_hourglass.hourglass import check_vocabulary
+from trax_hourglass import loss
+from trax_hourglass.runtime import sharding as mesh_lib
 
 # Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the authors'
 # code does. Images are scored whole in all of them.
@@ -60,7 +60,7 @@ class Scorer:
 
     Args:
       model: layer in mode 'eval', tokens (B, L) -> logits (B, L, V).
-      mesh: devices to share batches out to, see mesh.py; None for all there are.
+      mesh: devices to share batches out to, see sharding.py; None for all there are.
       chunk: tokens of a sequence whose logits exist at a time; None for all.
 
     Raises:

@@ -20,8 +20,8 @@ from scipy import stats
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from trax_hourglass import whole_file
 from trax_hourglass.budget import UNEQUAL
+from trax_hourglass.runtime import atomic_files
 
 CURVE = 'metrics/BitsPerToken'
 _MARKERS = {'flat': 'o', 'hierarchical': '^', 'Trax': 's'}
@@ -97,8 +97,8 @@ def row(name, kind, weights_of, plan, runs, paper=None):
 def write(folder, results):
   """Writes everything into a folder; plots as soon as a row has finished."""
   folder = pathlib.Path(folder)
-  whole_file.write(folder / 'results.json', json.dumps(results, indent=1))
-  whole_file.write(folder / 'table.md', f'{table(results)}\n')
+  atomic_files.write(folder / 'results.json', json.dumps(results, indent=1))
+  atomic_files.write(folder / 'table.md', f'{table(results)}\n')
   _write_csv(folder / 'table.csv', results)
   if any('training_seconds' in row for row in results['rows']):
     plot(folder, results)
@@ -193,7 +193,7 @@ def plot(folder, results):
     if not axes.has_data():
       return
     canvas.legend(loc='outside right upper', fontsize='small', frameon=False)
-    with whole_file.unfinished(folder / file) as path:
+    with atomic_files.unfinished(folder / file) as path:
       canvas.savefig(path, format='png')
 
   for file, (field, divisor, label) in _PLOTS.items():
@@ -241,7 +241,7 @@ def _write_csv(path, results):
   fields = ['name', 'kind', 'weights_of', f'bits_per_{_unit(results)}', 'spread', 'standard_error', 'n_seeds', 'paper',
             'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'planned_step_seconds', 'n_steps',
             'tokens', 'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
-  with whole_file.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
+  with atomic_files.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, fields, extrasaction='ignore')
     writer.writeheader()
     writer.writerows({**result, 'errors': '; '.join(result['errors'])} for result in results['rows'])

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from trax_hourglass import trax_compat  # Before anything else that imports Trax.  pylint: disable=unused-import
+from trax_hourglass.runtime import trax_compat  # Before anything else that imports Trax.  pylint: disable=unused-import
 
 import gin
 import jax
@@ -19,11 +19,11 @@ from trax import shapes
 
 from trax_hourglass import checkpoints
 from trax_hourglass import command_line
-from trax_hourglass import hosts
 from trax_hourglass import interop
-from trax_hourglass import mesh
-from trax_hourglass import trax_files
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import sharding
 from trax_hourglass.training import run_config
+from trax_hourglass import trax_files
 
 CONFIG = 'config.gin'
 _REQUIRED = object()
@@ -63,19 +63,19 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
       config's model.
     UsageError: gin refuses the config.
   """
-  with hosts.together(f'opening {output_dir!r}'):
+  with distributed.together(f'opening {output_dir!r}'):
     directory = None if output_dir is None else _existing(output_dir)
     is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
     if directory is None and not (is_file and config_files):
       raise ValueError('give a run directory, or a checkpoint and the config file of its model')
   found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
-  with hosts.together('configuring the model'):
+  with distributed.together('configuring the model'):
     files = list(config_files) or _own_config(directory)
     command_line.parse_gin(files, bindings)
     model = setting('model')(mode=mode)
     model.init(signature or shapes.ShapeDtype((1, 1), np.int32))
     step = _take_file(model, found, files) if is_file else int(found.name)
-  hosts.check_same('settings', run_config.of_all_hosts())
+  distributed.check_same('settings', run_config.of_all_hosts())
   if not is_file:
     _take_checkpoint(model, directory, step)
   return Run(model, step, found)
@@ -145,7 +145,7 @@ def _choose(directory, which):
     if step is None:
       raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
-    with hosts.together(f'opening the checkpoint {which!r}'):
+    with distributed.together(f'opening the checkpoint {which!r}'):
       step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
       if step is None:
         raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where the run was '
@@ -160,7 +160,7 @@ def _take_checkpoint(model, directory, step):
   leaves, tree = jax.tree.flatten(model.weights)
   shapes_of_weights = [tuple(shape) for shape, _ in store.notes(step)['shapes']['weights']]
   _check_ends(store.folder / str(step), shapes_of_weights, model)
-  everywhere = mesh.everywhere(mesh.over_devices())
+  everywhere = sharding.everywhere(sharding.over_devices())
   restored = store.restore(step, checkpoints.abstract({'weights': leaves}, lambda _: everywhere))
   model.weights = jax.tree.unflatten(tree, [jnp.asarray(np.asarray(w)) for w in restored['weights']])
 

@@ -5,11 +5,11 @@ import math
 
 import jax
 
-from trax_hourglass import evaluation
-from trax_hourglass import hosts
-from trax_hourglass import run_directory
 from trax_hourglass.data import fingerprint
-from trax_hourglass.scoring_progress import ScoringProgress
+from trax_hourglass import evaluation
+from trax_hourglass import run_directory
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.progress import ScoringProgress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +58,11 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
     ValueError: an unknown split or protocol, numbers out of their range, tokens outside the model's vocabulary, or hosts
       with different data.
   """
-  with hosts.together('reading the data'):
+  with distributed.together('reading the data'):
     corpus = run_directory.setting('corpus')
     data = corpus.split(split)
     seen = fingerprint.fingerprint(data, getattr(run.model, 'vocab_size', math.inf)) if jax.process_count() > 1 else ''
-  hosts.check_same('data', seen)
+  distributed.check_same('data', seen)
   length, stride = window_sizes(protocol, context, stride, run_directory.setting('length'), data.example_length)
   batch_size = run_directory.setting('batch_size') if batch_size is None else batch_size
   scorer = evaluation.Scorer(run.model, chunk=run_directory.setting('loss_chunk', None))

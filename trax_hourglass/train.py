@@ -34,12 +34,12 @@ def train(args):
   saved = output_dir / 'config.gin'
   files = args.config_file or [str(saved) if saved.exists() else 'quickstart.gin']
 
-  from trax_hourglass import hosts  # pylint: disable=g-import-not-at-top
-  with hosts.from_the_start():
+  from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
+  with distributed.from_the_start():
     command_line.parse_gin(files, args.config)
     from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
     result = configurables.fit(str(output_dir))
-  if not hosts.is_first():
+  if not distributed.is_first():
     return
   if args.json:
     print(json.dumps(result.as_dict()))

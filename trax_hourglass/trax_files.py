@@ -17,7 +17,7 @@ import numpy as np
 from trax import shapes
 from trax.layers import base
 
-from trax_hourglass import whole_file
+from trax_hourglass.runtime import atomic_files
 
 try:
   from numpy._core import multiarray  # NumPy 2
@@ -149,7 +149,7 @@ def write_loop(path, model, slots, step, history, input_signature):
 def _write(path, contents):
   """Writes under another name and moves the whole file there."""
   check_name(path)
-  with whole_file.unfinished(path) as unfinished, gzip.open(unfinished, 'wb', compresslevel=2) as f:
+  with atomic_files.unfinished(path) as unfinished, gzip.open(unfinished, 'wb', compresslevel=2) as f:
     pickle.dump(contents, f)
 
 

@@ -13,16 +13,16 @@ import pathlib
 import sys
 import time
 
-from trax_hourglass import trax_compat  # pylint: disable=unused-import, g-bad-import-order
+from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import, g-bad-import-order
 
 import numpy as np
 from PIL import Image
 
 from trax_hourglass import command_line
+from trax_hourglass.data import image_files
 from trax_hourglass import decoding
 from trax_hourglass import keys
 from trax_hourglass import run_directory
-from trax_hourglass.data import image_files
 
 _TEXT_LENGTH = 500
 _PIECE = 32

@@ -4,7 +4,7 @@ import os
 import time
 
 from trax_hourglass import sealed_folder
-from trax_hourglass import trax_compat
+from trax_hourglass.runtime import trax_compat
 
 
 def slow_checkpoints():

@@ -4,7 +4,7 @@ import functools
 import gc
 import json
 
-from trax_hourglass import hosts
+from trax_hourglass.runtime import distributed
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ from tests.helpers import corpora
 from tests.helpers import pairs
 from tests.helpers import trax_loop as trax_loop_lib
 from trax_hourglass import attention
-from trax_hourglass import mesh
 from trax_hourglass.data import batches
+from trax_hourglass.runtime import sharding
 from trax_hourglass.training import step
 
 
@@ -35,7 +35,7 @@ def trax_loop():
       continue
     raise AssertionError(f'works without {patch}')
   losses = []
-  for make_trainer in optimizers.Trainer, lambda *layer_and_optimizer: step.Trainer(*layer_and_optimizer, mesh.over_devices(2)):
+  for make_trainer in optimizers.Trainer, lambda *layer_and_optimizer: step.Trainer(*layer_and_optimizer, sharding.over_devices(2)):
     batch = pairs.tokens(6, batch=4), pairs.tokens(6, batch=4), np.ones((4, 6), np.float32)
     layer = tl.Serial(pairs.ours(*SMALL, mode='train', dropout=0.0), tl.WeightedCategoryCrossEntropy())
     layer.init(shapes.signature(batch), rng=jax.random.PRNGKey(0))
@@ -59,7 +59,7 @@ def train(n_devices, shard_weights, n_steps, model, **options):
   layer.init(shapes.signature(next(windows)), rng=jax.random.PRNGKey(0))
   optimizer = optimizers.Adam(1e-3)
   optimizer.tree_init(layer.weights)
-  trainer = step.Trainer(layer, optimizer, mesh.over_devices(n_devices), shard_weights=shard_weights, **options)
+  trainer = step.Trainer(layer, optimizer, sharding.over_devices(n_devices), shard_weights=shard_weights, **options)
   losses = [float(trainer.one_step(next(windows), np.array([0, i], np.uint32), i, 1e-3)[0]) for i in range(n_steps)]
   assert trainer.update._cache_size() == 1, 'compiled more than once'
   assert all(len(w.sharding.device_set) == n_devices for w in jax.tree.leaves(layer.weights))
@@ -80,9 +80,9 @@ def bytes_per_device(trainer):
 
 def attention_of_own_rows():
   """Divided among two devices attention is what one gives, with the same masks, and nothing is gathered, forms alike."""
-  devices = mesh.over_devices(2)
+  devices = sharding.over_devices(2)
   arrays, _ = attention_inputs.inputs(3, 1, 3)
-  rows = [mesh.along(devices, 0)] * 3 + [mesh.everywhere(devices)] * 3
+  rows = [sharding.along(devices, 0)] * 3 + [sharding.everywhere(devices)] * 3
   for form, rate in (('tiles', 0.3), ('pallas', 0.3), ('cudnn', 0.0)):
     function = functools.partial(attention.relative_attention, rate=rate, key=jax.random.PRNGKey(5), form=form)
     def both(*arrays, function=function):
@@ -90,7 +90,7 @@ def attention_of_own_rows():
       return out, *pull(2 * out)
 
     def divided(*arrays, both=both):
-      with mesh.divided(devices):
+      with sharding.divided(devices):
         return both(*arrays)
 
     compiled = jax.jit(divided, in_shardings=rows).lower(*arrays).compile()
@@ -131,7 +131,7 @@ def our_steps():
       if n_devices % jax.process_count() == 0:
         key = f'{name}, {n_devices} devices, shared out: {shard_weights}'
         losses[key] = train(n_devices, shard_weights, 50, SMALL, **options)[0]
-  if hosts.is_first():
+  if distributed.is_first():
     print(json.dumps(losses))
 
 
@@ -139,5 +139,5 @@ def main(arguments):
   """Runs a part, on one of several hosts if the arguments say which."""
   part, *host = arguments
   if host:
-    hosts.connect(host[0], int(host[1]), int(host[2]), seconds=120)
+    distributed.connect(host[0], int(host[1]), int(host[2]), seconds=120)
   {'trax_loop': trax_loop, 'our_steps': our_steps}[part]()

@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.helpers import runs
 from trax_hourglass import checkpoints
-from trax_hourglass import mesh
+from trax_hourglass.runtime import sharding
 
 LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # Of what may differ, see above.
 
@@ -22,7 +22,7 @@ def outcome(output_dir):
   store = checkpoints.Store(output_dir)
   step = store.newest_sound()
   notes = store.notes(step)
-  everywhere = mesh.everywhere(mesh.over_devices(1))
+  everywhere = sharding.everywhere(sharding.over_devices(1))
   like = {part: [jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere) for shape, dtype in of_part]
           for part, of_part in notes['shapes'].items()}
   arrays = jax.tree.map(np.asarray, store.restore(step, like))

@@ -7,7 +7,7 @@ from trax import optimizers
 from trax import layers as tl
 from trax.supervised import training
 
-from trax_hourglass import trax_compat
+from trax_hourglass.runtime import trax_compat
 
 
 @contextlib.contextmanager

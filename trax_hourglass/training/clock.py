@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from trax.supervised import callbacks
 
-from trax_hourglass import whole_file
+from trax_hourglass.runtime import atomic_files
 
 
 class Clock(callbacks.TrainingStepCallback):
@@ -55,7 +55,7 @@ class Clock(callbacks.TrainingStepCallback):
       seconds += 0.0 if is_first else now - self._started
       self._sums.append((step, seconds, n_timed + self._n_timed))
       self._n_timed = 0
-      whole_file.write(self._path, json.dumps(self._sums))
+      atomic_files.write(self._path, json.dumps(self._sums))
     self._started = None if stops else now
 
 

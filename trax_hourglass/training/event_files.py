@@ -9,7 +9,7 @@ import time
 
 import tensorflow as tf
 
-from trax_hourglass import whole_file
+from trax_hourglass.runtime import atomic_files
 
 _VERSION = 'brain.Event:2'
 _numbers = itertools.count()
@@ -99,6 +99,6 @@ def _drop_after(path, step):
   except tf.errors.DataLossError:
     whole = False
   if not whole:
-    with whole_file.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
+    with atomic_files.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
       for record in kept:
         writer.write(record)

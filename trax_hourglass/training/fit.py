@@ -13,16 +13,16 @@ from trax import layers as tl
 from trax.supervised import training
 
 from trax_hourglass import checkpoints
-from trax_hourglass import evaluation
-from trax_hourglass import hosts
-from trax_hourglass import mesh as mesh_lib
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
-from trax_hourglass.scoring_progress import ScoringProgress
+from trax_hourglass import evaluation
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.progress import ScoringProgress
+from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import loop as loop_lib
-from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.progress import Progress
 from trax_hourglass.training.run_record import RunRecord
+from trax_hourglass.training import step as step_lib
 
 _ON_NON_FINITE = 'stop', 'skip'
 _MOST_STEPS = np.iinfo(np.int32).max
@@ -138,7 +138,7 @@ def fit(output_dir,
   if on_non_finite not in _ON_NON_FINITE:
     raise ValueError(f'on_non_finite is {on_non_finite!r}: choose one of {", ".join(map(repr, _ON_NON_FINITE))}')
   kept = checkpoints.Kept(keep_last, keep_every, keep_best)
-  with hosts.together('reading the data'):
+  with distributed.together('reading the data'):
     valid = corpus.split('valid')
     if not len(valid):
       raise ValueError('the valid split is empty: give a larger corpus')
@@ -177,7 +177,7 @@ def fit(output_dir,
     loop.run(max(0, n_steps - loop.step))
   windows.close()
   if loop.stopped_by:
-    if hosts.is_first():
+    if distributed.is_first():
       print(f'stopped at step {loop.step}, which is saved: the same command goes on from there', file=sys.stderr, flush=True)
     raise KeyboardInterrupt if loop.stopped_by == signal.SIGINT else SystemExit(128 + loop.stopped_by)
 

@@ -21,14 +21,14 @@ from trax.supervised import training
 
 from trax_hourglass import checkpoints
 from trax_hourglass import host_random
-from trax_hourglass import hosts
 from trax_hourglass import keys
 from trax_hourglass import loss as loss_lib
-from trax_hourglass import mesh as mesh_lib
-from trax_hourglass import trax_files
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import event_files
 from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.stopping import Stopping
+from trax_hourglass import trax_files
 
 _MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
 _SETTLED_TOGETHER = 20  # Steps between those at which several hosts settle.
@@ -57,7 +57,7 @@ class Loop(training.Loop):
         between its batches.
       random_seed: seed of weights and dropout.
       record: a RunRecord that was entered.
-      mesh: the devices, see mesh.py; None for all there are.
+      mesh: the devices, see sharding.py; None for all there are.
       loss_chunk: tokens of a sequence whose logits exist at a time, see loss.py; None for all.
       trainer_options: arguments of `step.Trainer` by name.
       export_at: function step -> whether a checkpoint that is kept is exported in Trax's format too; None for never.
@@ -318,4 +318,4 @@ def _history(as_json):
 
 def _as_one_device(n_devices=None, random_seed=None):
   del n_devices
-  return hosts.is_first(), jax.process_count(), 1, training._init_random_number_generators(random_seed)
+  return distributed.is_first(), jax.process_count(), 1, training._init_random_number_generators(random_seed)

@@ -13,9 +13,9 @@ import gin
 import jax
 
 from trax_hourglass import checkpoints
-from trax_hourglass import hosts
-from trax_hourglass import whole_file
 from trax_hourglass.data import fingerprint
+from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime import distributed
 from trax_hourglass.training import event_files
 from trax_hourglass.training import run_config
 
@@ -64,18 +64,18 @@ class RunRecord:
     """
     self._is_new = not self.path.exists()
     try:
-      with hosts.together(f'opening {str(self.path)!r}'):
-        if hosts.is_first():
+      with distributed.together(f'opening {str(self.path)!r}'):
+        if distributed.is_first():
           self._take_lock()
-      hosts.check_same('settings', run_config.of_all_hosts())
+      distributed.check_same('settings', run_config.of_all_hosts())
       self.store.tidy()
       self.step = self.store.newest_sound(put_aside=True)
-      with hosts.together(f'going on in {str(self.path)!r}'):
+      with distributed.together(f'going on in {str(self.path)!r}'):
         self._data = {name: fingerprint.fingerprint(self._corpus.split(name), self._vocab_size) for name in ('train', 'valid')}
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
-      hosts.check_same('data', str(self._data))
+      distributed.check_same('data', str(self._data))
     except BaseException:
       self._release()
       raise
@@ -88,12 +88,12 @@ class RunRecord:
       ValueError: TensorBoard's files cannot be rewritten.
       OSError: the directory cannot be written to.
     """
-    with hosts.together(f'writing to {str(self.path)!r}'):
-      if hosts.is_first():
+    with distributed.together(f'writing to {str(self.path)!r}'):
+      if distributed.is_first():
         for part in ('train', 'eval'):
           event_files.drop_after(self.path / part, self._last_logged(part))
-        whole_file.write(self.path / CONFIG, gin.operative_config_str())
-        whole_file.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
+        atomic_files.write(self.path / CONFIG, gin.operative_config_str())
+        atomic_files.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
 
   def __exit__(self, *_):
     self.store.wait_alone()  # Nobody else may take the directory while this process writes there, even if this is cut short.

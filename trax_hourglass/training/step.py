@@ -15,7 +15,7 @@ from trax.fastmath import numpy as jnp
 
 from trax_hourglass import checkpoints
 from trax_hourglass import keys
-from trax_hourglass import mesh as mesh_lib
+from trax_hourglass.runtime import sharding as mesh_lib
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -43,7 +43,7 @@ class Trainer:
     Args:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
       optimizer: Trax optimizer with slots (`tree_init` was called), which the trainer takes over.
-      mesh: the devices to train on, see mesh.py; None for all there are.
+      mesh: the devices to train on, see sharding.py; None for all there are.
       dtype: 'float32', or 'bfloat16' for the model's matrix products and activations, for which weights are rounded; the
         weights that are trained, slots, norms, softmax and loss are float32 in any case.
       accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for

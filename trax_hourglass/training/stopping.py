@@ -11,7 +11,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-from trax_hourglass import hosts
+from trax_hourglass.runtime import distributed
 
 SIGNALS = signal.SIGTERM, signal.SIGINT
 
@@ -36,7 +36,7 @@ class Stopping:
     return self
 
   def __exit__(self, *_):
-    hosts.end_by_sigterm()
+    distributed.end_by_sigterm()
     for number, handler in self._before.items():
       signal.signal(number, handler)
 

@@ -1,6 +1,6 @@
 """All devices of all hosts as one line, along which a batch is divided; each host reads its own rows of it.
 
-A host is one process of `jax.distributed` (see hosts.py); without it there is one. Every host runs the same program with
+A host is one process of `jax.distributed` (see distributed.py); without it there is one. Every host runs the same program with
 the same weights, and brings the rows of the batch that lie on its own devices.
 
 XLA's partitioner divides a program written for the whole batch, but not everything in it: it does not look into Pallas

@@ -5,7 +5,7 @@ import time
 
 import tqdm
 
-from trax_hourglass import hosts
+from trax_hourglass.runtime import distributed
 
 _LINE_SECONDS = 15.0
 
@@ -21,8 +21,8 @@ class ScoringProgress:
       unit: what a token is, such as 'byte'.
     """
     self._what, self._unit = what, unit
-    self._on_terminal = hosts.is_first() and sys.stderr.isatty()
-    self._prints_lines = hosts.is_first() and not self._on_terminal
+    self._on_terminal = distributed.is_first() and sys.stderr.isatty()
+    self._prints_lines = distributed.is_first() and not self._on_terminal
     self._bar = tqdm.tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, file=sys.stderr,
                           disable=not self._on_terminal)
     self._printed_at = time.monotonic()
