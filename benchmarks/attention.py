@@ -17,9 +17,9 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-from trax_hourglass import attention  # pylint: disable=wrong-import-position
-from trax_hourglass import blockwise  # pylint: disable=wrong-import-position
-from trax_hourglass import pallas_attention  # pylint: disable=wrong-import-position
+from trax_hourglass.ops import attention  # pylint: disable=wrong-import-position
+from trax_hourglass.ops import pallas_attention  # pylint: disable=wrong-import-position
+from trax_hourglass.ops import tiled_attention  # pylint: disable=wrong-import-position
 
 import jax  # pylint: disable=wrong-import-position
 import jax.numpy as jnp  # pylint: disable=wrong-import-position
@@ -80,8 +80,8 @@ def forms(args, arrays):
 
   # pylint: disable=protected-access
   for tile in TILES:
-    blockwise._BLOCK_QUERIES, blockwise._SPAN_KEYS = tile
-    blockwise.attend.clear_cache()
+    tiled_attention._BLOCK_QUERIES, tiled_attention._SPAN_KEYS = tile
+    tiled_attention.attend.clear_cache()
     yield f'tiles of {tile[0]} x {tile[1]}', form('tiles')
   if jax.default_backend() != 'gpu':
     return

@@ -12,10 +12,10 @@ import pytest
 from tests.helpers import reference
 from tests.helpers import attention_inputs
 
-from trax_hourglass import attention
-from trax_hourglass import blockwise
-from trax_hourglass import dropout
-from trax_hourglass import keys
+from trax_hourglass.ops import attention
+from trax_hourglass.ops import dropout
+from trax_hourglass.ops import prng
+from trax_hourglass.ops import tiled_attention
 
 
 
@@ -23,11 +23,11 @@ from trax_hourglass import keys
 def small_tiles(monkeypatch):
   """Sets the tile's size, so that short sequences take many."""
   def set_size(block, span):
-    monkeypatch.setattr(blockwise, '_BLOCK_QUERIES', block)
-    monkeypatch.setattr(blockwise, '_SPAN_KEYS', span)
-    blockwise.attend.clear_cache()
+    monkeypatch.setattr(tiled_attention, '_BLOCK_QUERIES', block)
+    monkeypatch.setattr(tiled_attention, '_SPAN_KEYS', span)
+    tiled_attention.attend.clear_cache()
   yield set_size
-  blockwise.attend.clear_cache()
+  tiled_attention.attend.clear_cache()
 
 
 def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
@@ -48,7 +48,7 @@ def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
 def masks(key, rate, n_queries, n_keys):
   """The dropout masks of all heads as whole matrices (H, B, Q, K)."""
   rows = jnp.arange(attention_inputs.B * n_queries).reshape(attention_inputs.B, -1, 1)
-  return np.stack([dropout.keep_mask(head, rows, jnp.arange(n_keys)[None, None], rate) for head in keys.split(key, attention_inputs.H)])
+  return np.stack([dropout.keep_mask(head, rows, jnp.arange(n_keys)[None, None], rate) for head in prng.split(key, attention_inputs.H)])
 
 
 @settings(max_examples=25)
@@ -68,11 +68,11 @@ def test_gradients_equal_those_of_the_whole_matrix(groups, geometry, rate, tile)
   key = jax.random.PRNGKey(5)
   keep = masks(key, rate, arrays[0].shape[1], arrays[1].shape[1]) if rate else None
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(blockwise, '_BLOCK_QUERIES', tile[0])
-    patch.setattr(blockwise, '_SPAN_KEYS', tile[1])
-    blockwise.attend.clear_cache()
+    patch.setattr(tiled_attention, '_BLOCK_QUERIES', tile[0])
+    patch.setattr(tiled_attention, '_SPAN_KEYS', tile[1])
+    tiled_attention.attend.clear_cache()
     fast = attention_inputs.gradients(functools.partial(attention.relative_attention, rate=rate, key=key), arrays)
-  blockwise.attend.clear_cache()
+  tiled_attention.attend.clear_cache()
   slow = attention_inputs.gradients(lambda *a: whole(*a, geometry, keep, rate), arrays)
   for got, expected in zip(fast, slow):
     # Of six numbers some cancel out; relative to the largest of each array.
@@ -99,7 +99,7 @@ def test_all_heads_at_once_equal_one_after_the_other(small_tiles, monkeypatch):
   function = functools.partial(attention.relative_attention, rate=0.3, key=jax.random.PRNGKey(5))
   one_by_one = [function(*arrays), *attention_inputs.gradients(function, arrays)]
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  blockwise.attend.clear_cache()
+  tiled_attention.attend.clear_cache()
   for got, expected in zip([function(*arrays), *attention_inputs.gradients(function, arrays)], one_by_one):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
 
@@ -147,7 +147,7 @@ def test_distances_by_hand():
 def test_skew_by_hand():
   x = jnp.arange(12).reshape(3, 4)
   # Row 2 stays, row 1 moves left by 1, row 0 by 2; what runs over comes from the next row and is masked later.
-  np.testing.assert_array_equal(blockwise.skew(x, 1), [[2, 3, 4], [5, 6, 7], [8, 9, 10]])
+  np.testing.assert_array_equal(tiled_attention.skew(x, 1), [[2, 3, 4], [5, 6, 7], [8, 9, 10]])
 
 
 def test_sinusoids_by_hand():

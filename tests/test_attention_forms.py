@@ -16,9 +16,9 @@ from tests.helpers.attention_inputs import gradients
 from tests.helpers.attention_inputs import inputs
 
 import trax_hourglass as th
-from trax_hourglass import attention
-from trax_hourglass import pallas_attention
-from trax_hourglass import recompute
+from trax_hourglass.ops import attention
+from trax_hourglass.ops import pallas_attention
+from trax_hourglass.ops import remat
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -122,8 +122,8 @@ def test_what_cudnn_comes_to_is_not_made_again(monkeypatch):
   arrays = [jnp.ones((*shape, 2, 8), jnp.bfloat16) for shape in ((1, 6),) * 4 + ((),) * 2]
   attend = lambda *arrays: attention.relative_attention(*arrays, form='cudnn')
   n_kernels = {}
-  for choice in recompute.CHOICES:
-    body = recompute.recomputed(lambda q, attend=attend: attend(q, *arrays[1:]), choice)
+  for choice in remat.CHOICES:
+    body = remat.recomputed(lambda q, attend=attend: attend(q, *arrays[1:]), choice)
     program = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q).astype(jnp.float32).sum()))(arrays[0]))
     n_kernels[choice] = program.count('dot_product_attention_fwd_wrapper[')
   jax.clear_caches()

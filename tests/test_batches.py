@@ -14,7 +14,7 @@ from tests.helpers import corpora
 from trax_hourglass.data import batches
 from trax_hourglass.data import permutation
 from trax_hourglass.data import prefetch
-from trax_hourglass import keys as keys_lib
+from trax_hourglass.ops import prng as keys_lib
 
 
 class Positions(corpora.Numbers):

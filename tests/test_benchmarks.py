@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from trax_hourglass import blockwise
+from trax_hourglass.ops import tiled_attention
 from tests.helpers import runs
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'benchmarks'
@@ -41,9 +41,9 @@ def test_scaling_leaves_out_what_would_take_too_long_and_draws(tmp_path, monkeyp
 
 def test_attention_measures_every_form_and_use(monkeypatch, capsys):
   for name in '_BLOCK_QUERIES', '_SPAN_KEYS':  # The benchmark tries others; they come back at the end.
-    monkeypatch.setattr(blockwise, name, getattr(blockwise, name))
+    monkeypatch.setattr(tiled_attention, name, getattr(tiled_attention, name))
   rows = run('attention', ('--length', '6', '--n_heads', '1', '--head_width', '2', '--runs', '1', '--json'), monkeypatch, capsys)['rows']
-  blockwise.attend.clear_cache()
+  tiled_attention.attend.clear_cache()
   variants = {use: [row['variant'] for row in rows if row['use'] == use] for use in ('within a level', 'shortening', 'upsampling')}
   assert variants['within a level'] == [*variants['shortening'], 'one matrix'] and variants['upsampling'] == variants['shortening']
   assert len(variants['shortening']) == 6 and all(row['seconds'] > 0 for row in rows)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.helpers import reference
 
-from trax_hourglass import cached_attention
+from trax_hourglass.ops import kv_cache
 
 B, H, E = 2, 3, 5
 
@@ -22,7 +22,7 @@ def table(distances):
 @pytest.fixture
 def first_block(monkeypatch):
   """Sets how many keys the first block holds."""
-  return lambda n: monkeypatch.setattr(cached_attention, '_FIRST_BLOCK', n)
+  return lambda n: monkeypatch.setattr(kv_cache, '_FIRST_BLOCK', n)
 
 
 @hypothesis.settings(max_examples=8, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
@@ -39,16 +39,16 @@ def test_every_step_equals_the_definition(first_block, geometry, block, n_groups
   embed = lambda distance: np.asarray(table([[distance]]))[0, 0]
   expected = reference.relative_attention(q, k, v, embed, context, location, per_query, per_key)
 
-  write, attend = jax.jit(cached_attention.write), jax.jit(cached_attention.attend)
-  cache = cached_attention.empty(B, H, E, n_keys, jnp.float32, per_query)
+  write, attend = jax.jit(kv_cache.write), jax.jit(kv_cache.attend)
+  cache = kv_cache.empty(B, H, E, n_keys, jnp.float32, per_query)
   if n_before:
     n = n_before * per_key
-    cache = write(cache, 0, k[:, :n], v[:, :n], table(cached_attention.distances(0, n, per_query, per_key)))
+    cache = write(cache, 0, k[:, :n], v[:, :n], table(kv_cache.distances(0, n, per_query, per_key)))
   for i in range(n_queries):
     group, phase = divmod(i, per_query)
     here = slice(group * per_key, (group + 1) * per_key)
     if phase == 0 and group >= n_before:
-      rows = cached_attention.distances(here.start, per_key, per_query, per_key)
+      rows = kv_cache.distances(here.start, per_key, per_query, per_key)
       cache = write(cache, here.start, k[:, here], v[:, here], table(rows))
     content, position = ((q[:, i] + bias) / np.sqrt(E) for bias in (context, location))
     got = attend(cache, here.stop, content, position, phase)
@@ -57,15 +57,15 @@ def test_every_step_equals_the_definition(first_block, geometry, block, n_groups
 
 def test_blocks_double_up_to_the_capacity(first_block):
   first_block(4)
-  keys, values, distances = cached_attention.empty(B, H, E, 19, jnp.bfloat16, 3)
+  keys, values, distances = kv_cache.empty(B, H, E, 19, jnp.bfloat16, 3)
   assert [block.shape for block in keys] == [(B, H, n, E) for n in (4, 4, 8, 3)] and keys[0].dtype == jnp.bfloat16
   assert [block.shape for block in values] == [block.shape for block in keys]
   assert [block.shape for block in distances] == [(3, H, n, E) for n in (4, 4, 8, 3)]
-  assert cached_attention.empty(B, H, E, 19, jnp.float32)[2] is None
+  assert kv_cache.empty(B, H, E, 19, jnp.float32)[2] is None
 
 
 def test_distances_by_hand():
   # Shortening by 3: the last key that a query sees is 2 ahead of it, then 1, 0, -1 ...
-  np.testing.assert_array_equal(cached_attention.distances(0, 4, 1, 3), [[2, 1, 0, -1]])
+  np.testing.assert_array_equal(kv_cache.distances(0, 4, 1, 3), [[2, 1, 0, -1]])
   # Upsampling by 2, from the second key on: the key lies 2, or 3, behind the queries of the group.
-  np.testing.assert_array_equal(cached_attention.distances(1, 2, 2, 1), [[-2, -4], [-3, -5]])
+  np.testing.assert_array_equal(kv_cache.distances(1, 2, 2, 1), [[-2, -4], [-3, -5]])

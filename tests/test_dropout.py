@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from trax import shapes
 
-from trax_hourglass import dropout
-from trax_hourglass import keys
+from trax_hourglass.ops import dropout
+from trax_hourglass.ops import prng
 
 ROWS, COLUMNS = 2048, 1024
 
@@ -34,19 +34,19 @@ def test_share_and_neighbours(rate):
 
 def test_keys_give_independent_masks():
   rate = 0.3
-  many = keys.split(jax.random.PRNGKey(0), 4)
-  masks = [centred(key, rate) for key in [*many, *keys.split(many[0], 4)]]
+  many = prng.split(jax.random.PRNGKey(0), 4)
+  masks = [centred(key, rate) for key in [*many, *prng.split(many[0], 4)]]
   for i, a in enumerate(masks):
     for b in masks[:i]:
       assert abs((a * b).mean()) < 5 * rate * (1 - rate) / np.sqrt(a.size)
 
 
 def test_split_keys_are_distinct():
-  split = np.asarray(keys.split(jax.random.PRNGKey(1), 1000))
+  split = np.asarray(prng.split(jax.random.PRNGKey(1), 1000))
   assert split.shape == (1000, 2) and split.dtype == np.uint32
-  of_each = np.concatenate([keys.split(key, 30) for key in split[:30]])
+  of_each = np.concatenate([prng.split(key, 30) for key in split[:30]])
   assert len({tuple(key) for key in [*split, *of_each]}) == 1000 + 30 * 30
-  np.testing.assert_array_equal(split[:7], keys.split(jax.random.PRNGKey(1), 7))
+  np.testing.assert_array_equal(split[:7], prng.split(jax.random.PRNGKey(1), 7))
 
 
 def run(x, mode='train', **options):

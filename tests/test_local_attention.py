@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import trax_hourglass as th
-from trax_hourglass import dropout
-from trax_hourglass import keys
-from trax_hourglass import local_attention
-from trax_hourglass import recompute
+from trax_hourglass.ops import dropout
+from trax_hourglass.ops import local_attention
+from trax_hourglass.ops import prng
+from trax_hourglass.ops import remat
 from trax_hourglass import spec as spec_lib
 
 B, H, E = 2, 3, 5
@@ -47,7 +47,7 @@ def test_values_and_gradients_equal_the_definition(length, window, rate):
   arrays, key, keep = inputs(length, window), jax.random.PRNGKey(5), None
   if rate:  # The same mask as attention without a window has: by position, whatever the blocks.
     places = jnp.arange(B * length).reshape(B, -1, 1), jnp.arange(length)[None, None]
-    keep = np.stack([dropout.keep_mask(head, *places, rate) for head in keys.split(key, H)])
+    keep = np.stack([dropout.keep_mask(head, *places, rate) for head in prng.split(key, H)])
   fast = functools.partial(local_attention.local_attention, rate=rate, key=key)
   slow = functools.partial(by_definition, keep=keep, rate=rate)
   for got, expected in zip([fast(*arrays), *gradients(fast, arrays)], [slow(*arrays), *gradients(slow, arrays)]):
@@ -102,7 +102,7 @@ def test_its_output_is_kept_where_blocks_are_made_again():
   n_loops = {}
   for choice in 'products', 'blocks':
     # A square's gradient needs what it is of.
-    body = recompute.recomputed(lambda q: jnp.square(local_attention.local_attention(q, *arrays[1:])), choice)
+    body = remat.recomputed(lambda q: jnp.square(local_attention.local_attention(q, *arrays[1:])), choice)
     n_loops[choice] = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q).sum()))(arrays[0])).count(' scan[')
   assert n_loops == {'products': 2, 'blocks': 3}  # Forward, once or twice, and backward.
 

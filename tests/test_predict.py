@@ -16,7 +16,7 @@ from trax.supervised import decoding as trax_decoding
 from tests.helpers import predicting
 
 import trax_hourglass as th
-from trax_hourglass import cached_attention
+from trax_hourglass.ops import kv_cache
 from trax_hourglass import spec as spec_lib
 
 SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
@@ -107,7 +107,7 @@ def small():
 
 
 def test_across_blocks_of_the_caches(monkeypatch):
-  monkeypatch.setattr(cached_attention, '_FIRST_BLOCK', 2)
+  monkeypatch.setattr(kv_cache, '_FIRST_BLOCK', 2)
   model = pairs.initialise(pairs.ours('1@1 1@2 0@1'), 11)
   cached = predicting.predicting(model, '1@1 1@2 0@1', max_length=11)
   x = pairs.tokens(11)

@@ -1,7 +1,7 @@
 """Attention as Trax layers: relative, within a level and across the two rates of a resampling; rotary and local, within
 a level.
 
-In mode 'predict' the state is (step, cache): how many queries came so far, int32, and what cached_attention.py keeps. The
+In mode 'predict' the state is (step, cache): how many queries came so far, int32, and what kv_cache.py keeps. The
 first call may hold many queries, later ones hold one.
 
 Letters: B batch, Q queries, K keys, L vectors of a level, D model width, H heads, E = D / H.
@@ -13,10 +13,10 @@ from trax import fastmath
 from trax.layers import base
 from trax.layers import initializers
 
-from trax_hourglass import attention
-from trax_hourglass import cached_attention
-from trax_hourglass import local_attention
-from trax_hourglass.affine import affine
+from trax_hourglass.ops import attention
+from trax_hourglass.ops.dense import affine
+from trax_hourglass.ops import kv_cache
+from trax_hourglass.ops import local_attention
 from trax_hourglass.spec import decodes
 
 _KERNEL = initializers.GlorotUniformInitializer()
@@ -82,7 +82,7 @@ class RelativeAttention(base.Layer):
     k, v = self._keys_and_values(keys)
     n_queries = q.shape[1]
     if self._spec.decodes:
-      self.state = n_queries * jnp.ones((), jnp.int32), cached_attention.write(self.state[1], 0, k, v, e[:, ::-1])
+      self.state = n_queries * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], 0, k, v, e[:, ::-1])
       # The last group may still lack queries; attention itself knows whole groups only.
       q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
     out = attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), self.rng,
@@ -96,8 +96,8 @@ class RelativeAttention(base.Layer):
     first = group * self._keys_per_group
 
     def with_group(cache):
-      rows = cached_attention.distances(first, self._keys_per_group, self._queries_per_group, self._keys_per_group)
-      return cached_attention.write(cache, first, *self._keys_and_values(keys), self._projected(rows, keys.dtype))
+      rows = kv_cache.distances(first, self._keys_per_group, self._queries_per_group, self._keys_per_group)
+      return kv_cache.write(cache, first, *self._keys_and_values(keys), self._projected(rows, keys.dtype))
 
     if self._queries_per_group == 1:
       cache = with_group(cache)
@@ -106,7 +106,7 @@ class RelativeAttention(base.Layer):
     self.state = step + 1, cache
     scale = float(q.shape[-1])**-0.5
     content, position = (((q[:, 0] + bias) * scale).astype(q.dtype) for bias in (context_bias, location_bias))
-    return cached_attention.attend(cache, first + self._keys_per_group, content, position, phase)
+    return kv_cache.attend(cache, first + self._keys_per_group, content, position, phase)
 
   def _keys_and_values(self, x):
     return tuple(_heads(affine(x, *weights), self._spec) for weights in self.weights[2:4])
@@ -152,10 +152,10 @@ class RotaryAttention(base.Layer):
     positions = self._tokens_per_vector * (first + jnp.arange(n, dtype=jnp.float32))
     q, k = (attention.rotated(x, positions) for x in (q, k))
     if self._spec.decodes:
-      self.state = first + n * jnp.ones((), jnp.int32), cached_attention.write(self.state[1], first, k, v)
+      self.state = first + n * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], first, k, v)
     if self._spec.decodes and n == 1:
       q *= float(q.shape[-1])**-0.5
-      out = cached_attention.attend(self.state[1], first + 1, q[:, 0])
+      out = kv_cache.attend(self.state[1], first + 1, q[:, 0])
     else:
       out = attention.rotary_attention(q, k, v, _rate(self._spec), self.rng, self._spec.attention_form)
     return affine(out.reshape(x.shape).astype(x.dtype), *output)
@@ -163,8 +163,8 @@ class RotaryAttention(base.Layer):
 
 def _empty(spec, capacity, signature, queries_per_group=None):
   """Returns the state before the first call: step 0 and an empty cache for the batch of a signature (B, L, D)."""
-  cache = cached_attention.empty(signature.shape[0], spec.n_heads, spec.d_model // spec.n_heads, capacity, signature.dtype,
-                                 queries_per_group)
+  cache = kv_cache.empty(signature.shape[0], spec.n_heads, spec.d_model // spec.n_heads, capacity, signature.dtype,
+                         queries_per_group)
   return jnp.zeros((), jnp.int32), cache
 
 

@@ -1,6 +1,6 @@
 """Attention weights for looking at.
 
-Attention never holds them (blockwise.py), so a model for looking at works them out beside its outputs: attention to values
+Attention never holds them (tiled_attention.py), so a model for looking at works them out beside its outputs: attention to values
 that are one-hot gives its weights.
 """
 
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
-from trax_hourglass import attention
 from trax_hourglass import attention_layers
+from trax_hourglass.ops import attention
 
 
 def attention_maps(make_model, weights, tokens):

@@ -6,9 +6,9 @@ Letters: B batch, L vectors of a level, D model width, F feed-forward width.
 import jax.numpy as jnp
 import trax.layers as tl
 
-from trax_hourglass.affine import Dense
-from trax_hourglass.dropout import PositionalDropout
 from trax_hourglass.halved import Halved
+from trax_hourglass.ops.dense import Dense
+from trax_hourglass.ops.dropout import PositionalDropout
 from trax_hourglass.scanned import Scanned
 from trax_hourglass.spec import check_decodes
 

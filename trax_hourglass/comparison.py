@@ -28,8 +28,8 @@ from trax_hourglass import budget as budget_lib
 from trax_hourglass import command_line
 from trax_hourglass import comparison_rows
 from trax_hourglass.data import batches
-from trax_hourglass import keys
 from trax_hourglass import measurement
+from trax_hourglass.ops import prng
 from trax_hourglass import report
 from trax_hourglass import run_directory
 from trax_hourglass import run_evaluation
@@ -296,7 +296,7 @@ def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
       isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
     raise ValueError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   for seed in seeds:
-    keys.check_seed(seed)
+    prng.check_seed(seed)
   if warmup is not None and (not isinstance(warmup, (int, float)) or not 0 <= warmup < 1):
     raise ValueError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
   for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps),

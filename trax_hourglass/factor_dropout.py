@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from trax import shapes
 import trax.layers as tl
 
-from trax_hourglass import keys
 from trax_hourglass.attention_layers import RelativeBiases
+from trax_hourglass.ops import prng
 
 
 class DrawnValley(tl.Serial):
@@ -63,7 +63,7 @@ class DrawnValley(tl.Serial):
 
 def drawn(key, n):
   """Returns the number of the alternative, of n, that a layer's key, uint32 (2,), draws; int32."""
-  return (keys.mix(keys.mix(key[0]) ^ key[1]) % jnp.uint32(n)).astype(jnp.int32)
+  return (prng.mix(prng.mix(key[0]) ^ key[1]) % jnp.uint32(n)).astype(jnp.int32)
 
 
 def check_same_weights(spec, hierarchy, alternatives, shortening, upsampling):

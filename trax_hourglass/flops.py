@@ -13,7 +13,7 @@ import jax
 from jax.extend import core as jax_core
 import numpy as np
 
-from trax_hourglass import blockwise
+from trax_hourglass.ops import tiled_attention
 
 
 def forward(model, batch_size, length):
@@ -48,7 +48,7 @@ def _operations(jaxpr):
 def _of_equation(equation):
   if equation.primitive.name == 'dot_general':
     return _of_product(equation)
-  if equation.params.get('name') == blockwise.attend.__name__:
+  if equation.params.get('name') == tiled_attention.attend.__name__:
     return _of_attention(equation)
   by_program = [_operations(inner) for inner in jax_core.jaxprs_in_params(equation.params)]
   if equation.primitive.name == 'cond':  # Factor dropout takes each branch as often.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
-from trax_hourglass.recompute import recomputed
+from trax_hourglass.ops.remat import recomputed
 from trax_hourglass.scanned import init_pattern
 
 _HALVES = 2
@@ -25,7 +25,7 @@ class Halved(base.Layer):
 
     Args:
       layer: a layer of one input and one output without state, that maps each vector by itself.
-      recompute: what the backward pass makes again, see recompute.py.
+      recompute: what the backward pass makes again, see remat.py.
     """
     super().__init__(name='Halved', sublayers_to_print=[layer])
     self._layer = layer

@@ -10,18 +10,18 @@ from trax.layers import base
 import trax.layers as tl
 from trax.shapes import ShapeDtype
 
+from trax_hourglass.attention_layers import CausalRelativeAttention
+from trax_hourglass.attention_layers import RelativeBiases
 from trax_hourglass import blocks
+from trax_hourglass.embedding import Embedding
 from trax_hourglass import factor_dropout
 from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass import host_random
-from trax_hourglass import keys
-from trax_hourglass import resampling
-from trax_hourglass.affine import Dense
-from trax_hourglass.attention_layers import CausalRelativeAttention
-from trax_hourglass.attention_layers import RelativeBiases
-from trax_hourglass.embedding import Embedding
+from trax_hourglass.ops.dense import Dense
+from trax_hourglass.ops import prng
 from trax_hourglass.per_group import Expanded
 from trax_hourglass.per_group import Shortened
+from trax_hourglass import resampling
 from trax_hourglass.spec import BlockSpec
 from trax_hourglass.spec import check_decodes
 from trax_hourglass.spec import check_plug_ins
@@ -77,7 +77,7 @@ def Hourglass(vocab_size=256,
     upsampling: plug-in that brings the length back.
     attention_form: 'tiles', 'pallas' or 'cudnn', how relative and rotary attention are worked out; see attention.py.
     recompute: 'none', 'elementwise', 'products' or 'blocks', what the backward pass makes again to save memory; see
-      recompute.py.
+      remat.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 
@@ -246,13 +246,13 @@ class LanguageModel(tl.Serial):
     tokens = self._check(x)
     if self._decodes:
       self._check_room(state, tokens.shape[1])
-    with keys.cheap_splits():
+    with prng.cheap_splits():
       return super().pure_fn(x, weights, state, rng, use_cache)
 
   def vectors(self, tokens, weights, state, rng):
     """Returns what `logits` takes, (B, L, D), and the new state; arguments as `pure_fn`'s, the same dropout masks."""
     self._check(tokens)
-    with keys.cheap_splits():  # They begin alike however many keys are split off.
+    with prng.cheap_splits():  # They begin alike however many keys are split off.
       vectors, new_state = self._to_vectors.pure_fn(tokens, weights[:-2], state[:-2], rng)
     return vectors, new_state + state[-2:]
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
-from trax_hourglass.recompute import recomputed
+from trax_hourglass.ops.remat import recomputed
 
 
 class Scanned(base.Layer):
@@ -29,7 +29,7 @@ class Scanned(base.Layer):
     Args:
       block: a layer with one output, of the shape of its first input; it serves as the pattern of all N.
       n_blocks: N, at least 1.
-      recompute: what the backward pass makes again, see recompute.py.
+      recompute: what the backward pass makes again, see remat.py.
       decodes: whether in mode 'predict'.
     """
     super().__init__(n_in=block.n_in, name=f'Scanned_{n_blocks}', sublayers_to_print=[block])

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 from typing import Any, Callable
 
-from trax_hourglass import attention
-from trax_hourglass import dropout as dropout_lib
-from trax_hourglass import recompute as recompute_lib
+from trax_hourglass.ops import attention
+from trax_hourglass.ops import dropout as dropout_lib
+from trax_hourglass.ops import remat as recompute_lib
 
 MODES = ('train', 'eval', 'predict')
 
@@ -22,7 +22,7 @@ class BlockSpec:
     dropout: share of activations and attention weights dropped in mode 'train'.
     dropout_shared_axes: axes of (B, L, D) activations that share one dropout mask, or None.
     ff_activation: function returning the activation layer of feed-forward layers.
-    recompute: what the backward pass makes again, see recompute.py.
+    recompute: what the backward pass makes again, see remat.py.
     mode: 'train', 'eval', or 'predict' for decoding with caches.
     max_length: tokens that caches have room for; of mode 'predict' only.
     relative_biases: the layer () -> ((H, E), (H, E)) whose two biases all relative attention of a model shares.

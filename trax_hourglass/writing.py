@@ -21,7 +21,7 @@ from PIL import Image
 from trax_hourglass import command_line
 from trax_hourglass.data import image_files
 from trax_hourglass import decoding
-from trax_hourglass import keys
+from trax_hourglass.ops import prng
 from trax_hourglass import run_directory
 
 _TEXT_LENGTH = 500
@@ -81,7 +81,7 @@ def open_model(args):
     ValueError: another seed; see also `run_directory.load` and `decoding.Choice`.
   """
   _choice(args)  # Before the slow part, as is what follows.
-  keys.check_seed(args.seed)
+  prng.check_seed(args.seed)
   if args.count < 1:
     raise ValueError(f'count is {args.count}: give the number of texts or images, at least 1')
   run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)

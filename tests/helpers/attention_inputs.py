@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass import attention
+from trax_hourglass.ops import attention
 
 B, H, E = 2, 3, 5
 GEOMETRIES = [(1, 1), (1, 3), (3, 1), (1, 2), (2, 1)]

@@ -16,8 +16,8 @@ from tests.helpers import attention_inputs
 from tests.helpers import corpora
 from tests.helpers import pairs
 from tests.helpers import trax_loop as trax_loop_lib
-from trax_hourglass import attention
 from trax_hourglass.data import batches
+from trax_hourglass.ops import attention
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import step
 

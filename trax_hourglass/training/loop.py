@@ -21,8 +21,8 @@ from trax.supervised import training
 
 from trax_hourglass import checkpoints
 from trax_hourglass import host_random
-from trax_hourglass import keys
 from trax_hourglass import loss as loss_lib
+from trax_hourglass.ops import prng
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import event_files
@@ -306,7 +306,7 @@ def _on_the_cpu():
 
 def _dropout_rng(seed, step):
   """Returns a step's PRNG key, uint32 (2,); made by NumPy, since the device is busy with the step before."""
-  return keys.philox(seed, step).random_raw(1).view(np.uint32)
+  return prng.philox(seed, step).random_raw(1).view(np.uint32)
 
 
 def _history(as_json):

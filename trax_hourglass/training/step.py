@@ -14,7 +14,7 @@ import numpy as np
 from trax.fastmath import numpy as jnp
 
 from trax_hourglass import checkpoints
-from trax_hourglass import keys
+from trax_hourglass.ops import prng
 from trax_hourglass.runtime import sharding as mesh_lib
 
 
@@ -80,7 +80,7 @@ class Trainer:
     """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
     def loss_and_state(weights, state, part, rng):
       weights = jax.tree.map(lambda w: w.astype(self._dtype) if w.dtype == jnp.float32 else w, weights)
-      with keys.cheap_splits():
+      with prng.cheap_splits():
         return self.model_with_loss.pure_fn(part, weights, state, rng)
 
     differentiate = jax.value_and_grad(loss_and_state, has_aux=True)

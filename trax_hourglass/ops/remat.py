@@ -1,6 +1,6 @@
 """What the backward pass of a stack makes again instead of keeping: memory against time.
 
-    'none'          keeps all that a block computes, but attention scores, which never exist as a whole (blockwise.py)
+    'none'          keeps all that a block computes, but attention scores, which never exist as a whole (tiled_attention.py)
     'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
     'products'      keeps attention's outputs and the inputs of each block, and makes all else again
     'blocks'        keeps the inputs of each block only, and computes each block twice
@@ -10,8 +10,8 @@ A resampling is no stack: of it, only what its feed-forward layer computes is ma
 
 import jax
 
-from trax_hourglass import affine
-from trax_hourglass import blockwise
+from trax_hourglass.ops import dense
+from trax_hourglass.ops import tiled_attention
 
 
 def _is_fused_attention(primitive, *_, **__):
@@ -22,13 +22,13 @@ def _is_fused_attention(primitive, *_, **__):
 def _saved_attention(*others):
   """Returns the policy that keeps what attention comes to, and what has other names."""
   return jax.checkpoint_policies.save_from_both_policies(
-      jax.checkpoint_policies.save_only_these_names(blockwise.SAVED, *others), _is_fused_attention)
+      jax.checkpoint_policies.save_only_these_names(tiled_attention.SAVED, *others), _is_fused_attention)
 
 
 _POLICIES = {
     'none': None,
     'elementwise': jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _saved_attention(affine.PRODUCT)),
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _saved_attention(dense.PRODUCT)),
     'products': _saved_attention(),
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }

@@ -1,4 +1,4 @@
-"""Where the tiles of blockwise.py lie: which there are, and what belongs to one of queries, keys, distances and masks.
+"""Where the tiles of tiled_attention.py lie: which there are, and what belongs to one of queries, keys, distances and masks.
 
 All arrays stay as attention gets them, padded to whole blocks and spans; a tile's share is cut out of them where it is
 needed. That copies it once, and no array needs to be transposed as a whole.
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass import dropout as dropout_lib
+from trax_hourglass.ops import dropout as dropout_lib
 
 
 @dataclasses.dataclass(frozen=True)

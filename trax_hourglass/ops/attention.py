@@ -9,7 +9,7 @@ queries and `keys_per_group` keys, of which one is always 1:
 
 A query of group m sees the keys of groups 0 .. m. There are three forms of the same function:
 
-    'tiles'     plain JAX, blockwise.py: CPU, TPU and GPU, any type, dropout of weights
+    'tiles'     plain JAX, tiled_attention.py: CPU, TPU and GPU, any type, dropout of weights
     'pallas'    Triton kernels, pallas_attention.py: GPU, any type, dropout of weights
     'cudnn'     cuDNN's fused attention, cudnn_attention.py: GPU, bfloat16, no dropout of weights
 
@@ -20,7 +20,7 @@ distances, D model width, E width of a head.
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass import blockwise
+from trax_hourglass.ops import tiled_attention
 
 FORMS = ('tiles', 'pallas', 'cudnn')
 
@@ -108,10 +108,10 @@ def rotated(x, positions):
 def _attend(form):
   """Returns the function of a form; Pallas is imported where it is asked for, since that takes a second."""
   if form == 'tiles':
-    return blockwise.attend
+    return tiled_attention.attend
   # pylint: disable=g-import-not-at-top
   if form == 'pallas':
-    from trax_hourglass import pallas_attention
+    from trax_hourglass.ops import pallas_attention
     return pallas_attention.attend
-  from trax_hourglass import cudnn_attention
+  from trax_hourglass.ops import cudnn_attention
   return cudnn_attention.attend

@@ -1,6 +1,6 @@
 """Causal softmax attention in tiles of scores: exact, and nothing of size L x L ever exists, forward or backward.
 
-Queries are cut into blocks, keys into spans; a tile is the scores of one block against one span (tiles.py). One loop goes
+Queries are cut into blocks, keys into spans; a tile is the scores of one block against one span (tiling.py). One loop goes
 over all tiles up to the diagonal, of all heads, so that one body is compiled and nothing is handed from loop to loop. The
 softmax is gathered span by span (arXiv 1805.02867); the backward pass makes each tile again from the queries, the keys and
 the logarithm of the softmax's denominator (arXiv 2205.14135), and so do dropout masks (see dropout.py).
@@ -22,10 +22,10 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from trax_hourglass import dropout
-from trax_hourglass import keys
+from trax_hourglass.ops import dropout
+from trax_hourglass.ops import prng
+from trax_hourglass.ops import tiling as tiling_lib
 from trax_hourglass.runtime import sharding
-from trax_hourglass import tiles
 
 # On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the cache.
 # benchmarks/attention.py measures it.
@@ -90,7 +90,7 @@ def with_gradient(forward, backward):
       queries_per_group: P.
       rate: dropout of attention weights, in [0, 1).
     """
-    head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
+    head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
     return output(q, k, v, positions, head_keys, queries_per_group, rate)
 
   return attend
@@ -178,7 +178,7 @@ def _keys_of_rows(head_keys, q, first_row):
 
 
 def _tiling(q, k, queries_per_group):
-  return tiles.Tiling.of(q.shape[1], k.shape[1], queries_per_group, _BLOCK_QUERIES, _SPAN_KEYS)
+  return tiling_lib.Tiling.of(q.shape[1], k.shape[1], queries_per_group, _BLOCK_QUERIES, _SPAN_KEYS)
 
 
 def _padded_to(tiling, q, k, v, positions):
@@ -201,7 +201,7 @@ def _over_tiles(tiling, queries, tile, carry):
   def turn(number, carry):
     head_and_row, number = number // blocks.size, number % blocks.size
     head, row = n_heads * (head_and_row // rows), n_rows * (head_and_row % rows)
-    return tile(tiles.Place(tiling, n_heads, n_rows, head, row, blocks[number], spans[number]), carry)
+    return tile(tiling_lib.Place(tiling, n_heads, n_rows, head, row, blocks[number], spans[number]), carry)
 
   return jax.lax.fori_loop(0, queries.shape[2] // n_heads * rows * blocks.size, turn, carry)
 

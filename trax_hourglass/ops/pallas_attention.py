@@ -1,4 +1,4 @@
-"""Causal softmax attention for GPUs as three Triton kernels by Pallas, with the same arguments as blockwise.py's.
+"""Causal softmax attention for GPUs as three Triton kernels by Pallas, with the same arguments as tiled_attention.py's.
 
 A kernel's program keeps one tile of scores in registers and walks over the others of its row or column (arXiv 2205.14135).
 Content scores it multiplies out; position scores come from memory, where one batched product put all of them, in the
@@ -21,8 +21,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
 
-from trax_hourglass import blockwise
-from trax_hourglass import pallas_kernels
+from trax_hourglass.ops import pallas_kernels
+from trax_hourglass.ops import tiled_attention
 
 # At most; short sequences have smaller ones. Not tuned: no GPU has run them yet. benchmarks/attention.py measures them.
 _TILE_QUERIES = 64
@@ -39,7 +39,7 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
   out, log_total = _call(
       pallas_kernels.forward, tiling, tiling.n_query_tiles, out_shape, (tiling.rows_of_tile, tiling.numbers_of_tile),
       (padded, tiling.rows_of_tile), *_keys(tiling, k, v), *_inputs(tiling, positions, head_keys))
-  out, log_total = checkpoint_name(out, blockwise.SAVED), checkpoint_name(log_total, blockwise.SAVED)
+  out, log_total = checkpoint_name(out, tiled_attention.SAVED), checkpoint_name(log_total, tiled_attention.SAVED)
   return tiling.unpad(out, q), (out, log_total)
 
 
@@ -72,7 +72,7 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
   return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions
 
 
-attend = blockwise.with_gradient(_forward, _backward)  # A ValueError on a TPU.
+attend = tiled_attention.with_gradient(_forward, _backward)  # A ValueError on a TPU.
 
 
 def _position_scores(queries_per_group, positions):

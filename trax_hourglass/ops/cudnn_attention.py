@@ -1,10 +1,10 @@
-"""Causal softmax attention for NVIDIA GPUs by cuDNN's fused kernel, with the same arguments as blockwise.py's.
+"""Causal softmax attention for NVIDIA GPUs by cuDNN's fused kernel, with the same arguments as tiled_attention.py's.
 
 cuDNN knows nothing of relative positions, but adds a bias to the scores: here the position scores, skewed to stand where
 their keys do, with the mask in them. They are Q x K numbers a head in the activations' type; content scores and weights
 never exist. cuDNN works out a gradient of a bias for a batch of one only, so all sequences of a batch go as heads of one.
 
-It takes bfloat16 only. What is in float32, as initialisation and evaluation are, goes by the tiles of blockwise.py. Elsewhere
+It takes bfloat16 only. What is in float32, as initialisation and evaluation are, goes by the tiles of tiled_attention.py. Elsewhere
 than on a GPU the same formula goes through XLA, for tests.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
@@ -16,7 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from trax_hourglass import blockwise
+from trax_hourglass.ops import tiled_attention
 from trax_hourglass.runtime import sharding
 
 _WIDTHS = 8  # What widths of heads must be a multiple of.
@@ -34,12 +34,12 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
     raise ValueError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
                      "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")
   if on_gpu and q.dtype == jnp.float32:
-    return blockwise.attend(q, k, v, positions, key, queries_per_group, rate)
+    return tiled_attention.attend(q, k, v, positions, key, queries_per_group, rate)
   if on_gpu and q.shape[-1] % _WIDTHS:
     raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; set "
                      "Hourglass.attention_form to 'tiles' or 'pallas'")
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
-  return sharding.on_own_rows(of_rows, blockwise.in_rows(positions)[:4], True)(q, k, v, positions)
+  return sharding.on_own_rows(of_rows, tiled_attention.in_rows(positions)[:4], True)(q, k, v, positions)
 
 
 def _attend_to(q, k, v, positions, queries_per_group, implementation):
@@ -68,7 +68,7 @@ def _bias(positions, queries_per_group, n_queries, n_keys, dtype):
   e = jnp.pad(e, ((0, 0), (0, keys_per_group), (0, 0), (0, 0)))  # The skew cuts a group off.
   groups = queries.reshape(queries.shape[0], n_groups, queries_per_group, *queries.shape[2:])
   scores = jnp.einsum('bmphe,pshe->bhpms', groups, e, preferred_element_type=jnp.float32).astype(dtype)
-  scores = blockwise.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
+  scores = tiled_attention.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
   visible = jnp.arange(n_distances) < (jnp.arange(n_queries)[:, None] // queries_per_group + 1) * keys_per_group
   padding = ((0, 0), (0, 0), (0, n_queries % 2), (0, n_keys - n_distances))
-  return jnp.pad(jnp.where(visible, scores, blockwise.MASKED), padding, constant_values=blockwise.MASKED).astype(dtype)
+  return jnp.pad(jnp.where(visible, scores, tiled_attention.MASKED), padding, constant_values=tiled_attention.MASKED).astype(dtype)

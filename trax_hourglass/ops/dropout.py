@@ -13,7 +13,7 @@ import math
 import jax.numpy as jnp
 from trax.layers import base
 
-from trax_hourglass import keys
+from trax_hourglass.ops import prng
 
 
 def keep_mask(key, rows, columns, rate):
@@ -28,14 +28,14 @@ def keep_mask(key, rows, columns, rate):
   Returns:
     Boolean array of the broadcast shape, True with probability 1 - rate, the same for the same key, row and column.
   """
-  rows = keys.mix(keys.spread(rows) + key[0])
-  bits = keys.mix(keys.mix(keys.spread(columns) + key[1]) ^ rows)
+  rows = prng.mix(prng.spread(rows) + key[0])
+  bits = prng.mix(prng.mix(prng.spread(columns) + key[1]) ^ rows)
   return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def key_from_row(key, row):
   """Returns the keys (..., 2) with which `keep_mask` gives row 0 what it gives row `row` with `key` (..., 2)."""
-  return key + jnp.stack([keys.spread(jnp.asarray(row)), jnp.uint32(0)])
+  return key + jnp.stack([prng.spread(jnp.asarray(row)), jnp.uint32(0)])
 
 
 def drop(x, key, rate, rows, columns):

@@ -13,9 +13,9 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from trax_hourglass import blockwise
-from trax_hourglass import dropout as dropout_lib
-from trax_hourglass import keys
+from trax_hourglass.ops import dropout as dropout_lib
+from trax_hourglass.ops import prng
+from trax_hourglass.ops import tiled_attention
 
 _MASKED = -1e9  # The score of a key that is not seen; as in Trax.
 
@@ -42,11 +42,11 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   scale = float(q.shape[-1])**-0.5
   queries = tuple(_blocks(((q + bias) * scale).astype(q.dtype), n_blocks, window) for bias in (context_bias, location_bias))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
-  head_keys = keys.split(key, q.shape[2]) if rate > 0.0 else None
+  head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
   out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
   out = out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
-  return checkpoint_name(out, blockwise.SAVED)
+  return checkpoint_name(out, tiled_attention.SAVED)
 
 
 def _block(length, rate, head_keys, e, number, content, position, k, v):
