@@ -10,7 +10,7 @@ from trax import shapes
 from tests.helpers import pairs
 import trax_hourglass as th
 from trax_hourglass import attention_maps
-from trax_hourglass import spec as spec_lib
+from trax_hourglass.layers import spec as spec_lib
 
 
 def test_maps_are_what_the_blocks_attend_to():

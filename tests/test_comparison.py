@@ -17,10 +17,10 @@ import trax_hourglass as th
 from trax_hourglass import compare
 from trax_hourglass import comparison
 from trax_hourglass import decoding
+from trax_hourglass.layers import spec as spec_lib
 from trax_hourglass import measurement
 from trax_hourglass import report
 from trax_hourglass import run_directory
-from trax_hourglass import spec as spec_lib
 from trax_hourglass.training import clock
 from trax_hourglass.training import step
 from tests.helpers.doors import main

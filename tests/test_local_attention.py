@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import trax_hourglass as th
+from trax_hourglass.layers import spec as spec_lib
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import remat
-from trax_hourglass import spec as spec_lib
 
 B, H, E = 2, 3, 5
 

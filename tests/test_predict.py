@@ -16,8 +16,8 @@ from trax.supervised import decoding as trax_decoding
 from tests.helpers import predicting
 
 import trax_hourglass as th
+from trax_hourglass.layers import spec as spec_lib
 from trax_hourglass.ops import kv_cache
-from trax_hourglass import spec as spec_lib
 
 SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
 HIERARCHIES = {  # And the product of their factors.

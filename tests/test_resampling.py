@@ -8,9 +8,9 @@ from trax import layers as tl
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass import blocks
-from trax_hourglass.attention_layers import RelativeBiases
-from trax_hourglass.spec import BlockSpec
+from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.layers import blocks
+from trax_hourglass.layers.spec import BlockSpec
 
 SPEC = BlockSpec(2, 3, 1, 0.0, None, tl.Relu, 'elementwise', 'eval', 1, RelativeBiases(2, 1))
 

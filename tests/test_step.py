@@ -13,8 +13,8 @@ from trax import optimizers
 from trax import shapes
 
 from tests.helpers import runs
-from trax_hourglass import embedding
-from trax_hourglass import loss
+from trax_hourglass.layers import core
+from trax_hourglass.layers import loss
 from trax_hourglass.training import step
 
 
@@ -63,7 +63,7 @@ def test_nothing_but_weights_and_slots_stays_alive():
 def test_bfloat16_adds_up_gradients_in_float32():
   """A thousand terms of 1/256 a row of the embedding, or of a chunk each, would come to 1 at most in bfloat16."""
   weights = jnp.zeros((2, 1), jnp.bfloat16)
-  layer = embedding.Embedding(2, 1)
+  layer = core.Embedding(2, 1)
   total = lambda weights: layer.pure_fn(np.zeros((1, 1024), np.int32), weights, (), None)[0].astype(np.float32).sum() / 256
   np.testing.assert_array_equal(jax.grad(total)(weights), [[4.0], [0.0]])
 

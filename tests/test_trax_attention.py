@@ -11,7 +11,7 @@ from trax import shapes
 
 import trax_hourglass as th
 from trax_hourglass import interop
-from trax_hourglass import spec as spec_lib
+from trax_hourglass.layers import spec as spec_lib
 
 LSH = functools.partial(
     tl.PureLSHSelfAttentionWrapper, pure_lsh_implementation=tl.PureLSHSelfAttention, num_weights=2, weights_format='model',

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
-from trax_hourglass import attention_layers
+from trax_hourglass.layers import attention as attention_lib
 from trax_hourglass.ops import attention
 
 
@@ -40,7 +40,7 @@ def attention_maps(make_model, weights, tokens):
   return dict(seen)
 
 
-class Watched(attention_layers.RelativeAttention):
+class Watched(attention_lib.RelativeAttention):
   """RelativeAttention within a level that tells its weights."""
 
   def __init__(self, spec, tokens_per_vector, seen):

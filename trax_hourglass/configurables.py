@@ -8,7 +8,6 @@ Trax registers too. An attention, shortening or upsampling of your own takes one
 import gin
 
 from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import, g-bad-import-order
-from trax_hourglass import attention_layers
 from trax_hourglass import comparison
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
@@ -18,10 +17,11 @@ from trax_hourglass.data import imagenet
 from trax_hourglass.data import wiki40b
 from trax_hourglass.data import wikipedia
 from trax_hourglass import hourglass
-from trax_hourglass import resampling
+from trax_hourglass.layers import attention
+from trax_hourglass.layers import resampling
+from trax_hourglass.layers import trax_attention
 from trax_hourglass.training import fit as fit_lib
 from trax_hourglass.training import schedules
-from trax_hourglass import trax_attention
 from trax_hourglass import trax_model
 
 _registered = {}
@@ -40,9 +40,9 @@ def _register(function, module, **options):
   return _registered[function]
 
 
-CausalRelativeAttention = _register(attention_layers.CausalRelativeAttention, 'layers')
-CausalRotaryAttention = _register(attention_layers.CausalRotaryAttention, 'layers')
-CausalLocalAttention = _register(attention_layers.CausalLocalAttention, 'layers')
+CausalRelativeAttention = _register(attention.CausalRelativeAttention, 'layers')
+CausalRotaryAttention = _register(attention.CausalRotaryAttention, 'layers')
+CausalLocalAttention = _register(attention.CausalLocalAttention, 'layers')
 TraxAttention = _register(trax_attention.TraxAttention, 'layers')
 ShortenByAverage = _register(resampling.ShortenByAverage, 'layers')
 ShortenByLinear = _register(resampling.ShortenByLinear, 'layers')

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hourglass.hourglass import check_vocabulary
+from trax_hourglass.layers.scan import unstacked
 from trax_hourglass.ops import prng as keys_lib
-from trax_hourglass.scanned import unstacked
 
 START = 0  # The token that stands before the first one; what shifting puts there in the other modes.
 

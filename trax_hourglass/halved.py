@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
+from trax_hourglass.layers.scan import init_pattern
 from trax_hourglass.ops.remat import recomputed
-from trax_hourglass.scanned import init_pattern
 
 _HALVES = 2
 

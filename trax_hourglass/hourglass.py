@@ -10,22 +10,22 @@ from trax.layers import base
 import trax.layers as tl
 from trax.shapes import ShapeDtype
 
-from trax_hourglass.attention_layers import CausalRelativeAttention
-from trax_hourglass.attention_layers import RelativeBiases
-from trax_hourglass import blocks
-from trax_hourglass.embedding import Embedding
-from trax_hourglass import factor_dropout
 from trax_hourglass import hierarchy as hierarchy_lib
-from trax_hourglass import host_random
+from trax_hourglass.layers.attention import CausalRelativeAttention
+from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.layers import blocks
+from trax_hourglass.layers.core import Embedding
+from trax_hourglass.layers import factor_dropout
+from trax_hourglass.layers.group_decoding import Expanded
+from trax_hourglass.layers.group_decoding import Shortened
+from trax_hourglass.layers import resampling
+from trax_hourglass.layers.spec import BlockSpec
+from trax_hourglass.layers.spec import check_decodes
+from trax_hourglass.layers.spec import check_plug_ins
+from trax_hourglass.layers.spec import check_sizes
+from trax_hourglass.layers import trax_random
 from trax_hourglass.ops.dense import Dense
 from trax_hourglass.ops import prng
-from trax_hourglass.per_group import Expanded
-from trax_hourglass.per_group import Shortened
-from trax_hourglass import resampling
-from trax_hourglass.spec import BlockSpec
-from trax_hourglass.spec import check_decodes
-from trax_hourglass.spec import check_plug_ins
-from trax_hourglass.spec import check_sizes
 
 
 def Hourglass(vocab_size=256,
@@ -239,7 +239,7 @@ class LanguageModel(tl.Serial):
 
   def init(self, input_signature, rng=None, use_cache=False):
     self._check(input_signature)
-    with host_random.on_host():
+    with trax_random.on_host():
       return super().init(input_signature, rng, use_cache)
 
   def pure_fn(self, x, weights, state, rng, use_cache=False):

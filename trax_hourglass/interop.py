@@ -11,10 +11,10 @@ import numpy as np
 from trax import shapes
 from trax.layers import base
 
+from trax_hourglass.layers.attention import RelativeAttention
+from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.layers.scan import Scanned
 from trax_hourglass import trax_files
-from trax_hourglass.attention_layers import RelativeAttention
-from trax_hourglass.attention_layers import RelativeBiases
-from trax_hourglass.scanned import Scanned
 
 _BEFORE_BIASES = 8  # Arrays of an attention that Trax lists before the biases: w, b of position, query, key, value.
 

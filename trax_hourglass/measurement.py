@@ -12,7 +12,7 @@ from trax import layers as tl
 from trax import shapes
 
 from trax_hourglass import flops
-from trax_hourglass import loss as loss_lib
+from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.training import step as step_lib
 
 

@@ -20,8 +20,8 @@ from trax.supervised import history
 from trax.supervised import training
 
 from trax_hourglass import checkpoints
-from trax_hourglass import host_random
-from trax_hourglass import loss as loss_lib
+from trax_hourglass.layers import loss as loss_lib
+from trax_hourglass.layers import trax_random
 from trax_hourglass.ops import prng
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding as mesh_lib
@@ -77,7 +77,7 @@ class Loop(training.Loop):
     self._saved = None
     # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder,
     # of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no compilation.
-    with (_on_the_cpu(), host_random.on_host(),
+    with (_on_the_cpu(), trax_random.on_host(),
           mock.patch.object(training, 'init_host_and_devices', _as_one_device),
           mock.patch.object(training, '_log', lambda *_, **__: None)):
       model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))

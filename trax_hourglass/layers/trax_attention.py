@@ -16,7 +16,7 @@ from trax import fastmath
 from trax import shapes
 from trax.layers import base
 
-from trax_hourglass.attention_layers import refuse_to_predict
+from trax_hourglass.layers.attention import refuse_to_predict
 
 _KINDS = ((1, 1), (4, 2))  # (arrays taken, arrays given), in the order above.
 

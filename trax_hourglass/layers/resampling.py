@@ -14,14 +14,14 @@ Letters: B batch, L vectors of the finer level, K shorten factor from the finer 
 import jax.numpy as jnp
 import trax.layers as tl
 
-from trax_hourglass.attention_layers import RelativeAttention
-from trax_hourglass import blocks
+from trax_hourglass.layers.attention import RelativeAttention
+from trax_hourglass.layers import blocks
+from trax_hourglass.layers.group_decoding import Expanded
+from trax_hourglass.layers.spec import check_decodes
+from trax_hourglass.layers.spec import check_plug_ins
+from trax_hourglass.layers.spec import decodes
 from trax_hourglass.ops.dense import Dense
 from trax_hourglass.ops.dropout import PositionalDropout
-from trax_hourglass.per_group import Expanded
-from trax_hourglass.spec import check_decodes
-from trax_hourglass.spec import check_plug_ins
-from trax_hourglass.spec import decodes
 
 
 @decodes

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import trax.layers as tl
 
 from trax_hourglass.halved import Halved
+from trax_hourglass.layers.scan import Scanned
+from trax_hourglass.layers.spec import check_decodes
 from trax_hourglass.ops.dense import Dense
 from trax_hourglass.ops.dropout import PositionalDropout
-from trax_hourglass.scanned import Scanned
-from trax_hourglass.spec import check_decodes
 
 
 class LayerNorm(tl.LayerNorm):

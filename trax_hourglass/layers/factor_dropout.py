@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from trax import shapes
 import trax.layers as tl
 
-from trax_hourglass.attention_layers import RelativeBiases
+from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.ops import prng
 
 

@@ -13,11 +13,11 @@ from trax import fastmath
 from trax.layers import base
 from trax.layers import initializers
 
+from trax_hourglass.layers.spec import decodes
 from trax_hourglass.ops import attention
 from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
-from trax_hourglass.spec import decodes
 
 _KERNEL = initializers.GlorotUniformInitializer()
 _BIAS = initializers.RandomNormalInitializer(1e-6)
