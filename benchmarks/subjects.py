@@ -20,9 +20,9 @@ from trax import optimizers  # pylint: disable=wrong-import-position
 from trax import shapes  # pylint: disable=wrong-import-position
 
 from trax_hourglass import configurables  # pylint: disable=wrong-import-position
-from trax_hourglass import flops  # pylint: disable=wrong-import-position
-from trax_hourglass import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
 from trax_hourglass.measurement import machine  # pylint: disable=wrong-import-position, unused-import
+from trax_hourglass.models import flops  # pylint: disable=wrong-import-position
+from trax_hourglass.models import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
 from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position, unused-import
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 

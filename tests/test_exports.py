@@ -10,7 +10,7 @@ from trax.supervised import training
 
 import trax_hourglass as th
 from trax_hourglass import checkpoints
-from trax_hourglass import trax_files
+from trax_hourglass.models import trax_checkpoint
 from tests.helpers.runs import LONG
 from tests.helpers import runs
 from tests.helpers import outcomes
@@ -18,7 +18,7 @@ from tests.helpers import outcomes
 
 def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, capsys):
   """Also when the disk was full for the first one, or the run was killed before it was written."""
-  original, contents = trax_files.pickle.dump, []
+  original, contents = trax_checkpoint.pickle.dump, []
 
   def full_once(value, file):
     contents.append(value['step'])
@@ -26,19 +26,19 @@ def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, 
     if len(contents) == 1:
       raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(trax_files.pickle, 'dump', full_once)
+  monkeypatch.setattr(trax_checkpoint.pickle, 'dump', full_once)
   runs.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
   assert contents == [3, 3, 6] and {3, 6} <= set(checkpoints.Store(tmp_path / 'run').steps())
   said = [line for line in capsys.readouterr().err.splitlines() if 'could not be written' in line]
   assert said == ['model_3.pkl.gz could not be written, training goes on and it is tried again later: '
                   '[Errno 28] No space left on device']
   exported = tmp_path / 'run' / 'model_3.pkl.gz'
-  before = trax_files.read_weights(exported)
+  before = trax_checkpoint.read_weights(exported)
   exported.rename(f'{exported}.unfinished')
   runs.run(tmp_path / 'run', *LONG, 'fit.keep_every = 3')
   assert contents == [3, 3, 6, 3] and not list((tmp_path / 'run').glob('*.unfinished'))
   stored = checkpoints.Store(tmp_path / 'run').read(3)['weights']
-  for x, y, z in zip(before, trax_files.read_weights(exported), stored, strict=True):
+  for x, y, z in zip(before, trax_checkpoint.read_weights(exported), stored, strict=True):
     np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(x, z)
   shutil.copy(tmp_path / 'run' / 'model_6.pkl.gz', tmp_path / 'model.pkl.gz')

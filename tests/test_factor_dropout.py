@@ -14,9 +14,9 @@ from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
-from trax_hourglass import flops
-from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass.layers import factor_dropout
+from trax_hourglass.models import flops
+from trax_hourglass.models import hierarchy as hierarchy_lib
 from trax_hourglass.training import step as step_lib
 from tests.helpers.causality import assert_causal
 from tests.helpers.predicting import compiled

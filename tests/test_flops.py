@@ -5,7 +5,7 @@ import pytest
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass import flops
+from trax_hourglass.models import flops
 
 D, F, V, BATCH = pairs.D_MODEL, pairs.D_FF, pairs.VOCAB, 5
 

@@ -18,8 +18,8 @@ from trax_hourglass import checkpoints
 from trax_hourglass import evaluate
 from trax_hourglass import export
 from trax_hourglass import generate
+from trax_hourglass.models import trax_checkpoint
 from trax_hourglass import train
-from trax_hourglass import trax_files
 
 EXAMPLES = sampling.examples(70, 520)
 
@@ -234,7 +234,7 @@ def test_malformed_trax_files_are_refused_and_run_nothing(data):
     for name, content in contents.items():
       stored = gzip.compress(malformed(data, content) if within and name == harmed else content, 1)
       pathlib.Path(folder, name).write_bytes(malformed(data, stored) if not within and name == harmed else stored)
-    for read in trax_files.read_weights, trax_files.read_step:
+    for read in trax_checkpoint.read_weights, trax_checkpoint.read_step:
       try:
         found = read(path)
       except ValueError as error:

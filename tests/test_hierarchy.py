@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from trax_hourglass import hierarchy
+from trax_hourglass.models import hierarchy
 
 
 def test_single_level():

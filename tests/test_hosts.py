@@ -17,10 +17,10 @@ import pytest
 from tests.helpers import processes
 from tests.helpers import runs as runs_lib
 from trax_hourglass import checkpoints
+from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import stopping
-from trax_hourglass import trax_files
 
 
 def free_port():
@@ -72,7 +72,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
                                              for flag in ('--config', binding)), *hosts_flags)
   assert json.loads(stdout.splitlines()[-1])['step'] == 2 and '{' not in silent
   assert all(len(os.listdir(tmp_path / 'two' / part)) == 1 for part in ('train', 'eval'))
-  assert trax_files.read_step(tmp_path / 'two' / 'model_2.pkl.gz') == 2
+  assert trax_checkpoint.read_step(tmp_path / 'two' / 'model_2.pkl.gz') == 2
 
   resumed = runs_lib.run(tmp_path / 'two', *bindings)
   whole = runs_lib.run(tmp_path / 'one', *bindings)

@@ -13,7 +13,7 @@ from trax import shapes
 from tests.helpers import causality
 
 import trax_hourglass as th
-from trax_hourglass import hourglass
+from trax_hourglass.models import hourglass
 from trax_hourglass.ops import remat as recompute_lib
 
 HIERARCHIES = {'single': '0@1 1@3 0@1', 'nested': '0@1 0@2 1@4 1@2 0@1'}

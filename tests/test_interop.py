@@ -16,7 +16,7 @@ from trax import optimizers
 from trax import shapes
 from trax.supervised import training
 
-from trax_hourglass import interop
+from trax_hourglass.models import interop
 
 # Each shortening and each upsampling once; with --thorough each pair.
 EACH = list(zip(itertools.cycle(pairs.SHORTENINGS), pairs.UPSAMPLINGS))

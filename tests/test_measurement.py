@@ -8,8 +8,8 @@ import pytest
 from trax import layers as tl
 from trax import optimizers
 
-from trax_hourglass import flops
 from trax_hourglass import measurement
+from trax_hourglass.models import flops
 
 
 @jax.custom_vjp

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from trax import shapes
 
-from trax_hourglass import interop
 import trax_hourglass as th
+from trax_hourglass.models import interop
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'notebooks'
 TESTS = str(pathlib.Path(__file__).parent)

@@ -10,8 +10,8 @@ import trax.layers as tl
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass import interop
 from trax_hourglass.layers import spec as spec_lib
+from trax_hourglass.models import interop
 
 LSH = functools.partial(
     tl.PureLSHSelfAttentionWrapper, pure_lsh_implementation=tl.PureLSHSelfAttention, num_weights=2, weights_format='model',

@@ -43,6 +43,6 @@ if sys.argv[0] != '-m':
   from trax_hourglass.configurables import Wiki40b
   from trax_hourglass import decoding
   from trax_hourglass import evaluation
-  from trax_hourglass import interop
+  from trax_hourglass.models import interop
   from trax_hourglass import run_directory
   from trax_hourglass import run_evaluation

@@ -16,13 +16,13 @@ from trax_hourglass.data import image_folder
 from trax_hourglass.data import imagenet
 from trax_hourglass.data import wiki40b
 from trax_hourglass.data import wikipedia
-from trax_hourglass import hourglass
 from trax_hourglass.layers import attention
 from trax_hourglass.layers import resampling
 from trax_hourglass.layers import trax_attention
+from trax_hourglass.models import hourglass
+from trax_hourglass.models import trax_language_model
 from trax_hourglass.training import fit as fit_lib
 from trax_hourglass.training import schedules
-from trax_hourglass import trax_model
 
 _registered = {}
 
@@ -52,7 +52,7 @@ UpsampleByRepeat = _register(resampling.UpsampleByRepeat, 'layers')
 UpsampleByLinear = _register(resampling.UpsampleByLinear, 'layers')
 UpsampleByAttention = _register(resampling.UpsampleByAttention, 'layers')
 Hourglass = _register(hourglass.Hourglass, 'models')
-TraxLanguageModel = _register(trax_model.TraxLanguageModel, 'models')
+TraxLanguageModel = _register(trax_language_model.TraxLanguageModel, 'models')
 
 ByteCorpus = _register(byte_corpus.ByteCorpus, 'data')
 Enwik8 = _register(wikipedia.Enwik8, 'data')

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass.hourglass import check_vocabulary
 from trax_hourglass.layers.scan import unstacked
+from trax_hourglass.models.hourglass import check_vocabulary
 from trax_hourglass.ops import prng as keys_lib
 
 START = 0  # The token that stands before the first one; what shifting puts there in the other modes.

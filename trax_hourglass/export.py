@@ -21,15 +21,15 @@ def main(argv=None):
 
 def export(args):
   """Writes what the parsed arguments ask for."""
-  from trax_hourglass import interop  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.models import interop  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.models import trax_checkpoint  # pylint: disable=g-import-not-at-top
   from trax_hourglass import run_directory  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import trax_files  # pylint: disable=g-import-not-at-top
-  trax_files.check_name(args.to)
+  trax_checkpoint.check_name(args.to)
   run = run_directory.load(args.output_dir, checkpoint=args.checkpoint)
   if args.authors:
     interop.to_trax(run.model, args.to)
   else:
-    trax_files.write_model(args.to, run.model)
+    trax_checkpoint.write_model(args.to, run.model)
   print(f'weights of step {run.step} are in {args.to}')
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from trax import layers as tl
 from trax import shapes
 
-from trax_hourglass import flops
 from trax_hourglass.layers import loss as loss_lib
+from trax_hourglass.models import flops
 from trax_hourglass.training import step as step_lib
 
 

@@ -19,11 +19,11 @@ from trax import shapes
 
 from trax_hourglass import checkpoints
 from trax_hourglass import command_line
-from trax_hourglass import interop
+from trax_hourglass.models import interop
+from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import run_config
-from trax_hourglass import trax_files
 
 CONFIG = 'config.gin'
 _REQUIRED = object()
@@ -167,7 +167,7 @@ def _take_checkpoint(model, directory, step):
 
 def _take_file(model, path, files):
   """Gives the model the weights of a file; returns the step that it is of, or None."""
-  arrays = trax_files.read_weights(path)
+  arrays = trax_checkpoint.read_weights(path)
   _check_ends(path, [array.shape for array in arrays], model)
   if _is_own_layout(arrays, model):
     leaves, tree = jax.tree.flatten(model.weights)
@@ -177,7 +177,7 @@ def _take_file(model, path, files):
       interop.from_trax(arrays, model)
     except ValueError as error:
       raise ValueError(f'{path} does not fit the model of {", ".join(files)}: {error}') from error
-  return trax_files.read_step(path)
+  return trax_checkpoint.read_step(path)
 
 
 def _is_own_layout(arrays, model):

@@ -10,7 +10,7 @@ import abc
 import numpy as np
 
 from trax_hourglass.data import permutation
-from trax_hourglass.hourglass import check_vocabulary
+from trax_hourglass.models.hourglass import check_vocabulary
 from trax_hourglass.ops import prng
 
 _STARTS_AT_ONCE = 256

@@ -22,13 +22,13 @@ from trax.supervised import training
 from trax_hourglass import checkpoints
 from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.layers import trax_random
+from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.ops import prng
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import event_files
 from trax_hourglass.training import step as step_lib
 from trax_hourglass.training.stopping import Stopping
-from trax_hourglass import trax_files
 
 _MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
 _SETTLED_TOGETHER = 20  # Steps between those at which several hosts settle.
@@ -219,8 +219,8 @@ class Loop(training.Loop):
         store.check(step)
         values = store.notes(step)['history']
         with self._trainer.holding(store.read(step)):
-          trax_files.write_loop(path, self._model, self._trainer.slots, step, _history(values).to_dict(),
-                                self._batch_signature[:self._model.n_in])
+          trax_checkpoint.write_loop(path, self._model, self._trainer.slots, step, _history(values).to_dict(),
+                                     self._batch_signature[:self._model.n_in])
       except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
         self._say(f'{path.name} could not be written, training goes on and it is tried again later: '
                   f'{" ".join(str(error).split())[:300]}')

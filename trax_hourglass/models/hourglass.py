@@ -10,7 +10,6 @@ from trax.layers import base
 import trax.layers as tl
 from trax.shapes import ShapeDtype
 
-from trax_hourglass import hierarchy as hierarchy_lib
 from trax_hourglass.layers.attention import CausalRelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.layers import blocks
@@ -24,6 +23,7 @@ from trax_hourglass.layers.spec import check_decodes
 from trax_hourglass.layers.spec import check_plug_ins
 from trax_hourglass.layers.spec import check_sizes
 from trax_hourglass.layers import trax_random
+from trax_hourglass.models import hierarchy as hierarchy_lib
 from trax_hourglass.ops.dense import Dense
 from trax_hourglass.ops import prng
 

@@ -14,7 +14,7 @@ from trax.layers import base
 from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.layers.scan import Scanned
-from trax_hourglass import trax_files
+from trax_hourglass.models import trax_checkpoint
 
 _BEFORE_BIASES = 8  # Arrays of an attention that Trax lists before the biases: w, b of position, query, key, value.
 
@@ -52,7 +52,7 @@ def from_trax(source, model):
     if not arrays:
       raise ValueError('the source model has no weights yet: call its init first')
   else:
-    arrays = source if isinstance(source, list) else trax_files.read_weights(source)
+    arrays = source if isinstance(source, list) else trax_checkpoint.read_weights(source)
   _ensure_initialised(model)
   leaves, index, tree = _flatten(model.weights)
   slots = list(_trax_order(model, model.weights))
@@ -96,7 +96,7 @@ def to_trax(model, path=None):
     array = array if slot.block is None else array[slot.block]
     arrays.append(array[None, :, None, :] if slot.is_bias else array)
   if path is not None:
-    trax_files.write_weights(path, arrays, input_shape=(1, model.length_multiple))
+    trax_checkpoint.write_weights(path, arrays, input_shape=(1, model.length_multiple))
   return arrays
 
 
