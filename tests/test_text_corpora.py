@@ -13,9 +13,9 @@ from tests.helpers import texts
 import trax_hourglass as th
 from trax_hourglass.data import cache
 from trax_hourglass.data import corpus as corpora
+from trax_hourglass.data import enwik8
 from trax_hourglass.data import tfds_source
 from trax_hourglass.data import wiki40b
-from trax_hourglass.data import wikipedia
 
 
 @pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
@@ -95,8 +95,8 @@ def test_text_of_another_alphabet(tmp_path):
   letters = dataclasses.replace(texts.PUBLICATION, alphabet=b'<begin>', split_sha256={})
   with pytest.raises(ValueError, match=r'holds the byte .*, which tiny8 does not'):
     texts.open_corpus(texts.packed(tmp_path, 'raw'), tmp_path, letters)
-  assert wikipedia.TEXT8.ends == wikipedia.ENWIK8.ends == [90_000_000, 95_000_000, 100_000_000]
-  assert len(set(wikipedia.TEXT8.alphabet)) == 27
+  assert enwik8.TEXT8.ends == enwik8.ENWIK8.ends == [90_000_000, 95_000_000, 100_000_000]
+  assert len(set(enwik8.TEXT8.alphabet)) == 27
   for corpus in (th.configurables.Enwik8, th.configurables.Text8):  # The real ones know this one from themselves.
     with pytest.raises(ValueError, match="begins with b'<begin>"):
       corpus(texts.packed(tmp_path, 'raw'))

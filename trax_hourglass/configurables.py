@@ -12,10 +12,10 @@ from trax_hourglass import comparison
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import cifar10
+from trax_hourglass.data import enwik8
 from trax_hourglass.data import image_folder
 from trax_hourglass.data import imagenet
 from trax_hourglass.data import wiki40b
-from trax_hourglass.data import wikipedia
 from trax_hourglass.layers import attention
 from trax_hourglass.layers import resampling
 from trax_hourglass.layers import trax_attention
@@ -55,8 +55,8 @@ Hourglass = _register(hourglass.Hourglass, 'models')
 TraxLanguageModel = _register(trax_language_model.TraxLanguageModel, 'models')
 
 ByteCorpus = _register(byte_corpus.ByteCorpus, 'data')
-Enwik8 = _register(wikipedia.Enwik8, 'data')
-Text8 = _register(wikipedia.Text8, 'data')
+Enwik8 = _register(enwik8.Enwik8, 'data')
+Text8 = _register(enwik8.Text8, 'data')
 Wiki40b = _register(wiki40b.Wiki40b, 'data')
 Cifar10 = _register(cifar10.Cifar10, 'data')
 VanDenOordImagenet = _register(imagenet.VanDenOordImagenet, 'data')

@@ -9,11 +9,11 @@ import zipfile
 
 import numpy as np
 
-from trax_hourglass.data import wikipedia
+from trax_hourglass.data import enwik8
 
 CONTENT = b'<begin>' + np.random.default_rng(0).integers(0, 256, 9_993, np.uint8).tobytes()
 TRAIN, VALID = CONTENT[:9_000], CONTENT[9_000:9_500]
-PUBLICATION = wikipedia.Publication(
+PUBLICATION = enwik8.Publication(
     'tiny8', 'http://127.0.0.1:1/tiny8.zip', b'<begin>', ('sha1', hashlib.sha1(CONTENT).hexdigest()),
     {'train': hashlib.sha256(TRAIN).hexdigest(), 'valid': hashlib.sha256(VALID).hexdigest()}, None, (9_000, 500, 500))
 
@@ -36,7 +36,7 @@ def packed(folder, kind, content=CONTENT):
 
 
 def open_corpus(path, folder, publication=PUBLICATION):
-  return wikipedia.PublishedText(publication, path, folder / 'cache')
+  return enwik8.PublishedText(publication, path, folder / 'cache')
 
 
 def left(folder):

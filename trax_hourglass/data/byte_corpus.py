@@ -7,10 +7,10 @@ import os
 import pathlib
 import sysconfig
 
-from trax_hourglass.data import shares
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data.corpus import Tokens
+from trax_hourglass.data import splits as splits_lib
 
 _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 
@@ -44,7 +44,7 @@ class ByteCorpus(Corpus):
     if total < len(SPLITS):
       raise ValueError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
                        f'{", ".join(SPLITS)}')
-    splits = _by_file(root, sized) if len(sized) >= shares.FEW else _by_position(sized, total)
+    splits = _by_file(root, sized) if len(sized) >= splits_lib.FEW else _by_position(sized, total)
     super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in splits.items()})
 
 
@@ -65,13 +65,13 @@ def _files(root, python_sources_only):
 def _by_file(root, sized):
   stretches = {name: [] for name in SPLITS}
   for file, size in sized:
-    stretches[shares.of_name(file.relative_to(root).as_posix())].append((file, 0, size))
+    stretches[splits_lib.of_name(file.relative_to(root).as_posix())].append((file, 0, size))
   return {name: Tokens(s) for name, s in stretches.items()}
 
 
 def _by_position(sized, total):
   """Cuts the files' concatenation."""
-  bounds = shares.positions(total)
+  bounds = splits_lib.positions(total)
   splits = {}
   for name, first, last in zip(SPLITS, bounds, bounds[1:]):
     stretches, position = [], 0

@@ -1,6 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32, in its binary or python version or by TFDS.
 
-Both versions hold planes, all R, then all G, then all B; tokens are pixel by pixel, see images.py.
+Both versions hold planes, all R, then all G, then all B; tokens are pixel by pixel, see image_tokens.py.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 
 from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
-from trax_hourglass.data import images
+from trax_hourglass.data import image_tokens
 from trax_hourglass.data import tfds_source
 from trax_hourglass.models import trax_checkpoint
 
@@ -71,19 +71,19 @@ class Cifar10(Corpus):
     def flat(which):
       at_size = '' if size == _SIZE else f'-{size}x{size}'
       file = cache.folder(cache_dir) / f'cifar10-{which}-{key}{at_size}'
-      images.flat_file(file, lambda: (images.averaged(some, size) for some in arrays[which]()), size, f'CIFAR-10 {which}')
+      image_tokens.flat_file(file, lambda: (image_tokens.averaged(some, size) for some in arrays[which]()), size, f'CIFAR-10 {which}')
       return file
 
     def train_or_valid(name):
-      whole = images.part(flat('train'), size)
+      whole = image_tokens.part(flat('train'), size)
       n_train = len(whole) // whole.example_length - n_valid
       if n_train < 1:
         raise ValueError(f'n_valid is {n_valid:,} of {n_train + n_valid:,} training images: none are left to train on')
       first, n = (0, n_train) if name == 'train' else (n_train, n_valid)
-      return images.part(flat('train'), size, first, n)
+      return image_tokens.part(flat('train'), size, first, n)
 
     def test():
-      return images.part(flat('test'), size)
+      return image_tokens.part(flat('test'), size)
 
     splits = {}
     if 'train' in arrays:
@@ -126,7 +126,7 @@ def _from_files(path):
 
   def arrays(files):
     for file in files:
-      yield images.from_planes(_read(file), _SIZE)
+      yield image_tokens.from_planes(_read(file), _SIZE)
 
   return ({split: functools.partial(arrays, files) for split, files in by_split.items() if files},
           cache.fingerprint(found))

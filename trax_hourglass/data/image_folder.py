@@ -3,11 +3,11 @@
 import pathlib
 
 from trax_hourglass.data import cache
-from trax_hourglass.data import image_files
-from trax_hourglass.data import images
-from trax_hourglass.data import shares
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
+from trax_hourglass.data import image_files
+from trax_hourglass.data import image_tokens
+from trax_hourglass.data import splits
 
 _SUBFOLDERS = {'train': ('train',), 'valid': ('valid', 'validation', 'val'), 'test': ('test',)}
 _CHOICES = {'other_sizes': ('resize', 'error'), 'corrupt': ('error', 'skip')}
@@ -17,7 +17,7 @@ class ImageFolder(Corpus):
   """The images below a folder, at one size, in the order of their names.
 
   Subfolders named train, valid (or validation, val) and test are the splits. Without a subfolder named train, the images
-  are shared out by the rules of shares.py: 90 % train, 5 % valid, 5 % test.
+  are shared out by the rules of splits.py: 90 % train, 5 % valid, 5 % test.
   """
   unit = 'dim'
 
@@ -44,11 +44,11 @@ class ImageFolder(Corpus):
       if value not in _CHOICES[name]:
         raise ValueError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
     source = _open_source(path)
-    by_split = _by_subfolder(source.names) or shares.of_names(source.names)
+    by_split = _by_subfolder(source.names) or splits.of_names(source.names)
 
     def tokens(split):
       key = cache.fingerprint(source.files, split, size, other_sizes, corrupt)
-      return images.flat_file(
+      return image_tokens.flat_file(
           cache.folder(cache_dir) / f'images-{split}-{key}',
           lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size, f'{source.path} {split}')
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from trax_hourglass.data import archives
 from trax_hourglass.data import cache
-from trax_hourglass.data import image_files
-from trax_hourglass.data import images
-from trax_hourglass.data import tfds_source
 from trax_hourglass.data.corpus import Corpus
+from trax_hourglass.data import image_files
+from trax_hourglass.data import image_tokens
+from trax_hourglass.data import tfds_source
 
 _SIZES = (32, 64)
 _NO_TEST = 'results are reported on the split valid'
@@ -39,7 +39,7 @@ class _Imagenet(Corpus):
     def tokens(split):
       counted = functools.partial(_counted, arrays[split], name, authors, split)
       file = cache.folder(cache_dir) / f'imagenet{size}-{authors.replace(" ", "-").lower()}-{split}-{key}'
-      return images.flat_file(file, counted, size, f'{name} {split}')
+      return image_tokens.flat_file(file, counted, size, f'{name} {split}')
 
     not_there = f'{str(path)!r} does not hold it; add its files'
     super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays},
@@ -110,7 +110,7 @@ class ChrabaszczImagenet(_Imagenet):
         for rows in _rows(file, 'data.npy'):
           if rows.shape[1:] != (3 * size * size,):
             raise ValueError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check size')
-          yield images.from_planes(rows, size)
+          yield image_tokens.from_planes(rows, size)
 
     super().__init__(_CHRABASZCZ, size, path, {split: functools.partial(arrays, split) for split in files},
                      cache.fingerprint(sum(files.values(), [])), cache_dir)
