@@ -15,9 +15,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import numpy as np  # pylint: disable=wrong-import-position
 
-from trax_hourglass import decoding  # pylint: disable=wrong-import-position
-from trax_hourglass import run_directory  # pylint: disable=wrong-import-position
+from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
 from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position
+from trax_hourglass import run_directory  # pylint: disable=wrong-import-position
 
 _AT_ONCE = 16  # Windows.
 _START = 24  # Places of a window that are left out where groups are compared: they have little context, and unequally.

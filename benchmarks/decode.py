@@ -30,7 +30,7 @@ from trax import shapes  # pylint: disable=wrong-import-position
 from trax.supervised import decoding as trax_decoding  # pylint: disable=wrong-import-position
 
 from trax_hourglass import configurables  # pylint: disable=wrong-import-position
-from trax_hourglass import decoding  # pylint: disable=wrong-import-position
+from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
 
 
 def parse_arguments():

@@ -9,7 +9,7 @@ from trax import shapes
 
 from tests.helpers import pairs
 import trax_hourglass as th
-from trax_hourglass import attention_maps
+from trax_hourglass.inference import attention_maps
 from trax_hourglass.layers import spec as spec_lib
 
 

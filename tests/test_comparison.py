@@ -16,7 +16,7 @@ from trax import layers as tl
 import trax_hourglass as th
 from trax_hourglass import compare
 from trax_hourglass import comparison
-from trax_hourglass import decoding
+from trax_hourglass.inference import decoding
 from trax_hourglass.layers import spec as spec_lib
 from trax_hourglass import measurement
 from trax_hourglass import report

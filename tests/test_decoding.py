@@ -10,7 +10,7 @@ from tests.helpers import pairs
 import pytest
 from trax import shapes
 
-from trax_hourglass import decoding
+from trax_hourglass.inference import decoding
 
 ROOM = 24
 LOGITS = jnp.log(jnp.array([[0.1, 0.4, 0.05, 0.3, 0.15]]))

@@ -13,8 +13,8 @@ import pytest
 import trax
 from trax import layers as tl
 
-from trax_hourglass.data import evaluation_windows
-from trax_hourglass import evaluation
+from trax_hourglass.inference import scoring
+from trax_hourglass.inference import windows as windows_lib
 from trax_hourglass import run_evaluation
 from trax_hourglass.runtime import progress as progress_lib
 from tests.helpers import corpora
@@ -32,10 +32,10 @@ class Examples(corpora.Numbers):
 @given(n=st.integers(1, 60), length=st.integers(1, 12), stride=st.integers(1, 12), batch=st.integers(1, 5),
        n_hosts=st.integers(1, 3), rows_more=st.integers(0, 3), example=st.none() | st.integers(1, 20))
 def test_every_token_is_scored_once_with_its_context(n, length, stride, batch, n_hosts, rows_more, example):
-  length, stride = evaluation_windows.sizes(length, min(stride, length), example)
+  length, stride = windows_lib.sizes(length, min(stride, length), example)
   n_rows = -(-(batch + rows_more) // n_hosts) * n_hosts
   scored = []
-  for windows in evaluation_windows.plan(n, length, stride, example):
+  for windows in windows_lib.plan(n, length, stride, example):
     hosts = [windows.batches(corpora.Numbers(n), batch, n_rows, host, n_hosts) for host in range(n_hosts)]
     for parts in zip(*hosts, strict=True):
       assert {tokens.shape for tokens, _, _ in parts} == {(n_rows // n_hosts, windows.length)}
@@ -56,7 +56,7 @@ def test_every_token_is_scored_once_with_its_context(n, length, stride, batch, n
 
 
 def counts_by_hand(n, length, stride, example=None):
-  return [list(zip(w.starts, w.counts)) for w in evaluation_windows.plan(n, length, stride, example)]
+  return [list(zip(w.starts, w.counts)) for w in windows_lib.plan(n, length, stride, example)]
 
 
 def test_windows_by_hand():
@@ -64,7 +64,7 @@ def test_windows_by_hand():
   assert counts_by_hand(9, 4, 4) == [[(0, 4), (4, 4), (8, 1)]]  # One group: their batches are all of one shape.
   assert counts_by_hand(3, 4, 2) == [[(0, 3)]]
   assert counts_by_hand(10, 3, 2, example=5) == [[(0, 3), (5, 3)], [(2, 2), (7, 2)]]
-  assert evaluation_windows.sizes(8, 2, example_length=5) == (5, 5)
+  assert windows_lib.sizes(8, 2, example_length=5) == (5, 5)
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +74,7 @@ def model():
 
 @pytest.fixture(scope='module')
 def scorer(model):
-  return evaluation.Scorer(model)
+  return scoring.Scorer(model)
 
 
 def by_loop(model, n, length, stride):
@@ -111,7 +111,7 @@ def test_score_of_the_first_tokens_only(model, scorer):
 def test_logits_in_chunks_give_the_same_score(model, scorer):
   for stride in (12, 5):
     arguments = model.weights, model.state, corpora.Numbers(31), 4, 12, stride
-    np.testing.assert_allclose(evaluation.Scorer(model, chunk=4).score(*arguments).bits_per_token,
+    np.testing.assert_allclose(scoring.Scorer(model, chunk=4).score(*arguments).bits_per_token,
                                scorer.score(*arguments).bits_per_token, rtol=1e-5)
 
 
@@ -136,13 +136,13 @@ def test_examples_are_scored_whole(model, scorer):
 
 
 def test_error_of_windows_of_unequal_size_by_hand():
-  tally = evaluation._Tally(5, None)
+  tally = scoring._Tally(5, None)
   bits = np.array([[1.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])  # The third row is filling.
   tally.add(bits * math.log(2), np.array([4, 1]))
   score = tally.score(4, 4, 1.0)
   # Mean 4 / 5; windows are off by 3 - 4 * .8 = -.2 and 1 - .8 = .2; sqrt(2 * (.04 + .04)) / 5.
   np.testing.assert_allclose([score.bits_per_token, score.standard_error], [0.8, 0.08], rtol=1e-6)
-  alone = evaluation._Tally(1, None)
+  alone = scoring._Tally(1, None)
   alone.add(np.array([[3.0]]), np.array([1]))
   assert alone.score(4, 4, 1.0).standard_error is None
 
@@ -160,7 +160,7 @@ def uniform():
 def test_uniform_model_scores_eight_bits(data):
   for batch_size, length, stride in ((1, 7, 7), (3, 10, 3), (50, 100, 1)):
     seen = []
-    result = evaluation.score(uniform(), data, batch_size, length, stride, on_batch=lambda *now: seen.append(now))
+    result = scoring.score(uniform(), data, batch_size, length, stride, on_batch=lambda *now: seen.append(now))
     assert result.n_tokens == len(data) and abs(result.bits_per_token - 8) < 3e-6  # 5 nats in float32.
     assert (result.standard_error or 0) < 1e-6
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen) and seen[-1][:2] == (len(data),) * 2
@@ -174,7 +174,7 @@ def test_uniform_model_scores_eight_bits(data):
 ])
 def test_bad_sizes(options, message):
   with pytest.raises(ValueError, match=message):
-    evaluation.score(**{'model': uniform(), 'data': corpora.Numbers(9), 'batch_size': 2, 'length': 6, **options})
+    scoring.score(**{'model': uniform(), 'data': corpora.Numbers(9), 'batch_size': 2, 'length': 6, **options})
 
 
 @pytest.mark.parametrize('arguments, expected', [

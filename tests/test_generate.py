@@ -17,8 +17,8 @@ from trax import shapes
 from trax_hourglass import command_line
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import image_folder
-from trax_hourglass import decoding
 from trax_hourglass import generate
+from trax_hourglass.inference import decoding
 from trax_hourglass.models import interop
 from trax_hourglass import run_directory
 from trax_hourglass import train

@@ -41,8 +41,8 @@ if sys.argv[0] != '-m':
   from trax_hourglass.configurables import UpsampleByRepeat
   from trax_hourglass.configurables import VanDenOordImagenet
   from trax_hourglass.configurables import Wiki40b
-  from trax_hourglass import decoding
-  from trax_hourglass import evaluation
+  from trax_hourglass.inference import decoding
+  from trax_hourglass.inference import scoring
   from trax_hourglass.models import interop
   from trax_hourglass import run_directory
   from trax_hourglass import run_evaluation

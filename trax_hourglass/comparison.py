@@ -79,7 +79,7 @@ def compare(output_dir,
     n_evaluations: points of each learning curve, and checkpoints of each run.
     measured_steps: steps that are timed.
     split: what is scored at the end,
-    protocol: by which protocol, see evaluation.py; None for windows as long as in training,
+    protocol: by which protocol, see scoring.py; None for windows as long as in training,
     max_tokens: and how many tokens of it; None for all.
     paper: {row: bits that the paper prints}.
 

@@ -6,7 +6,7 @@ import math
 import jax
 
 from trax_hourglass.data import fingerprint
-from trax_hourglass import evaluation
+from trax_hourglass.inference import scoring
 from trax_hourglass import run_directory
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.progress import ScoringProgress
@@ -24,7 +24,7 @@ class Evaluation:
     step: steps the model was trained for, or None where its checkpoint does not say.
     checkpoint: path of the checkpoint.
   """
-  score: evaluation.Score
+  score: scoring.Score
   unit: str
   split: str
   protocol: str | None
@@ -65,7 +65,7 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
   distributed.check_same('data', seen)
   length, stride = window_sizes(protocol, context, stride, run_directory.setting('length'), data.example_length)
   batch_size = run_directory.setting('batch_size') if batch_size is None else batch_size
-  scorer = evaluation.Scorer(run.model, chunk=run_directory.setting('loss_chunk', None))
+  scorer = scoring.Scorer(run.model, chunk=run_directory.setting('loss_chunk', None))
   with ScoringProgress(f'scoring the {split} split', corpus.unit) as progress:
     score = scorer.score(run.model.weights, run.model.state, data, batch_size, length, stride, max_tokens, progress)
   return Evaluation(score, corpus.unit, split, protocol, run.step, str(run.checkpoint))
@@ -84,12 +84,12 @@ def window_sizes(protocol, context, stride, length, example_length=None):
   Raises:
     ValueError: an unknown protocol, or numbers out of their range.
   """
-  if protocol is not None and protocol not in evaluation.PROTOCOLS:
-    raise ValueError(f'protocol {protocol!r} does not exist: choose one of {", ".join(evaluation.PROTOCOLS)}')
+  if protocol is not None and protocol not in scoring.PROTOCOLS:
+    raise ValueError(f'protocol {protocol!r} does not exist: choose one of {", ".join(scoring.PROTOCOLS)}')
   if example_length is not None:
     length, usual_stride = example_length, example_length
   else:
-    length, usual_stride = evaluation.PROTOCOLS.get(protocol, (length, length))
+    length, usual_stride = scoring.PROTOCOLS.get(protocol, (length, length))
   if stride is not None and stride < 1:
     raise ValueError(f'stride is {stride}: give a number of tokens above 0')
   if context is not None and context < 0:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from trax_hourglass import command_line
 from trax_hourglass.data import image_files
-from trax_hourglass import decoding
+from trax_hourglass.inference import decoding
 from trax_hourglass.ops import prng
 from trax_hourglass import run_directory
 

@@ -15,7 +15,7 @@ from trax.supervised import training
 from trax_hourglass import checkpoints
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
-from trax_hourglass import evaluation
+from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.progress import ScoringProgress
 from trax_hourglass.runtime import sharding as mesh_lib
@@ -33,7 +33,7 @@ class Result:
   """What a training run came to.
 
   Attributes:
-    valid_bits_per_token: on the valid split, see evaluation.py.
+    valid_bits_per_token: on the valid split, see scoring.py.
     unit: what a token is, 'byte', 'dim' or 'token'.
     n_tokens_scored: tokens of the valid split that went into it.
     n_parameters: trained numbers.
@@ -147,7 +147,7 @@ def fit(output_dir,
     windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
                                           jax.process_index(), jax.process_count()))
     sample = next(windows)
-    scorer = evaluation.Scorer(eval_model, mesh, loss_chunk)
+    scorer = scoring.Scorer(eval_model, mesh, loss_chunk)
 
   def evaluate(weights, state, check_stop):
     score = scorer.score(weights, state, valid, batch_size, length, max_tokens=eval_batches * batch_size * length,

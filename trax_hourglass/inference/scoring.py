@@ -1,7 +1,7 @@
 """Bits per byte or dimension of a model on held-out data, over all devices of all hosts.
 
 A bit is a factor of 2 in probability: the mean of -log2 p(token) over all tokens. How much context a token is scored with
-is told by windows, see data/evaluation_windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
+is told by windows, see inference/windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass.data import evaluation_windows
+from trax_hourglass.inference import windows as windows_lib
 from trax_hourglass.layers import loss
 from trax_hourglass.models.hourglass import check_vocabulary
 from trax_hourglass.runtime import sharding as mesh_lib
@@ -105,11 +105,11 @@ class Scorer:
     if n_tokens < 1:
       raise ValueError('there is nothing to score: the split is empty or max_tokens is below 1')
     example_length = getattr(data, 'example_length', None)
-    length, stride = evaluation_windows.sizes(length, stride, example_length)
+    length, stride = windows_lib.sizes(length, stride, example_length)
     weights, state = jax.tree.map(self._placed, (weights, state))
     tally, running = _Tally(n_tokens, on_batch), None
     try:
-      for windows in evaluation_windows.plan(n_tokens, length, stride, example_length):
+      for windows in windows_lib.plan(n_tokens, length, stride, example_length):
         tally.wait_for_compilation()
         before = None
         for tokens, token_weights, counts in self._batches(windows, data, batch_size):
