@@ -17,7 +17,7 @@ import numpy as np  # pylint: disable=wrong-import-position
 
 from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
 from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position
-from trax_hourglass import run_directory  # pylint: disable=wrong-import-position
+from trax_hourglass.training import run_directory  # pylint: disable=wrong-import-position
 
 _AT_ONCE = 16  # Windows.
 _START = 24  # Places of a window that are left out where groups are compared: they have little context, and unequally.

@@ -20,8 +20,8 @@ import subjects
 
 import jax  # pylint: disable=wrong-import-position
 
-from trax_hourglass import checkpoints  # pylint: disable=wrong-import-position
 from trax_hourglass import command_line  # pylint: disable=wrong-import-position
+from trax_hourglass.training import checkpoints  # pylint: disable=wrong-import-position
 from trax_hourglass.training import fit  # pylint: disable=wrong-import-position
 
 _POINTS = 200  # Of each curve, in a run of 200,000 steps.

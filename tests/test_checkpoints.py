@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from tests.helpers import runs
 
-from trax_hourglass import checkpoints
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
+from trax_hourglass.training import checkpoints
 
 
 def arrays(seed):

@@ -13,7 +13,7 @@ from trax import shapes
 from trax_hourglass import command_line
 from trax_hourglass import comparison
 from trax_hourglass import configurables
-from trax_hourglass import run_directory
+from trax_hourglass.training import run_directory
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin' / 'compare'
 SHARED = ('enwik8.gin', 'cifar10.gin')

@@ -20,8 +20,8 @@ from trax_hourglass.inference import decoding
 from trax_hourglass.layers import spec as spec_lib
 from trax_hourglass import measurement
 from trax_hourglass import report
-from trax_hourglass import run_directory
 from trax_hourglass.training import clock
+from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
 from tests.helpers.doors import main
 from tests.helpers.causality import assert_causal

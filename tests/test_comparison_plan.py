@@ -7,7 +7,7 @@ import pytest
 
 from trax_hourglass import comparison
 from trax_hourglass import measurement
-from trax_hourglass import run_directory
+from trax_hourglass.training import run_directory
 from tests.helpers.comparisons import MEASURED
 from tests.helpers.comparisons import by_name
 from tests.helpers.comparisons import run

@@ -15,8 +15,8 @@ from trax import layers as tl
 
 from trax_hourglass.inference import scoring
 from trax_hourglass.inference import windows as windows_lib
-from trax_hourglass import run_evaluation
 from trax_hourglass.runtime import progress as progress_lib
+from trax_hourglass.training import evaluate_run
 from tests.helpers import corpora
 
 
@@ -184,7 +184,7 @@ def test_bad_sizes(options, message):
     (('paper', 1000, None, 99), (4096, 3096)), (('paper', None, None, 99, 12), (12, 12)), ((None, 8, None, 99, 12), (12, 4)),
 ])
 def test_windows_of_protocols_and_flags(arguments, expected):
-  assert run_evaluation.window_sizes(*arguments) == expected
+  assert evaluate_run.window_sizes(*arguments) == expected
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -193,7 +193,7 @@ def test_windows_of_protocols_and_flags(arguments, expected):
 ])
 def test_windows_that_make_no_sense(arguments, message):
   with pytest.raises(ValueError, match=message):
-    run_evaluation.window_sizes(*arguments)
+    evaluate_run.window_sizes(*arguments)
 
 
 def test_progress_tells_running_bits_in_plain_lines(monkeypatch, capsys):

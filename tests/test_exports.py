@@ -9,8 +9,8 @@ from trax import optimizers
 from trax.supervised import training
 
 import trax_hourglass as th
-from trax_hourglass import checkpoints
 from trax_hourglass.models import trax_checkpoint
+from trax_hourglass.training import checkpoints
 from tests.helpers.runs import LONG
 from tests.helpers import runs
 from tests.helpers import outcomes

@@ -17,9 +17,9 @@ from tests import crash
 from tests.helpers import processes
 from tests.helpers import runs
 from tests.helpers import outcomes
-from trax_hourglass import checkpoints
-from trax_hourglass import sealed_folder
 from trax_hourglass import train
+from trax_hourglass.training import checkpoints
+from trax_hourglass.training import checksums
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training import progress
 
@@ -116,7 +116,7 @@ def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypat
     if self.step == 2:
       raise RuntimeError('out of memory')
 
-  monkeypatch.setattr(sealed_folder, 'write', write)
+  monkeypatch.setattr(checksums, 'write', write)
   monkeypatch.setattr(loop_lib.Loop, 'save_checkpoint', save_checkpoint)
   with pytest.raises(RuntimeError, match='out of memory'):
     runs.run(tmp_path, *runs.LONG, 'fit.checkpoint_every = 2')

@@ -14,12 +14,12 @@ import numpy as np
 
 from tests.helpers import runs
 from tests.helpers import sampling
-from trax_hourglass import checkpoints
 from trax_hourglass import evaluate
 from trax_hourglass import export
 from trax_hourglass import generate
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass import train
+from trax_hourglass.training import checkpoints
 
 EXAMPLES = sampling.examples(70, 520)
 

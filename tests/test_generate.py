@@ -20,8 +20,8 @@ from trax_hourglass.data import image_folder
 from trax_hourglass import generate
 from trax_hourglass.inference import decoding
 from trax_hourglass.models import interop
-from trax_hourglass import run_directory
 from trax_hourglass import train
+from trax_hourglass.training import run_directory
 from trax_hourglass import writing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -16,11 +16,11 @@ import pytest
 
 from tests.helpers import processes
 from tests.helpers import runs as runs_lib
-from trax_hourglass import checkpoints
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
-from trax_hourglass.training import stopping
+from trax_hourglass.training import checkpoints
+from trax_hourglass.training import preemption
 
 
 def free_port():
@@ -162,10 +162,10 @@ def test_an_error_is_told_even_where_hosts_cannot_talk(monkeypatch):
 
 
 def test_sigterm_ends_a_process_of_several_once_it_does_not_train(monkeypatch):
-  monkeypatch.setattr(stopping.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(preemption.jax, 'process_count', lambda: 2)
   before = signal.signal(signal.SIGTERM, lambda *_: None)
   try:
-    with stopping.Stopping():
+    with preemption.Stopping():
       assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
   finally:

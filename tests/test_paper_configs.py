@@ -17,8 +17,8 @@ import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass.data import batches
 from trax_hourglass.layers import loss
-from trax_hourglass import run_directory
 from trax_hourglass.runtime import compilation_cache
+from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'

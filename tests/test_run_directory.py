@@ -15,7 +15,7 @@ import trax_hourglass as th
 from trax_hourglass import command_line
 from trax_hourglass import export as export_command
 from trax_hourglass.models import interop
-from trax_hourglass import run_directory
+from trax_hourglass.training import run_directory
 
 TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
 

@@ -16,7 +16,7 @@ from trax import shapes
 from trax_hourglass import command_line
 from trax_hourglass import configurables
 from trax_hourglass.models import flops
-from trax_hourglass import run_directory
+from trax_hourglass.training import run_directory
 from trax_hourglass.training import step as step_lib
 from tests.helpers.causality import assert_causal
 

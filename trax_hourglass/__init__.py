@@ -44,5 +44,5 @@ if sys.argv[0] != '-m':
   from trax_hourglass.inference import decoding
   from trax_hourglass.inference import scoring
   from trax_hourglass.models import interop
-  from trax_hourglass import run_directory
-  from trax_hourglass import run_evaluation
+  from trax_hourglass.training import evaluate_run
+  from trax_hourglass.training import run_directory

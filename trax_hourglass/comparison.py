@@ -31,12 +31,12 @@ from trax_hourglass.data import batches
 from trax_hourglass import measurement
 from trax_hourglass.ops import prng
 from trax_hourglass import report
-from trax_hourglass import run_directory
-from trax_hourglass import run_evaluation
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import clock
+from trax_hourglass.training import evaluate_run
+from trax_hourglass.training import run_directory
 
 CONFIG = 'comparison.gin'
 _ROW, _RESULT = 'row.json', 'result.json'
@@ -264,8 +264,8 @@ class Comparison:
       self._train(row, seed, plan['n_steps'], directory)
     # The configuration of the run alone, so that anyone who opens it again gets the same.
     opened = run_directory.load(run, bindings=row.lines if row.weights_of else ())
-    evaluation = run_evaluation.evaluate(opened, self._scored['split'], self._scored['protocol'],
-                                         max_tokens=self._scored['max_tokens'])
+    evaluation = evaluate_run.evaluate(opened, self._scored['split'], self._scored['protocol'],
+                                       max_tokens=self._scored['max_tokens'])
     return {'seed': seed, 'bits': evaluation.score.bits_per_token, 'standard_error': evaluation.score.standard_error,
             'n_tokens_scored': evaluation.score.n_tokens, 'curve': [] if row.weights_of else report.curve(run)}
 

@@ -10,10 +10,10 @@ import numpy as np
 from trax import shapes
 
 from trax_hourglass import command_line
-from trax_hourglass import report
-from trax_hourglass import run_directory
-from trax_hourglass import run_evaluation
 from trax_hourglass.data import batches
+from trax_hourglass import report
+from trax_hourglass.training import evaluate_run
+from trax_hourglass.training import run_directory
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
 _TAKEN = 'compiled', 'comparison.gin', *report.FILES  # Names in a comparison's folder.
@@ -113,7 +113,7 @@ class Configuration:
     batches.check_sizes(run_directory.setting('batch_size'), run_directory.setting('length'))
     model = run_directory.setting('model')(mode='train')
     data = run_directory.setting('corpus').split(split)
-    length, _ = run_evaluation.window_sizes(protocol, None, None, run_directory.setting('length'), data.example_length)
+    length, _ = evaluate_run.window_sizes(protocol, None, None, run_directory.setting('length'), data.example_length)
     multiple = getattr(model, 'length_multiple', None)
     kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
     if kind == 'Trax':

@@ -37,13 +37,13 @@ def evaluate(args):
   command_line.connect_hosts(args)
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
   distributed.end_by_sigterm()
-  from trax_hourglass import run_directory  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import run_evaluation  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.training import evaluate_run  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top
   distributed.check_same('arguments', str([getattr(args, name) for name in (
       'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
   run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
-  result = run_evaluation.evaluate(run, args.split, args.protocol, args.context, args.stride, args.max_tokens,
-                                   args.batch_size)
+  result = evaluate_run.evaluate(run, args.split, args.protocol, args.context, args.stride, args.max_tokens,
+                                 args.batch_size)
   if not distributed.is_first():
     return
   if args.json:

@@ -23,7 +23,7 @@ def export(args):
   """Writes what the parsed arguments ask for."""
   from trax_hourglass.models import interop  # pylint: disable=g-import-not-at-top
   from trax_hourglass.models import trax_checkpoint  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import run_directory  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top
   trax_checkpoint.check_name(args.to)
   run = run_directory.load(args.output_dir, checkpoint=args.checkpoint)
   if args.authors:

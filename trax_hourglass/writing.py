@@ -22,7 +22,7 @@ from trax_hourglass import command_line
 from trax_hourglass.data import image_files
 from trax_hourglass.inference import decoding
 from trax_hourglass.ops import prng
-from trax_hourglass import run_directory
+from trax_hourglass.training import run_directory
 
 _TEXT_LENGTH = 500
 _PIECE = 32

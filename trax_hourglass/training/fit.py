@@ -12,16 +12,16 @@ import numpy as np
 from trax import layers as tl
 from trax.supervised import training
 
-from trax_hourglass import checkpoints
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.progress import ScoringProgress
 from trax_hourglass.runtime import sharding as mesh_lib
+from trax_hourglass.training import checkpoints
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training.progress import Progress
-from trax_hourglass.training.run_record import RunRecord
+from trax_hourglass.training.resume import RunRecord
 from trax_hourglass.training import step as step_lib
 
 _ON_NON_FINITE = 'stop', 'skip'

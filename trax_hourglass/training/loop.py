@@ -19,16 +19,16 @@ from trax.fastmath import random
 from trax.supervised import history
 from trax.supervised import training
 
-from trax_hourglass import checkpoints
 from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.layers import trax_random
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.ops import prng
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding as mesh_lib
-from trax_hourglass.training import event_files
+from trax_hourglass.training import checkpoints
+from trax_hourglass.training.preemption import Stopping
 from trax_hourglass.training import step as step_lib
-from trax_hourglass.training.stopping import Stopping
+from trax_hourglass.training import tensorboard
 
 _MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
 _SETTLED_TOGETHER = 20  # Steps between those at which several hosts settle.
@@ -97,7 +97,7 @@ class Loop(training.Loop):
     """
     last = self.step + n_steps
     self._record.begin()
-    self._events = {part: event_files.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
+    self._events = {part: tensorboard.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
     self._clock, self._n_timed = time.monotonic(), 0  # Steps since then.
     try:
       with Stopping() as stopping:

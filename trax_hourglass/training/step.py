@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from trax.fastmath import numpy as jnp
 
-from trax_hourglass import checkpoints
 from trax_hourglass.ops import prng
 from trax_hourglass.runtime import sharding as mesh_lib
+from trax_hourglass.training import checkpoints
 
 
 DTYPES = ('float32', 'bfloat16')

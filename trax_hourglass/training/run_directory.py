@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
-from trax_hourglass import checkpoints
 from trax_hourglass import command_line
 from trax_hourglass.models import interop
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
+from trax_hourglass.training import checkpoints
 from trax_hourglass.training import run_config
 
 CONFIG = 'config.gin'

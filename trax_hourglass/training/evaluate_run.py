@@ -7,9 +7,9 @@ import jax
 
 from trax_hourglass.data import fingerprint
 from trax_hourglass.inference import scoring
-from trax_hourglass import run_directory
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.progress import ScoringProgress
+from trax_hourglass.training import run_directory
 
 
 @dataclasses.dataclass(frozen=True)

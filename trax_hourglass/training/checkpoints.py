@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from trax_hourglass.runtime import distributed
-from trax_hourglass import sealed_folder
+from trax_hourglass.training import checksums
 
 FOLDER = 'checkpoints'
 _NOTES = 'notes.json'
@@ -235,7 +235,7 @@ class Store:
     if not path.is_dir():
       raise ValueError(f'there is no checkpoint of step {step} in {str(self.folder)!r}; there are: '
                        f'{", ".join(map(str, self.steps())) or "none"}')
-    wrong = sealed_folder.problem(path)
+    wrong = checksums.problem(path)
     if wrong is not None:
       raise ValueError(f'the checkpoint {str(path)!r} is damaged ({wrong})')
 
@@ -280,8 +280,8 @@ class Store:
     try:
       self._writer.wait_until_finished()
       if distributed.is_first():
-        sealed_folder.write(unfinished / _NOTES, notes)
-        sealed_folder.seal(unfinished)
+        checksums.write(unfinished / _NOTES, notes)
+        checksums.seal(unfinished)
         self._replace(step, unfinished)
     except Exception as error:  # pylint: disable=broad-except
       self._error = error

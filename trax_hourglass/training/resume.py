@@ -12,12 +12,12 @@ import shutil
 import gin
 import jax
 
-from trax_hourglass import checkpoints
 from trax_hourglass.data import fingerprint
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import distributed
-from trax_hourglass.training import event_files
+from trax_hourglass.training import checkpoints
 from trax_hourglass.training import run_config
+from trax_hourglass.training import tensorboard
 
 CONFIG, _VERSIONS, _LOCK = 'config.gin', 'versions.json', 'run.lock'
 
@@ -91,7 +91,7 @@ class RunRecord:
     with distributed.together(f'writing to {str(self.path)!r}'):
       if distributed.is_first():
         for part in ('train', 'eval'):
-          event_files.drop_after(self.path / part, self._last_logged(part))
+          tensorboard.drop_after(self.path / part, self._last_logged(part))
         atomic_files.write(self.path / CONFIG, gin.operative_config_str())
         atomic_files.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
 
