@@ -15,8 +15,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 
 import numpy as np  # pylint: disable=wrong-import-position
 
+from trax_hourglass.comparison.report import markdown  # pylint: disable=wrong-import-position
 from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
-from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position
 from trax_hourglass.training import run_directory  # pylint: disable=wrong-import-position
 
 _AT_ONCE = 16  # Windows.

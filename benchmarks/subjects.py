@@ -19,11 +19,11 @@ from trax import layers as tl  # pylint: disable=wrong-import-position
 from trax import optimizers  # pylint: disable=wrong-import-position
 from trax import shapes  # pylint: disable=wrong-import-position
 
+from trax_hourglass.comparison.report import markdown  # pylint: disable=wrong-import-position, unused-import
+from trax_hourglass.comparison.step_cost import machine  # pylint: disable=wrong-import-position, unused-import
 from trax_hourglass import configurables  # pylint: disable=wrong-import-position
-from trax_hourglass.measurement import machine  # pylint: disable=wrong-import-position, unused-import
 from trax_hourglass.models import flops  # pylint: disable=wrong-import-position
 from trax_hourglass.models import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
-from trax_hourglass.report import markdown  # pylint: disable=wrong-import-position, unused-import
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 
 NAMES = ('ours', 'flat', 'trax')

@@ -3,7 +3,7 @@
 import dataclasses
 
 
-from trax_hourglass.training import clock
+from trax_hourglass.comparison import step_timer
 from trax_hourglass.training import progress
 
 
@@ -16,10 +16,10 @@ class FakeLoop:
 
 def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypatch):
   now = [0.0]
-  monkeypatch.setattr(clock.time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr(step_timer.time, 'monotonic', lambda: now[0])
 
   def train(first, last):
-    watch = clock.Clock(FakeLoop(first - 1), tmp_path / 'seconds.json', lambda step: step % 3 == 0)
+    watch = step_timer.Clock(FakeLoop(first - 1), tmp_path / 'seconds.json', lambda step: step % 3 == 0)
     for step in range(first, last + 1):
       watch.on_step_begin(step)
       now[0] += 100.0 if step == first else 2.0  # The first one compiles.
@@ -28,18 +28,18 @@ def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypat
 
   train(1, 7)
   # Steps 2 and 3 and the batches before them; steps 4 to 6, and the two batches between them.
-  assert clock.read(tmp_path / 'seconds.json') == [(3, 6.0, 2), (6, 14.0, 5)]
+  assert step_timer.read(tmp_path / 'seconds.json') == [(3, 6.0, 2), (6, 14.0, 5)]
   train(4, 6)  # From the checkpoint of step 3: what came after it is forgotten.
-  sums = clock.read(tmp_path / 'seconds.json')
+  sums = step_timer.read(tmp_path / 'seconds.json')
   assert sums == [(3, 6.0, 2), (6, 12.0, 4)]
-  assert clock.per_step(sums) == (3.0, 3.0)
+  assert step_timer.per_step(sums) == (3.0, 3.0)
 
 
 def test_mean_and_median_of_a_step():
   # 5 steps of 1 s, 2 of 9 s, 4 of 2 s; what is not timed does not count.
   sums = [(1, 0.0, 0), (6, 5.0, 5), (8, 23.0, 7), (10, 23.0, 7), (14, 31.0, 11)]
-  assert clock.per_step(sums) == (31 / 11, 2.0)
-  assert clock.per_step([(1, 0.0, 0)]) == clock.per_step([]) == (0.0, 0.0)
+  assert step_timer.per_step(sums) == (31 / 11, 2.0)
+  assert step_timer.per_step([(1, 0.0, 0)]) == step_timer.per_step([]) == (0.0, 0.0)
 
 
 def test_the_bar_of_a_run_that_goes_on_begins_where_it_was_cut():

@@ -11,7 +11,7 @@ import pytest
 from trax import shapes
 
 from trax_hourglass import command_line
-from trax_hourglass import comparison
+from trax_hourglass.comparison import compare
 from trax_hourglass import configurables
 from trax_hourglass.training import run_directory
 
@@ -26,7 +26,7 @@ def rows_of(folder, *files):
   """Returns the comparison of some files, its rows checked; nothing is run."""
   gin.clear_config()
   command_line.parse_gin([f'compare/{file}' for file in files], CORPUS)
-  with mock.patch.object(comparison.Comparison, 'run', lambda self, seeds: self):
+  with mock.patch.object(compare.Comparison, 'run', lambda self, seeds: self):
     return configurables.compare(str(folder / 'x'))
 
 

@@ -15,12 +15,12 @@ from trax import layers as tl
 
 import trax_hourglass as th
 from trax_hourglass import compare
-from trax_hourglass import comparison
+from trax_hourglass.comparison import compare as compare_lib
+from trax_hourglass.comparison import report
+from trax_hourglass.comparison import step_cost
+from trax_hourglass.comparison import step_timer
 from trax_hourglass.inference import decoding
 from trax_hourglass.layers import spec as spec_lib
-from trax_hourglass import measurement
-from trax_hourglass import report
-from trax_hourglass.training import clock
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
 from tests.helpers.doors import main
@@ -118,8 +118,8 @@ def test_every_row_is_a_run_directory_of_its_own_data_and_seed(finished):
 def test_finished_rows_are_not_run_again_and_failed_ones_are_tried(finished, monkeypatch):
   folder, results = finished
   trained = []
-  original = comparison.Comparison._train
-  monkeypatch.setattr(comparison.Comparison, '_train', lambda self, row, *args: (trained.append(row.name),
+  original = compare_lib.Comparison._train
+  monkeypatch.setattr(compare_lib.Comparison, '_train', lambda self, row, *args: (trained.append(row.name),
                                                                                   original(self, row, *args))[1])
   assert comparisons.run(folder, FAILS)['rows'] == results['rows']
   assert trained == ['fails', 'fails']
@@ -130,14 +130,14 @@ def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
   folder = shutil.copytree(folder, tmp_path / 'copy')
   before = comparisons.by_name(results)['flat']
   (folder / 'flat' / 'seed_0' / 'result.json').unlink()
-  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: {'error': 'planned already'})
+  monkeypatch.setattr(compare_lib.Comparison, '_measure', lambda self, row: {'error': 'planned already'})
   after = comparisons.by_name(comparisons.run(folder, FAILS))['flat']
   assert after['bits_of_seeds'] == before['bits_of_seeds'] and after['training_seconds'] == before['training_seconds']
 
 
 def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatch):
   folder = shutil.copytree(finished[0], tmp_path / 'copy')
-  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   wide = FAILS.replace('{', "{'wide': 'Hourglass.d_ff = 11',")
   rows = comparisons.by_name(comparisons.run(folder, wide, 'compare.seeds = (0,)'))
   assert rows['wide']['errors'] == ['not run'] and rows['flat']['n_seeds'] == 1
@@ -156,8 +156,8 @@ def test_a_folder_of_other_results_is_refused(finished):
 
 
 def test_some_rows_by_name(tmp_path, monkeypatch):
-  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: comparisons.MEASURED)
-  monkeypatch.setattr(comparison.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  monkeypatch.setattr(compare_lib.Comparison, '_measure', lambda self, row: comparisons.MEASURED)
+  monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   rows = comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("drawn",)'))
   assert list(rows) == ['drawn', 'drawn, k = 3']
   assert list(comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
@@ -195,8 +195,8 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     return {'seed': seed, 'bits': 5.0, 'standard_error': 0.1, 'n_tokens_scored': 9,
             'curve': [(1, 8.0), (3, 5.0)]}
 
-  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
-  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: comparisons.MEASURED)
+  monkeypatch.setattr(compare_lib.Comparison, '_run_once', run_once)
+  monkeypatch.setattr(step_cost, 'measure', lambda *args, **kwargs: comparisons.MEASURED)
   files = '--config_file', comparisons.TINY, '--config', comparisons.CORPUS, '--output_dir', tmp_path / 'x'
   assert main(monkeypatch, *files, command=compare) == 130
   assert 'stopped' in capsys.readouterr().err
@@ -258,7 +258,7 @@ def test_folders_and_files_that_make_no_sense(tmp_path, monkeypatch, capsys, arg
 
 
 def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
-  original = clock.Clock.on_step_end
+  original = step_timer.Clock.on_step_end
 
   def die_at_step_3(self, step):
     if step == 3:
@@ -266,17 +266,17 @@ def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
       raise SystemExit('killed')
     original(self, step)
 
-  monkeypatch.setattr(clock.Clock, 'on_step_end', die_at_step_3)
+  monkeypatch.setattr(step_timer.Clock, 'on_step_end', die_at_step_3)
   row = ('compare.rows = {"flat": "Hourglass.hierarchy = \'1@1\'"}', 'compare.also_evaluate = None', 'compare.paper = None',
          'compare.seeds = (0,)')
   with pytest.raises(SystemExit):
     comparisons.run(tmp_path, *row)
   seconds = tmp_path / 'flat' / 'seed_0' / 'seconds.json'
-  before = clock.read(seconds)
+  before = step_timer.read(seconds)
   assert [(step, n_timed) for step, _, n_timed in before] == [(1, 0), (2, 1)]
-  monkeypatch.setattr(clock.Clock, 'on_step_end', original)
+  monkeypatch.setattr(step_timer.Clock, 'on_step_end', original)
   found, = comparisons.run(tmp_path, *row)['rows']
-  assert clock.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a start is not timed.
+  assert step_timer.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a start is not timed.
   np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
 
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from trax_hourglass import comparison
-from trax_hourglass import measurement
+from trax_hourglass.comparison import compare
+from trax_hourglass.comparison import step_cost
 from trax_hourglass.training import run_directory
 from tests.helpers.comparisons import MEASURED
 from tests.helpers.comparisons import by_name
@@ -24,7 +24,7 @@ def not_run(self, seed, directory, row):
     ('compare.steps = None\ncompare.flops = 1e11', 50), ('compare.steps = None\ncompare.seconds = 0.01', 1)])
 def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_steps):
   seen = []
-  monkeypatch.setattr(measurement, 'measure', lambda *args, **kwargs: MEASURED)
+  monkeypatch.setattr(step_cost, 'measure', lambda *args, **kwargs: MEASURED)
 
   def run_once(self, seed, directory, row):
     if not row.weights_of:
@@ -33,7 +33,7 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
                    run_directory.bound('WarmupCosine.warmup_steps')))
     return {'error': 'not run'}
 
-  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  monkeypatch.setattr(compare.Comparison, '_run_once', run_once)
   run(tmp_path, *budget.splitlines(), 'compare.seeds = (0,)', 'compare.warmup = 0.2')
   assert seen == [(n_steps, 0.0, round(0.2 * n_steps))] * 2
 
@@ -46,8 +46,8 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
     return dataclasses.replace(MEASURED, step_seconds={'flat': [1.0, 4.0, 2.0, 4.0, 4.0, 4.0], 'drawn': [3.0, 2.0, 8.0],
                                                        'late': [8.0, 6.0, 7.0]}[row.name][order.count(row.name) - 1])
 
-  monkeypatch.setattr(comparison.Comparison, '_measure', measure)
-  monkeypatch.setattr(comparison.Comparison, '_run_once', not_run)
+  monkeypatch.setattr(compare.Comparison, '_measure', measure)
+  monkeypatch.setattr(compare.Comparison, '_run_once', not_run)
   steps = lambda name: json.loads((tmp_path / name / 'row.json').read_text())['n_steps']
   run(tmp_path, *SECONDS)
   assert order == ['flat', 'drawn'] * 3 and (steps('flat'), steps('drawn')) == (50, 33)
@@ -57,8 +57,8 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
 
 
 def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
-  monkeypatch.setattr(comparison.Comparison, '_run_once', not_run)
+  monkeypatch.setattr(compare.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(compare.Comparison, '_run_once', not_run)
   run(tmp_path, *SECONDS)
   path = tmp_path / 'flat' / 'row.json'
   path.write_text(path.read_text().replace('"cores": ', '"cores": 99'))
@@ -68,7 +68,7 @@ def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkey
       raise MemoryError('too large by now')
     return MEASURED
 
-  monkeypatch.setattr(comparison.Comparison, '_measure', measure)
+  monkeypatch.setattr(compare.Comparison, '_measure', measure)
   rows = by_name(run(tmp_path, *SECONDS, "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}"))
   assert rows['late']['n_steps'] == 400
   said = capsys.readouterr().err
@@ -83,8 +83,8 @@ def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
     assert 'ended' in json.loads((directory / 'result.json').read_text())['error']  # What is left if the process is killed.
     raise ValueError('no')
 
-  monkeypatch.setattr(comparison.Comparison, '_measure', lambda self, row: MEASURED)
-  monkeypatch.setattr(comparison.Comparison, '_run_once', run_once)
+  monkeypatch.setattr(compare.Comparison, '_measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(compare.Comparison, '_run_once', run_once)
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None')
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
   assert tried == ['flat', 'drawn', 'late', 'flat', 'drawn']

@@ -8,7 +8,7 @@ import pytest
 from trax import layers as tl
 from trax import optimizers
 
-from trax_hourglass import measurement
+from trax_hourglass.comparison import step_cost
 from trax_hourglass.models import flops
 
 
@@ -24,7 +24,7 @@ until_small.defvjp(lambda x: (until_small(x), None), lambda _, g: (g,))
 def measure(*layers):
   x = pairs.tokens(6, batch=2)
   model = tl.Serial(tl.Embedding(pairs.VOCAB, 4), *layers, tl.Dense(pairs.VOCAB))
-  measured = measurement.measure(model, optimizers.SGD(0.1), (x, x, np.ones(x.shape, np.float32)), n_steps=2)
+  measured = step_cost.measure(model, optimizers.SGD(0.1), (x, x, np.ones(x.shape, np.float32)), n_steps=2)
   return model, measured
 
 

@@ -6,8 +6,8 @@ from matplotlib import axes
 import numpy as np
 import pytest
 
-from trax_hourglass import budget as budget_lib
-from trax_hourglass import report
+from trax_hourglass.comparison import planning as budget_lib
+from trax_hourglass.comparison import report
 from tests.helpers.comparisons import MEASURED
 
 

@@ -35,8 +35,8 @@ def compare(args):
                                   'comparison')
   command_line.parse_gin(args.config_file or [str(saved)], args.config)
 
+  from trax_hourglass.comparison import report  # pylint: disable=g-import-not-at-top
   from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import report  # pylint: disable=g-import-not-at-top
   results = configurables.compare(str(folder))
   print(json.dumps(results) if args.json else f'{report.table(results)}\n\nin {folder}')
   if any(row['errors'] for row in results['rows']):

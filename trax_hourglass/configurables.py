@@ -8,7 +8,7 @@ Trax registers too. An attention, shortening or upsampling of your own takes one
 import gin
 
 from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import, g-bad-import-order
-from trax_hourglass import comparison
+from trax_hourglass.comparison import compare as compare_lib
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import cifar10
@@ -67,4 +67,4 @@ Epochs = _register(batches.Epochs, 'data')
 WarmupCosine = _register(schedules.WarmupCosine, 'training')
 CosineEnd = _register(schedules.CosineEnd, 'training')
 fit = _register(fit_lib.fit, 'training', denylist=['output_dir', 'callbacks'])
-compare = _register(comparison.compare, 'training', denylist=['output_dir'])
+compare = _register(compare_lib.compare, 'training', denylist=['output_dir'])

@@ -5,13 +5,13 @@ import pathlib
 import gin
 
 from trax_hourglass import command_line
+from trax_hourglass.comparison import step_cost
 from trax_hourglass import configurables
-from trax_hourglass import measurement
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny_compare.gin')
 CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
-MEASURED = measurement.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000,
-                                   step_seconds=0.25)
+MEASURED = step_cost.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000,
+                                 step_seconds=0.25)
 
 
 def run(folder, *bindings):

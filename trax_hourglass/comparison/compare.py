@@ -24,17 +24,17 @@ import sys
 
 import gin
 
-from trax_hourglass import budget as budget_lib
 from trax_hourglass import command_line
-from trax_hourglass import comparison_rows
+from trax_hourglass.comparison import planning as budget_lib
+from trax_hourglass.comparison import report
+from trax_hourglass.comparison import rows as rows_lib
+from trax_hourglass.comparison import step_cost
+from trax_hourglass.comparison import step_timer
 from trax_hourglass.data import batches
-from trax_hourglass import measurement
 from trax_hourglass.ops import prng
-from trax_hourglass import report
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime import sharding as mesh_lib
-from trax_hourglass.training import clock
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
 
@@ -93,13 +93,13 @@ def compare(output_dir,
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
   budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
-  rows, own_rows = comparison_rows.check_rows(rows, 'rows'), comparison_rows.check_rows(own_rows or {}, 'own_rows')
-  rows, also_evaluate, paper = comparison_rows.chosen(only, rows, also_evaluate or {}, paper or {})
+  rows, own_rows = rows_lib.check_rows(rows, 'rows'), rows_lib.check_rows(own_rows or {}, 'own_rows')
+  rows, also_evaluate, paper = rows_lib.chosen(only, rows, also_evaluate or {}, paper or {})
   for name in own_rows.keys() & rows.keys():
     raise ValueError(f'compare.own_rows has {name!r}, as compare.rows has: give it another name')
   rows = {**rows, **own_rows}
   folder = pathlib.Path(output_dir).expanduser()
-  configuration = comparison_rows.Configuration(budget, warmup, n_evaluations)
+  configuration = rows_lib.Configuration(budget, warmup, n_evaluations)
   try:
     rows = configuration.rows(rows, also_evaluate, folder, split, protocol)
     _check_paper(paper, rows)
@@ -216,26 +216,26 @@ class Comparison:
           keep(self._plan_of(row, dataclasses.replace(taken[row.name][0], step_seconds=seconds)))
 
   def _tell_other_machine(self, row):
-    there, here = _read(row.directory / _ROW)['machine'], measurement.machine()
+    there, here = _read(row.directory / _ROW)['machine'], step_cost.machine()
     differs = [f'{name} {value!r}, here {here[name]!r}' for name, value in there.items() if value != here[name]]
     if differs:
       _say(f'{row.name} was planned elsewhere, so its seconds may be others: {"; ".join(differs)}')
 
   def _plan_of(self, row, measured):
-    self._configuration.configure(row, comparison_rows.PROBE, seed=0)
+    self._configuration.configure(row, rows_lib.PROBE, seed=0)
     n_steps = self._budget.n_steps(measured)
     tokens = n_steps * run_directory.setting('batch_size') * run_directory.setting('length')
-    return {'measurement': dataclasses.asdict(measured), 'machine': measurement.machine(), 'n_steps': n_steps, 'tokens': tokens,
+    return {'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps, 'tokens': tokens,
             'unit': run_directory.setting('corpus').unit}
 
   def _measure(self, row):
     _say(f'measuring {row.name}')
-    self._configuration.configure(row, comparison_rows.PROBE, seed=0)
+    self._configuration.configure(row, rows_lib.PROBE, seed=0)
     setting = run_directory.setting
     corpus, model = setting('corpus'), setting('model')(mode='train')
     windows = setting('windows', batches.RandomWindows)(
         corpus.split('train'), setting('batch_size'), setting('length'), 0, getattr(model, 'vocab_size', corpus.vocab_size))
-    return measurement.measure(
+    return step_cost.measure(
         model, setting('optimizer'), next(windows), self._measured_steps, setting('loss_chunk', None),
         mesh=mesh_lib.over_devices(setting('n_devices', None)), dtype=setting('dtype', 'float32'),
         accumulate=setting('accumulate', 1), shard_weights=setting('shard_weights', False))
@@ -274,7 +274,7 @@ class Comparison:
     every = self._configuration.every(n_steps)
     stops_after = lambda step: step in (1, n_steps) or step % every == 0
     gin.get_configurable('fit')(str(directory), callbacks=[
-        functools.partial(clock.Clock, path=directory / clock.Clock.FILE, stops_after=stops_after)])
+        functools.partial(step_timer.Clock, path=directory / step_timer.Clock.FILE, stops_after=stops_after)])
     gc.collect()
 
   def _results(self, seeds):
@@ -282,13 +282,13 @@ class Comparison:
     for row in self.rows:
       source, runs = self._source(row).directory, []
       for seed in seeds:
-        run, sums = row.directory / f'seed_{seed}', clock.read(source / f'seed_{seed}' / clock.Clock.FILE)
+        run, sums = row.directory / f'seed_{seed}', step_timer.read(source / f'seed_{seed}' / step_timer.Clock.FILE)
         result = _read(run / _RESULT)
         if 'error' in result or self._is_finished(row, run):  # Not what was scored in another way and is still to come.
-          runs.append({**result, 'seconds_per_step': clock.per_step(sums)})
+          runs.append({**result, 'seconds_per_step': step_timer.per_step(sums)})
       rows.append(report.row(row.name, row.kind, row.weights_of, _read(source / _ROW), runs, self._paper.get(row.name)))
     return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
-            **measurement.machine(), 'rows': rows}
+            **step_cost.machine(), 'rows': rows}
 
 
 def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):

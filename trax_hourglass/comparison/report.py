@@ -20,7 +20,7 @@ from scipy import stats
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from trax_hourglass.budget import UNEQUAL
+from trax_hourglass.comparison.planning import UNEQUAL
 from trax_hourglass.runtime import atomic_files
 
 CURVE = 'metrics/BitsPerToken'
@@ -58,7 +58,7 @@ def row(name, kind, weights_of, plan, runs, paper=None):
     kind: 'flat', 'hierarchical' or 'Trax'.
     weights_of: the row whose weights it evaluates, or None.
     plan: what its row.json holds.
-    runs: what the result.json of its runs hold, finished or failed, with `seconds_per_step`, what clock.py's `per_step`
+    runs: what the result.json of its runs hold, finished or failed, with `seconds_per_step`, what step_timer.py's `per_step`
       says of the run.
     paper: bits that the paper prints, or None.
 

@@ -10,8 +10,8 @@ import numpy as np
 from trax import shapes
 
 from trax_hourglass import command_line
+from trax_hourglass.comparison import report
 from trax_hourglass.data import batches
-from trax_hourglass import report
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
 
