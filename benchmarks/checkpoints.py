@@ -20,7 +20,7 @@ import subjects
 
 import jax  # pylint: disable=wrong-import-position
 
-from trax_hourglass import command_line  # pylint: disable=wrong-import-position
+from trax_hourglass.cli import command_line  # pylint: disable=wrong-import-position
 from trax_hourglass.training import checkpoints  # pylint: disable=wrong-import-position
 from trax_hourglass.training import fit  # pylint: disable=wrong-import-position
 

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import doors
 from tests.helpers import processes
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 TINY = str(processes.ROOT / 'tests' / 'tiny.gin')
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from trax import shapes
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import compare
 from trax_hourglass import configurables
 from trax_hourglass.training import run_directory

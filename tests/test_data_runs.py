@@ -10,7 +10,7 @@ from tests.helpers import pictures
 from tests.helpers import doors
 from tests.helpers import processes
 import trax_hourglass as th
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.data import cifar10
 from trax_hourglass.data import corpus as corpora
 

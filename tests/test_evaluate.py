@@ -14,7 +14,7 @@ from trax import optimizers
 from trax.supervised import training
 
 import trax_hourglass as th
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass import evaluate
 from tests import test_run_directory
 from tests.helpers import doors

@@ -14,7 +14,8 @@ from PIL import Image
 import pytest
 from trax import shapes
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
+from trax_hourglass.cli import write_text
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import image_folder
 from trax_hourglass import generate
@@ -22,7 +23,6 @@ from trax_hourglass.inference import decoding
 from trax_hourglass.models import interop
 from trax_hourglass import train
 from trax_hourglass.training import run_directory
-from trax_hourglass import writing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = str(ROOT / 'tests' / 'tiny.gin')
@@ -89,7 +89,7 @@ def test_text_as_it_comes_and_as_json(texts, monkeypatch, capsysbinary):
 
 
 def test_characters_that_pieces_cut_are_shown_whole(capsys):
-  show = writing._Terminal(b'', 1, silent=False)  # pylint: disable=protected-access
+  show = write_text._Terminal(b'', 1, silent=False)  # pylint: disable=protected-access
   for piece in (b'a\xc3', b'\xa4b\xff', b'\xe2\x82'):
     show([decoding.Sample(np.frombuffer(piece, np.uint8), np.zeros(len(piece)))])
   show.finish([None])
@@ -99,7 +99,7 @@ def test_characters_that_pieces_cut_are_shown_whole(capsys):
 def test_what_stdout_cannot_show_is_replaced(monkeypatch):
   stdout = io.TextIOWrapper(io.BytesIO(), 'ascii')
   monkeypatch.setattr(sys, 'stdout', stdout)
-  show = writing._Terminal('ä'.encode(), 1, silent=False)  # pylint: disable=protected-access
+  show = write_text._Terminal('ä'.encode(), 1, silent=False)  # pylint: disable=protected-access
   show([decoding.Sample(np.frombuffer('b\xff€c'.encode('latin-1', 'replace'), np.uint8), np.zeros(4))])
   show.finish([None])
   assert stdout.buffer.getvalue() == b'?b??c\n'

@@ -10,7 +10,7 @@ import trax
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
 # Those that train within minutes; test_paper_configs.py has the others.

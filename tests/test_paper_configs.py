@@ -14,7 +14,7 @@ from trax import layers as tl
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.data import batches
 from trax_hourglass.layers import loss
 from trax_hourglass.runtime import compilation_cache

@@ -12,7 +12,7 @@ from trax import shapes
 
 from tests.helpers import outcomes
 import trax_hourglass as th
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass import export as export_command
 from trax_hourglass.models import interop
 from trax_hourglass.training import run_directory

@@ -15,7 +15,7 @@ import trax
 from trax.supervised import trainer_lib
 
 import trax_hourglass as th
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.data import batches
 from trax_hourglass.training import loop
 from trax_hourglass.training import schedules

@@ -13,7 +13,7 @@ from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass import configurables
 from trax_hourglass.models import flops
 from trax_hourglass.training import run_directory

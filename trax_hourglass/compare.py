@@ -12,7 +12,7 @@ import json
 import pathlib
 import time
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 
 def main():

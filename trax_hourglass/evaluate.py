@@ -8,7 +8,7 @@
 
 import json
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 
 def main(argv=None):

@@ -4,7 +4,7 @@
     python -m trax_hourglass.export --output_dir DIR --to model.pkl.gz --authors   for trax.models.HourglassLM
 """
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 
 def main(argv=None):

@@ -8,7 +8,7 @@
                                                                    a checkpoint of trax.models.HourglassLM
 """
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 
 def main(argv=None):
@@ -39,13 +39,13 @@ def main(argv=None):
 
 def generate(args):
   """Writes as the parsed arguments say."""
-  from trax_hourglass import writing  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.cli import write_text  # pylint: disable=g-import-not-at-top
   if args.image is None and args.complete is not None:
     raise command_line.UsageError('--complete makes an image: say where it goes by --image OUT.png')
   if args.image is not None:
-    writing.write_images(args)
+    write_text.write_images(args)
   else:
-    writing.write_texts(args)
+    write_text.write_texts(args)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import pathlib
 import sys
 import time
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 
 
 def main(argv=None):

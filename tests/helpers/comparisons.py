@@ -4,7 +4,7 @@ import pathlib
 
 import gin
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import step_cost
 from trax_hourglass import configurables
 

@@ -7,8 +7,8 @@ import pathlib
 import gin
 import tensorflow as tf
 
-from trax_hourglass import command_line
 import trax_hourglass as th
+from trax_hourglass.cli import command_line
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny.gin')
 

@@ -24,7 +24,7 @@ import sys
 
 import gin
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import planning as budget_lib
 from trax_hourglass.comparison import report
 from trax_hourglass.comparison import rows as rows_lib

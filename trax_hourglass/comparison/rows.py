@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from trax import shapes
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import report
 from trax_hourglass.data import batches
 from trax_hourglass.training import evaluate_run

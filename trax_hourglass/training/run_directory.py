@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.models import interop
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed

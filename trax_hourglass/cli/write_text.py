@@ -18,7 +18,7 @@ from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import,
 import numpy as np
 from PIL import Image
 
-from trax_hourglass import command_line
+from trax_hourglass.cli import command_line
 from trax_hourglass.data import image_files
 from trax_hourglass.inference import decoding
 from trax_hourglass.ops import prng
