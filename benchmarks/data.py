@@ -28,10 +28,10 @@ from trax import layers as tl  # pylint: disable=wrong-import-position
 from trax import optimizers  # pylint: disable=wrong-import-position
 from trax import shapes  # pylint: disable=wrong-import-position
 
-from trax_hourglass import configurables  # pylint: disable=wrong-import-position
 from trax_hourglass.data import batches  # pylint: disable=wrong-import-position
 from trax_hourglass.data import corpus  # pylint: disable=wrong-import-position
 from trax_hourglass.data import prefetch  # pylint: disable=wrong-import-position
+from trax_hourglass import registry  # pylint: disable=wrong-import-position
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 
 _IMAGE = 3 * 32 * 32  # Tokens.
@@ -118,7 +118,7 @@ def memory(n_bytes, folder):
 
 def waiting(path, n_steps):
   """Measures what share of training steps is spent waiting for batches."""
-  model = tl.Serial(configurables.Hourglass(256, **_MODEL), tl.WeightedCategoryCrossEntropy())
+  model = tl.Serial(registry.Hourglass(256, **_MODEL), tl.WeightedCategoryCrossEntropy())
   plain = batches.RandomWindows(split(path), _BATCH, _LENGTH, 0, 256)
   model.init(shapes.signature(next(plain)))
   optimizer = optimizers.Adam(1e-3)

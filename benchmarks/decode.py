@@ -29,8 +29,8 @@ import trax  # pylint: disable=wrong-import-position
 from trax import shapes  # pylint: disable=wrong-import-position
 from trax.supervised import decoding as trax_decoding  # pylint: disable=wrong-import-position
 
-from trax_hourglass import configurables  # pylint: disable=wrong-import-position
 from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
+from trax_hourglass import registry  # pylint: disable=wrong-import-position
 
 
 def parse_arguments():
@@ -61,7 +61,7 @@ class Sampling:
   """One of our models, compiled, with room for the longest length."""
 
   def __init__(self, args, hierarchy, room):
-    self.make = functools.partial(configurables.Hourglass, **sizes(args), hierarchy=hierarchy, mode='predict')
+    self.make = functools.partial(registry.Hourglass, **sizes(args), hierarchy=hierarchy, mode='predict')
     self.itemsize = {'float32': 4, 'bfloat16': 2}[args.dtype]
     model = self.make(max_length=room)
     model.init(shapes.ShapeDtype((1, 1), np.int32))

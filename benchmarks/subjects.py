@@ -21,9 +21,9 @@ from trax import shapes  # pylint: disable=wrong-import-position
 
 from trax_hourglass.comparison.report import markdown  # pylint: disable=wrong-import-position, unused-import
 from trax_hourglass.comparison.step_cost import machine  # pylint: disable=wrong-import-position, unused-import
-from trax_hourglass import configurables  # pylint: disable=wrong-import-position
 from trax_hourglass.models import flops  # pylint: disable=wrong-import-position
 from trax_hourglass.models import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
+from trax_hourglass import registry  # pylint: disable=wrong-import-position
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 
 NAMES = ('ours', 'flat', 'trax')
@@ -56,8 +56,8 @@ def _names(text):
 
 def our_model(args, hierarchy):
   """Returns our Hourglass at the given hierarchy."""
-  return configurables.Hourglass(256, hierarchy, args.d_model, args.d_ff, args.n_heads, args.dropout,
-                                 recompute=args.recompute, attention_form=args.attention_form)
+  return registry.Hourglass(256, hierarchy, args.d_model, args.d_ff, args.n_heads, args.dropout,
+                            recompute=args.recompute, attention_form=args.attention_form)
 
 
 def flat_hierarchy(hierarchy):

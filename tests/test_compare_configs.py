@@ -12,7 +12,7 @@ from trax import shapes
 
 from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import compare
-from trax_hourglass import configurables
+from trax_hourglass import registry
 from trax_hourglass.training import run_directory
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin' / 'compare'
@@ -27,7 +27,7 @@ def rows_of(folder, *files):
   gin.clear_config()
   command_line.parse_gin([f'compare/{file}' for file in files], CORPUS)
   with mock.patch.object(compare.Comparison, 'run', lambda self, seeds: self):
-    return configurables.compare(str(folder / 'x'))
+    return registry.compare(str(folder / 'x'))
 
 
 _shaped = set()

@@ -14,8 +14,8 @@ from trax import optimizers
 from trax import shapes
 
 from trax_hourglass.cli import command_line
-from trax_hourglass import configurables
 from trax_hourglass.models import flops
+from trax_hourglass import registry
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step as step_lib
 from tests.helpers.causality import assert_causal
@@ -70,7 +70,7 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
   command_line.parse_gin([tiny], [
       f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None', 'compare.paper = None',
       'compare.seeds = (0,)', 'compare.steps = 1', 'compare.measured_steps = 1'])
-  for row in configurables.compare(str(tmp_path / 'x'))['rows']:
+  for row in registry.compare(str(tmp_path / 'x'))['rows']:
     assert not row['errors'] and row['kind'] == 'Trax' and 7 < row['bits_per_byte'] < 9, row
 
 

@@ -18,31 +18,31 @@ import sys
 # seconds to import, and a command should answer --help or complain about a flag before that.
 if sys.argv[0] != '-m':
   from trax_hourglass.runtime import trax_compat  # Before anything else that imports Trax.
-  from trax_hourglass.configurables import ByteCorpus
-  from trax_hourglass.configurables import CausalLocalAttention
-  from trax_hourglass.configurables import CausalRelativeAttention
-  from trax_hourglass.configurables import CausalRotaryAttention
-  from trax_hourglass.configurables import ChrabaszczImagenet
-  from trax_hourglass.configurables import Cifar10
-  from trax_hourglass.configurables import Enwik8
-  from trax_hourglass.configurables import Epochs
-  from trax_hourglass.configurables import fit
-  from trax_hourglass.configurables import Hourglass
-  from trax_hourglass.configurables import ImageFolder
-  from trax_hourglass.configurables import RandomWindows
-  from trax_hourglass.configurables import ShortenByAttention
-  from trax_hourglass.configurables import ShortenByAverage
-  from trax_hourglass.configurables import ShortenByLinear
-  from trax_hourglass.configurables import Text8
-  from trax_hourglass.configurables import TraxAttention
-  from trax_hourglass.configurables import UpsampleByAttention
-  from trax_hourglass.configurables import UpsampleByLinear
-  from trax_hourglass.configurables import UpsampleByNothing
-  from trax_hourglass.configurables import UpsampleByRepeat
-  from trax_hourglass.configurables import VanDenOordImagenet
-  from trax_hourglass.configurables import Wiki40b
   from trax_hourglass.inference import decoding
   from trax_hourglass.inference import scoring
   from trax_hourglass.models import interop
+  from trax_hourglass.registry import ByteCorpus
+  from trax_hourglass.registry import CausalLocalAttention
+  from trax_hourglass.registry import CausalRelativeAttention
+  from trax_hourglass.registry import CausalRotaryAttention
+  from trax_hourglass.registry import ChrabaszczImagenet
+  from trax_hourglass.registry import Cifar10
+  from trax_hourglass.registry import Enwik8
+  from trax_hourglass.registry import Epochs
+  from trax_hourglass.registry import fit
+  from trax_hourglass.registry import Hourglass
+  from trax_hourglass.registry import ImageFolder
+  from trax_hourglass.registry import RandomWindows
+  from trax_hourglass.registry import ShortenByAttention
+  from trax_hourglass.registry import ShortenByAverage
+  from trax_hourglass.registry import ShortenByLinear
+  from trax_hourglass.registry import Text8
+  from trax_hourglass.registry import TraxAttention
+  from trax_hourglass.registry import UpsampleByAttention
+  from trax_hourglass.registry import UpsampleByLinear
+  from trax_hourglass.registry import UpsampleByNothing
+  from trax_hourglass.registry import UpsampleByRepeat
+  from trax_hourglass.registry import VanDenOordImagenet
+  from trax_hourglass.registry import Wiki40b
   from trax_hourglass.training import evaluate_run
   from trax_hourglass.training import run_directory

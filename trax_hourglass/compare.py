@@ -36,8 +36,8 @@ def compare(args):
   command_line.parse_gin(args.config_file or [str(saved)], args.config)
 
   from trax_hourglass.comparison import report  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
-  results = configurables.compare(str(folder))
+  from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
+  results = registry.compare(str(folder))
   print(json.dumps(results) if args.json else f'{report.table(results)}\n\nin {folder}')
   if any(row['errors'] for row in results['rows']):
     raise SystemExit(1)

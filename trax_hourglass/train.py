@@ -37,8 +37,8 @@ def train(args):
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
   with distributed.from_the_start():
     command_line.parse_gin(files, args.config)
-    from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top
-    result = configurables.fit(str(output_dir))
+    from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
+    result = registry.fit(str(output_dir))
   if not distributed.is_first():
     return
   if args.json:

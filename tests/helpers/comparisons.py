@@ -6,7 +6,7 @@ import gin
 
 from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import step_cost
-from trax_hourglass import configurables
+from trax_hourglass import registry
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny_compare.gin')
 CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
@@ -18,7 +18,7 @@ def run(folder, *bindings):
   """Runs the tiny comparison and returns its results."""
   gin.clear_config()
   command_line.parse_gin([TINY], [CORPUS, *bindings])
-  return configurables.compare(str(folder))
+  return registry.compare(str(folder))
 
 
 def by_name(results):

@@ -64,7 +64,7 @@ def parse_gin(files, bindings):
     UsageError: a file is missing, or gin refuses a line.
   """
   import gin  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import configurables  # pylint: disable=g-import-not-at-top, unused-import
+  from trax_hourglass import registry  # pylint: disable=g-import-not-at-top, unused-import
   gin.clear_config()
   gin.add_config_file_search_path(str(GIN_FOLDER))
   logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.

@@ -3,7 +3,7 @@
     shortening(spec, shorten_factor, tokens_per_vector)    layer  x (B, L, D) -> x' (B, L/K, D)
     upsampling(spec, shorten_factor, tokens_per_vector)    layer  (x' (B, L/K, D), x (B, L, D)) -> (B, L, D), or x' alone
 
-To add one, write such a function and register it with gin (configurables.py); further arguments can be bound there. To
+To add one, write such a function and register it with gin (registry.py); further arguments can be bound there. To
 decode, in mode 'predict', it takes what `spec.decodes` says.
 Shortening never sees the future: the model shifts its input right by K - 1.
 
