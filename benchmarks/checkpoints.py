@@ -21,6 +21,7 @@ import subjects
 import jax  # pylint: disable=wrong-import-position
 
 from trax_hourglass.cli import command_line  # pylint: disable=wrong-import-position
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import checkpoints  # pylint: disable=wrong-import-position
 from trax_hourglass.training import fit  # pylint: disable=wrong-import-position
 
@@ -43,7 +44,7 @@ def parse_arguments():
 
 def notes():
   """Returns notes as long as those of a run."""
-  config = ''.join((command_line.GIN_FOLDER / name).read_text() for name in ('base.gin', 'paper/enwik8.gin'))
+  config = ''.join((gin_config.GIN_FOLDER / name).read_text() for name in ('base.gin', 'paper/enwik8.gin'))
   curves = {f'metrics/{number}': [[1000 * step, 1 / (step + 3)] for step in range(_POINTS)] for number in range(6)}
   return {'config': config, 'history': {'_values': {'train': curves}}}
 

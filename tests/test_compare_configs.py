@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from trax import shapes
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import compare
 from trax_hourglass import registry
-from trax_hourglass.training import run_directory
+from trax_hourglass.runtime import gin_config
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin' / 'compare'
 SHARED = ('enwik8.gin', 'cifar10.gin')
@@ -25,7 +24,7 @@ CORPUS = ['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"]
 def rows_of(folder, *files):
   """Returns the comparison of some files, its rows checked; nothing is run."""
   gin.clear_config()
-  command_line.parse_gin([f'compare/{file}' for file in files], CORPUS)
+  gin_config.parse_gin([f'compare/{file}' for file in files], CORPUS)
   with mock.patch.object(compare.Comparison, 'run', lambda self, seeds: self):
     return registry.compare(str(folder / 'x'))
 
@@ -36,11 +35,11 @@ _shaped = set()
 def shape(row, found):
   """Asserts that a row's model initialises, of which nothing is computed; one of each kind, whatever its depth."""
   found._configuration.configure(row, 7, 0)
-  model = run_directory.setting('model')(mode='train')
+  model = gin_config.setting('model')(mode='train')
   kind = re.sub(r'(Stack|Scanned)_[1-9]\d*', r'\1_N', str(model))
   if kind not in _shaped:
     _shaped.add(kind)
-    signature = shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
+    signature = shapes.ShapeDtype((1, gin_config.setting('length')), np.int32)
     weights = jax.eval_shape(lambda key: model.init(signature, rng=key)[0], jax.ShapeDtypeStruct((2,), np.uint32))
     assert jax.tree.leaves(weights)[0].shape[0] == 256
 
@@ -66,7 +65,7 @@ def test_rows_build_and_have_their_shapes(file, tmp_path):
 
 @pytest.mark.parametrize('file', TABLES)
 def test_small_version_has_the_same_rows(file, tmp_path):
-  command_line.parse_gin([f'compare/{file}'], [])
+  gin_config.parse_gin([f'compare/{file}'], [])
   rows = set(gin.query_parameter('compare.rows'))
   small = rows_of(tmp_path, file, f'scale/cpu_{file.split("_")[0]}.gin')
   assert {row.name for row in small.rows if row.weights_of is None} == rows
@@ -77,7 +76,7 @@ def test_small_version_has_the_same_rows(file, tmp_path):
 def test_rows_of_table_1_are_those_of_its_config():
   """gin/paper/enwik8_ablation.gin prints the paper's bits for every row."""
   gin.clear_config()
-  command_line.parse_gin(['compare/enwik8_table1.gin'], [])
+  gin_config.parse_gin(['compare/enwik8_table1.gin'], [])
   paper = gin.query_parameter('compare.paper')
   text = (FOLDER.parent / 'paper' / 'enwik8_ablation.gin').read_text()
   assert len(paper) == 15 and set(paper) == set(gin.query_parameter('compare.rows'))

@@ -21,6 +21,7 @@ from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
 from trax_hourglass.inference import decoding
 from trax_hourglass.layers import spec as spec_lib
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
 from tests.helpers.doors import main
@@ -110,7 +111,7 @@ def test_every_row_is_a_run_directory_of_its_own_data_and_seed(finished):
   folder, _ = finished
   for seed in (0, 1):
     opened = run_directory.load(folder / 'flat' / f'seed_{seed}')
-    assert opened.step == 3 and run_directory.bound('fit.seed') == seed
+    assert opened.step == 3 and gin_config.bound('fit.seed') == seed
   settings = [json.loads((folder / name / 'row.json').read_text())['settings'].splitlines() for name in ('flat', 'maximum')]
   assert all(line.startswith('Hourglass.') for line in set(settings[0]) ^ set(settings[1]))
 

@@ -7,7 +7,7 @@ import pytest
 
 from trax_hourglass.comparison import compare
 from trax_hourglass.comparison import step_cost
-from trax_hourglass.training import run_directory
+from trax_hourglass.runtime import gin_config
 from tests.helpers.comparisons import MEASURED
 from tests.helpers.comparisons import by_name
 from tests.helpers.comparisons import run
@@ -29,8 +29,8 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
   def run_once(self, seed, directory, row):
     if not row.weights_of:
       self._configuration.configure(row, json.loads((row.directory / 'row.json').read_text())['n_steps'], seed)
-      seen.append((run_directory.setting('n_steps'), run_directory.setting('schedule')(n_steps),
-                   run_directory.bound('WarmupCosine.warmup_steps')))
+      seen.append((gin_config.setting('n_steps'), gin_config.setting('schedule')(n_steps),
+                   gin_config.bound('WarmupCosine.warmup_steps')))
     return {'error': 'not run'}
 
   monkeypatch.setattr(compare.Comparison, '_run_once', run_once)

@@ -10,16 +10,16 @@ from tests.helpers import pictures
 from tests.helpers import doors
 from tests.helpers import processes
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
 from trax_hourglass.data import cifar10
 from trax_hourglass.data import corpus as corpora
+from trax_hourglass.runtime import gin_config
 
 FOLDER = processes.ROOT / 'gin' / 'data'
 
 
 @pytest.mark.parametrize('file', sorted(path.name for path in FOLDER.glob('*.gin')))
 def test_every_data_config_names_a_corpus_of_256_tokens(file):
-  command_line.parse_gin(['quickstart.gin', f'data/{file}'], [])
+  gin_config.parse_gin(['quickstart.gin', f'data/{file}'], [])
   corpus = gin.query_parameter('fit.corpus')
   assert corpus.evaluate and issubclass(corpus.configurable.wrapped, corpora.Corpus)
   assert gin.query_parameter('Hourglass.vocab_size') == 256
@@ -32,11 +32,11 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
   pictures.write_folder(tmp_path / 'images', pictures.random_images(60, 2))
   bindings = [f"ImageFolder.path = '{tmp_path / 'images'}'", f"ImageFolder.cache_dir = '{tmp_path / 'cache'}'",
               'ImageFolder.size = 2', 'length = 12', 'n_steps = 2', 'fit.windows = @Epochs', "Hourglass.hierarchy = '1@1'"]
-  command_line.parse_gin([runs.TINY, str(FOLDER / 'image_folder.gin')], bindings)
+  gin_config.parse_gin([runs.TINY, str(FOLDER / 'image_folder.gin')], bindings)
   assert th.fit(str(tmp_path / 'run')).step == 2
   assert 'fit.windows = @Epochs' in (tmp_path / 'run/config.gin').read_text()
   gin.clear_config()
-  command_line.parse_gin([str(tmp_path / 'run/config.gin')], ['n_steps = 4'])
+  gin_config.parse_gin([str(tmp_path / 'run/config.gin')], ['n_steps = 4'])
   result = th.fit(str(tmp_path / 'run'))
   assert result.step == 4 and result.n_tokens_scored == 36  # Three images are valid.
   assert not [thread for thread in threading.enumerate() if thread.name == 'prefetch' and thread.is_alive()]

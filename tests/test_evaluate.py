@@ -14,8 +14,8 @@ from trax import optimizers
 from trax.supervised import training
 
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
 from trax_hourglass import evaluate
+from trax_hourglass.runtime import gin_config
 from tests import test_run_directory
 from tests.helpers import doors
 
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
   directory = tmp_path_factory.mktemp('run')
   (directory / 'text').write_bytes(bytes(range(97, 122)) * 40)  # 1000 bytes, 50 of them valid, 50 test.
   gin.clear_config()
-  command_line.parse_gin([test_run_directory.TINY], [f"ByteCorpus.path = '{directory}/text'", 'fit.n_steps = 2'])
+  gin_config.parse_gin([test_run_directory.TINY], [f"ByteCorpus.path = '{directory}/text'", 'fit.n_steps = 2'])
   return directory / 'run', th.fit(str(directory / 'run'))
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 import pytest
 from trax import shapes
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.cli import write_text
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import image_folder
 from trax_hourglass import generate
 from trax_hourglass.inference import decoding
 from trax_hourglass.models import interop
+from trax_hourglass.runtime import gin_config
 from trax_hourglass import train
 from trax_hourglass.training import run_directory
 
@@ -65,8 +65,8 @@ def images(tmp_path_factory):
       ImageFolder.path = '{folder}'
       ImageFolder.size = {SIDE}
       """)
-  command_line.parse_gin([str(config)], [])
-  model = run_directory.setting('model')(mode='eval')
+  gin_config.parse_gin([str(config)], [])
+  model = gin_config.setting('model')(mode='eval')
   model.init(shapes.ShapeDtype((1, 1), np.int32))
   interop.to_trax(model, folder / 'model.pkl.gz')
   return ['--checkpoint', folder / 'model.pkl.gz', '--config_file', config], folder
@@ -221,16 +221,16 @@ def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts,
 
   for kind in (image_folder.ImageFolder, byte_corpus.ByteCorpus):
     monkeypatch.setattr(kind, '__init__', made)
-  command_line.parse_gin([str(images[0][-1])], [])
-  assert run_directory.corpus_unit() == 'dim'
+  gin_config.parse_gin([str(images[0][-1])], [])
+  assert gin_config.corpus_unit() == 'dim'
   check_mistake(['--output_dir', texts, '--image', '{tmp}/out.png', '--config', 'length = 12'],
                 'the model was trained on bytes, not images', tmp_path, monkeypatch, capsys)
 
 
 def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
   bindings = ['Hourglass.vocab_size = 300', "Hourglass.hierarchy = '1@1'"]
-  command_line.parse_gin([TINY], bindings)
-  model = run_directory.setting('model')(mode='eval')
+  gin_config.parse_gin([TINY], bindings)
+  model = gin_config.setting('model')(mode='eval')
   model.init(shapes.ShapeDtype((1, 1), np.int32))
   interop.to_trax(model, tmp_path / 'model.pkl.gz')
   flags = [flag for binding in bindings for flag in ('--config', binding)]

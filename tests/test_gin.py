@@ -10,7 +10,8 @@ import trax
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime import gin_config
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
 # Those that train within minutes; test_paper_configs.py has the others.
@@ -42,7 +43,7 @@ def test_gin_folder_does_not_shadow_gin():
 
 @pytest.mark.parametrize('file', RUNS)
 def test_every_run_file_parses_and_its_model_builds(file):
-  command_line.parse_gin([file], [])
+  gin_config.parse_gin([file], [])
   model = th.Hourglass()
   assert model.output_signature is not None
   model.init(shapes.ShapeDtype((1, 6), np.int32))
@@ -59,9 +60,9 @@ OF_THE_MODEL = ('fit.model', 'hierarchy', 'chunk', 'Hourglass', 'HourglassLM', '
 @pytest.mark.parametrize('baseline', BASELINES)
 def test_baseline_differs_in_the_model_only(baseline):
   run, = re.findall(r"include '((?:quickstart|paper/\w+)\.gin)'", (FOLDER / 'baselines' / baseline).read_text())
-  command_line.parse_gin([run], [])
+  gin_config.parse_gin([run], [])
   before = bindings()
-  command_line.parse_gin([f'baselines/{baseline}'], [])
+  gin_config.parse_gin([f'baselines/{baseline}'], [])
   changed = [name for name, value in bindings().items() if before.get(name) != value]
   assert changed and all(name.rsplit('.', 1)[0].split('.')[-1] in OF_THE_MODEL or name in OF_THE_MODEL for name in changed), changed
 
@@ -105,6 +106,6 @@ def test_plug_in_chosen_by_gin():
 
 @pytest.mark.parametrize('binding', ['Hourglass.heirarchy = "1@1"', 'ShortenByAttention.querry = 3'])
 def test_misspelt_parameters_are_errors(binding):
-  with pytest.raises(command_line.UsageError):
-    command_line.parse_gin(['quickstart.gin'], [binding])
+  with pytest.raises(errors.UsageError):
+    gin_config.parse_gin(['quickstart.gin'], [binding])
     th.Hourglass()

@@ -14,11 +14,10 @@ from trax import layers as tl
 from trax import shapes
 
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
 from trax_hourglass.data import batches
 from trax_hourglass.layers import loss
 from trax_hourglass.runtime import compilation_cache
-from trax_hourglass.training import run_directory
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
@@ -59,13 +58,13 @@ TABLE_1 = {
 def parse(file, *bindings):
   """Configures gin with a file, and what a user has to say besides."""
   gin.clear_config()
-  command_line.parse_gin([file], ["Wiki40b.sentencepiece = 'FILE.model'", *bindings])
+  gin_config.parse_gin([file], ["Wiki40b.sentencepiece = 'FILE.model'", *bindings])
 
 
 def shape_model():
   """Returns parameters and shape of the logits of the configured model, of which nothing is computed."""
-  model = run_directory.setting('model')(mode='train')
-  tokens = shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
+  model = gin_config.setting('model')(mode='train')
+  tokens = shapes.ShapeDtype((1, gin_config.setting('length')), np.int32)
 
   def run(key):
     weights, state = model.init(tokens, rng=key)
@@ -93,7 +92,7 @@ def test_model_of_the_file_has_its_size(file):
   parse(file)
   n_parameters, logits = shape_model()
   assert n_parameters == PARAMETERS[file]
-  assert logits == (1, run_directory.setting('length'), gin.query_parameter('Hourglass.vocab_size'))
+  assert logits == (1, gin_config.setting('length'), gin.query_parameter('Hourglass.vocab_size'))
 
 
 @pytest.mark.parametrize('hierarchy', TABLE_1)
@@ -117,7 +116,7 @@ def test_rows_of_table_1_have_the_parameters_that_it_prints(hierarchy):
 ])
 def test_learning_rates_by_hand(file, rates):
   parse(file)
-  schedule = run_directory.setting('schedule')
+  schedule = gin_config.setting('schedule')
   # Trax's own warm-up ends a step later.
   np.testing.assert_allclose([schedule(step) for step in rates], list(rates.values()), rtol=3e-4, atol=1e-12)
   assert all(isinstance(schedule(step), float) for step in rates)  # Never a value on the device, which would wait for it.
@@ -152,7 +151,7 @@ def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
   Any bytes take the place of enwik8, of which a part is known by its checksum, and of ImageNet, whose size is fixed.
   """
   parse(file)
-  levels = re.sub(r'\d+@', '1@', run_directory.bound('Hourglass.hierarchy'))
+  levels = re.sub(r'\d+@', '1@', gin_config.bound('Hourglass.hierarchy'))
   is_text = 'enwik8' in file or 'wiki40b' in file
   bindings = [f"Hourglass.hierarchy = '{levels}'", 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1',
               'Hourglass.dropout = 0.0',  # Drops nothing, so that files which differ in this number share a program.
@@ -163,16 +162,16 @@ def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
               f'length = {12 if is_text else 48}']
   parse(file, *bindings)
   with mock_tfds(file):
-    data = run_directory.setting('corpus').split('train')
-  model, optimizer = run_directory.setting('model')(mode='train'), run_directory.setting('optimizer')
-  batch = next(batches.RandomWindows(data, 1, run_directory.setting('length'), 0, model.vocab_size))
+    data = gin_config.setting('corpus').split('train')
+  model, optimizer = gin_config.setting('model')(mode='train'), gin_config.setting('optimizer')
+  batch = next(batches.RandomWindows(data, 1, gin_config.setting('length'), 0, model.vocab_size))
   model.init(shapes.signature(batch[0]))
-  chunk = run_directory.setting('loss_chunk', None)
+  chunk = gin_config.setting('loss_chunk', None)
   layer = loss.LossInChunks(model, chunk) if chunk else tl.Serial(model, tl.WeightedCategoryCrossEntropy())
   layer.init(shapes.signature(batch))
   optimizer.tree_init(layer.weights)
   before = jax.tree.leaves(layer.weights)[0]
   trainer = step.Trainer(layer, optimizer)
-  value, _ = trainer.one_step(batch, np.array([0, 1], np.uint32), 1, run_directory.setting('schedule')(1))
+  value, _ = trainer.one_step(batch, np.array([0, 1], np.uint32), 1, gin_config.setting('schedule')(1))
   assert 0.5 < float(value) / math.log(model.vocab_size) < 1.5
   assert not np.array_equal(jax.tree.leaves(layer.weights)[0], before)

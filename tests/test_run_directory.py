@@ -12,9 +12,9 @@ from trax import shapes
 
 from tests.helpers import outcomes
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
 from trax_hourglass import export as export_command
 from trax_hourglass.models import interop
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 
 TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
   """A run directory after two steps."""
   directory = tmp_path_factory.mktemp('run')
   gin.clear_config()
-  command_line.parse_gin([TINY], ['fit.n_steps = 2', 'fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'])
+  gin_config.parse_gin([TINY], ['fit.n_steps = 2', 'fit.corpus = @ByteCorpus()', f'ByteCorpus.path = {__file__!r}'])
   th.fit(str(directory))
   return directory
 
@@ -73,11 +73,11 @@ def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
 
 def test_settings_of_the_run(trained):
   run_directory.load(trained, bindings=['length = 12'])
-  assert run_directory.setting('batch_size') == 2 and run_directory.setting('length') == 12
-  assert len(run_directory.setting('corpus').split('valid')) == pathlib.Path(__file__).stat().st_size // 20
-  assert run_directory.setting('shard_weights', False) is False
+  assert gin_config.setting('batch_size') == 2 and gin_config.setting('length') == 12
+  assert len(gin_config.setting('corpus').split('valid')) == pathlib.Path(__file__).stat().st_size // 20
+  assert gin_config.setting('shard_weights', False) is False
   with pytest.raises(ValueError, match='fit.seedling'):
-    run_directory.setting('seedling')
+    gin_config.setting('seedling')
 
 
 def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):

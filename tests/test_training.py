@@ -15,8 +15,8 @@ import trax
 from trax.supervised import trainer_lib
 
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
 from trax_hourglass.data import batches
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import loop
 from trax_hourglass.training import schedules
 from trax_hourglass.training import step
@@ -97,7 +97,7 @@ def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypat
   monkeypatch.setattr(step.Trainer, 'one_step', slow)
   monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
   gin.clear_config()
-  command_line.parse_gin([runs.TINY], settings)
+  gin_config.parse_gin([runs.TINY], settings)
   th.fit(str(tmp_path), callbacks=[Look])
   rates = dict(runs.events(tmp_path, 'training/steps per second'))
   assert {number: rates[number] for number in (4, 6, 8)} == {4: 4.0, 6: 4.0, 8: 4.0}
@@ -121,7 +121,7 @@ def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
 def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
   directory, result = finished
   gin.clear_config()
-  command_line.parse_gin([str(directory / 'config.gin')], [])
+  gin_config.parse_gin([str(directory / 'config.gin')], [])
   assert th.fit(str(tmp_path)).valid_bits_per_token == result.valid_bits_per_token
 
 

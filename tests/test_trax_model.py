@@ -13,10 +13,9 @@ from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.models import flops
 from trax_hourglass import registry
-from trax_hourglass.training import run_directory
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step as step_lib
 from tests.helpers.causality import assert_causal
 
@@ -35,8 +34,8 @@ SIZES = {
 def make(request):
   """The function mode -> model that a file of gin/models, made tiny, configures."""
   bindings = [f'TraxLanguageModel.vocab_size = {pairs.VOCAB}', *SIZES[request.param]]
-  command_line.parse_gin(['quickstart.gin', f'models/{request.param}.gin'], bindings)
-  return run_directory.setting('model')
+  gin_config.parse_gin(['quickstart.gin', f'models/{request.param}.gin'], bindings)
+  return gin_config.setting('model')
 
 
 def test_causal_at_any_length_and_batch_whatever_it_was_initialised_for(make):
@@ -67,7 +66,7 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
   names = sampling.some(['transformer_lm'], SIZES)
   rows = {name: [f"include 'models/{name}.gin'", *SIZES[name]] for name in names}
   tiny = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
-  command_line.parse_gin([tiny], [
+  gin_config.parse_gin([tiny], [
       f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None', 'compare.paper = None',
       'compare.seeds = (0,)', 'compare.steps = 1', 'compare.measured_steps = 1'])
   for row in registry.compare(str(tmp_path / 'x'))['rows']:
@@ -79,6 +78,6 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
     (['TraxLanguageModel.vocab_size = "all"'], 'train', "vocab_size of TraxLanguageModel is 'all'"),
     ([], 'predict', "no mode 'predict'")])
 def test_what_makes_no_sense(bindings, mode, message):
-  command_line.parse_gin(['quickstart.gin', 'models/transformer_lm.gin'], bindings)
+  gin_config.parse_gin(['quickstart.gin', 'models/transformer_lm.gin'], bindings)
   with pytest.raises(ValueError, match=message):
-    run_directory.setting('model')(mode=mode)
+    gin_config.setting('model')(mode=mode)

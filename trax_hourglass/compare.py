@@ -13,6 +13,8 @@ import pathlib
 import time
 
 from trax_hourglass.cli import command_line
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime import gin_config
 
 
 def main():
@@ -31,12 +33,11 @@ def compare(args):
   folder = pathlib.Path(args.output_dir or time.strftime('runs/compare-%Y%m%d-%H%M%S')).expanduser()
   saved = folder / 'comparison.gin'
   if not args.config_file and not saved.exists():
-    raise command_line.UsageError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a '
-                                  'comparison')
-  command_line.parse_gin(args.config_file or [str(saved)], args.config)
-
-  from trax_hourglass.comparison import report  # pylint: disable=g-import-not-at-top
+    raise errors.UsageError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a '
+                            'comparison')
   from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.comparison import report  # pylint: disable=g-import-not-at-top
+  gin_config.parse_gin(args.config_file or [str(saved)], args.config)
   results = registry.compare(str(folder))
   print(json.dumps(results) if args.json else f'{report.table(results)}\n\nin {folder}')
   if any(row['errors'] for row in results['rows']):

@@ -35,6 +35,7 @@ def main(argv=None):
 def evaluate(args):
   """Scores as the parsed arguments say and prints the result."""
   command_line.connect_hosts(args)
+  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
   distributed.end_by_sigterm()
   from trax_hourglass.training import evaluate_run  # pylint: disable=g-import-not-at-top

@@ -21,6 +21,7 @@ def main(argv=None):
 
 def export(args):
   """Writes what the parsed arguments ask for."""
+  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.models import interop  # pylint: disable=g-import-not-at-top
   from trax_hourglass.models import trax_checkpoint  # pylint: disable=g-import-not-at-top
   from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top

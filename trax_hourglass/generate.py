@@ -9,6 +9,7 @@
 """
 
 from trax_hourglass.cli import command_line
+from trax_hourglass.runtime import errors
 
 
 def main(argv=None):
@@ -39,9 +40,10 @@ def main(argv=None):
 
 def generate(args):
   """Writes as the parsed arguments say."""
+  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.cli import write_text  # pylint: disable=g-import-not-at-top
   if args.image is None and args.complete is not None:
-    raise command_line.UsageError('--complete makes an image: say where it goes by --image OUT.png')
+    raise errors.UsageError('--complete makes an image: say where it goes by --image OUT.png')
   if args.image is not None:
     write_text.write_images(args)
   else:

@@ -11,6 +11,8 @@ import sys
 import time
 
 from trax_hourglass.cli import command_line
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime import gin_config
 
 
 def main(argv=None):
@@ -28,7 +30,7 @@ def main(argv=None):
 def train(args):
   """Trains as the parsed arguments say and prints the result."""
   if (args.n_hosts or args.cluster) and not args.output_dir:
-    raise command_line.UsageError('several hosts need --output_dir, the same folder for all of them')
+    raise errors.UsageError('several hosts need --output_dir, the same folder for all of them')
   command_line.connect_hosts(args)
   output_dir = pathlib.Path(args.output_dir or time.strftime('runs/%Y%m%d-%H%M%S')).expanduser()
   saved = output_dir / 'config.gin'
@@ -36,8 +38,8 @@ def train(args):
 
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
   with distributed.from_the_start():
-    command_line.parse_gin(files, args.config)
     from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
+    gin_config.parse_gin(files, args.config)
     result = registry.fit(str(output_dir))
   if not distributed.is_first():
     return

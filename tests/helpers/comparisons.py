@@ -4,9 +4,9 @@ import pathlib
 
 import gin
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import step_cost
 from trax_hourglass import registry
+from trax_hourglass.runtime import gin_config
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny_compare.gin')
 CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
@@ -17,7 +17,7 @@ MEASURED = step_cost.Measurement(n_parameters=10, step_flops=2e9, flops_from='pr
 def run(folder, *bindings):
   """Runs the tiny comparison and returns its results."""
   gin.clear_config()
-  command_line.parse_gin([TINY], [CORPUS, *bindings])
+  gin_config.parse_gin([TINY], [CORPUS, *bindings])
   return registry.compare(str(folder))
 
 

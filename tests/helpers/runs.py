@@ -8,7 +8,7 @@ import gin
 import tensorflow as tf
 
 import trax_hourglass as th
-from trax_hourglass.cli import command_line
+from trax_hourglass.runtime import gin_config
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny.gin')
 
@@ -16,7 +16,7 @@ TINY = str(pathlib.Path(__file__).parent.parent / 'tiny.gin')
 def run(output_dir, *bindings):
   """Trains the tiny configuration and returns its result."""
   gin.clear_config()
-  command_line.parse_gin([TINY], bindings)
+  gin_config.parse_gin([TINY], bindings)
   return th.fit(str(output_dir))
 
 

@@ -2,23 +2,19 @@
 
 import argparse
 import contextlib
-import logging
 import pathlib
 import re
 import signal
 import sys
-import tokenize
 import traceback
 
-GIN_FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime.errors import UsageError
+
 
 _COMMANDS = 'fit', 'compare'  # What they do is more than what they are given.
 _MADE = re.compile(r"\n  In call to configurable '([\w.]+)'")
 _IN_LAYER = re.compile(r'^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.*)$', re.MULTILINE)
-
-
-class UsageError(Exception):
-  """What the user asked for cannot be done; the message says why and what to do, in one line."""
 
 
 def add_gin_flags(parser):
@@ -57,36 +53,6 @@ def connect_hosts(args):
     distributed.connect(**given, seconds=args.hosts_timeout)
 
 
-def parse_gin(files, bindings):
-  """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
-
-  Raises:
-    UsageError: a file is missing, or gin refuses a line.
-  """
-  import gin  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import registry  # pylint: disable=g-import-not-at-top, unused-import
-  gin.clear_config()
-  gin.add_config_file_search_path(str(GIN_FOLDER))
-  logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
-  try:
-    gin.parse_config_files_and_bindings(files, bindings)
-  except SyntaxError as error:
-    where = f'{error.filename}, line {error.lineno}'
-    if not error.filename:  # gin reads all bindings as one text.
-      where = f'--config {bindings[min(error.lineno, len(bindings)) - 1]!r}'
-    raise UsageError(f'{where}: {error.msg}') from error
-  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError, tokenize.TokenError) as error:
-    raise UsageError(one_line(error)) from error
-  finally:
-    logging.disable(logging.NOTSET)
-
-
-def one_line(error):
-  """Returns an exception's message without line breaks and gin's remarks about its own call stack."""
-  text = str(error).split('\n  In call to')[0].split('\n  In file')[0] or type(error).__name__
-  return ' '.join(text.split())
-
-
 @contextlib.contextmanager
 def errors_as_one_line(command):
   """Turns a user's mistakes into one line on stderr and exit code 2, Ctrl-C into 130 and SIGTERM into 143.
@@ -116,17 +82,17 @@ def errors_as_one_line(command):
 def _mistake(error):
   """Returns what a user did wrong, in one line, or None for an error that says nothing of the kind."""
   if isinstance(error, (UsageError, ValueError, OSError)) or isinstance(error, TypeError) and _is_a_call_of_gin(error):
-    return one_line(error)
+    return errors.one_line(error)
   text = str(error)
   # Trax's LayerError is text only: the last line of the traceback within says what it was.
-  *_, inner = _IN_LAYER.findall(text) if type(error).__name__ == 'LayerError' else [(type(error).__name__, one_line(error))]
+  *_, inner = _IN_LAYER.findall(text) if type(error).__name__ == 'LayerError' else [(type(error).__name__, errors.one_line(error))]
   if isinstance(error, MemoryError) or inner[0].endswith('MemoryError') or 'RESOURCE_EXHAUSTED' in text:
     return f'not enough memory, {inner[1]}: give a smaller model, batch or length'
   if inner[0] in ('ValueError', 'OverflowError'):
     return inner[1]
   made = _MADE.search(text)
   if made and made[1] not in _COMMANDS and isinstance(error, (TypeError, AttributeError, ArithmeticError, LookupError)):
-    return f'{made[1]} cannot be made, {one_line(error).rstrip(".")}: check what is bound to it'
+    return f'{made[1]} cannot be made, {errors.one_line(error).rstrip(".")}: check what is bound to it'
   return None
 
 

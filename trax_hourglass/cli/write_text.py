@@ -18,10 +18,10 @@ from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import,
 import numpy as np
 from PIL import Image
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.data import image_files
 from trax_hourglass.inference import decoding
-from trax_hourglass.ops import prng
+from trax_hourglass.runtime import gin_config
+from trax_hourglass.runtime import seeds
 from trax_hourglass.training import run_directory
 
 _TEXT_LENGTH = 500
@@ -81,7 +81,7 @@ def open_model(args):
     ValueError: another seed; see also `run_directory.load` and `decoding.Choice`.
   """
   _choice(args)  # Before the slow part, as is what follows.
-  prng.check_seed(args.seed)
+  seeds.check_seed(args.seed)
   if args.count < 1:
     raise ValueError(f'count is {args.count}: give the number of texts or images, at least 1')
   run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
@@ -200,7 +200,7 @@ def write_images(args):
                        f'trained on {side} x {side}: scale it')
     prompt = given[:side // 2].reshape(-1).astype(np.int32)
   n_tokens = 3 * side * side
-  with_room = run_directory.setting('model')(mode='predict', max_length=n_tokens)  # Just for an image, whatever the config.
+  with_room = gin_config.setting('model')(mode='predict', max_length=n_tokens)  # Just for an image, whatever the config.
   with_room.weights = model.weights
   pieces = _sampler(args, with_room).stream([prompt] * args.count, n_tokens - len(prompt), args.seed)
   written = write(pieces, _progress(n_tokens - len(prompt)))
@@ -221,12 +221,12 @@ def write_images(args):
 
 def _side(model):
   """Returns S of the model's images, and raises ValueError for a model of text."""
-  length = run_directory.setting('length')
+  length = gin_config.setting('length')
   side = math.isqrt(length // 3)
   if 3 * side * side != length or model.vocab_size != 256:
     raise ValueError(f'the model writes sequences of {length} tokens of {model.vocab_size} kinds, not images (of 3 S^2 '
                      'tokens of 256 kinds): leave --image out for text')
-  unit = run_directory.corpus_unit()  # The images themselves need not be here.
+  unit = gin_config.corpus_unit()  # The images themselves need not be here.
   if unit not in ('dim', None):
     raise ValueError(f'the model was trained on {unit}s, not images: leave --image out for text')
   return side

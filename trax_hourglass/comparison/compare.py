@@ -24,16 +24,17 @@ import sys
 
 import gin
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import planning as budget_lib
 from trax_hourglass.comparison import report
 from trax_hourglass.comparison import rows as rows_lib
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
 from trax_hourglass.data import batches
-from trax_hourglass.ops import prng
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime import gin_config
+from trax_hourglass.runtime import seeds as seeds_lib
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
@@ -224,14 +225,14 @@ class Comparison:
   def _plan_of(self, row, measured):
     self._configuration.configure(row, rows_lib.PROBE, seed=0)
     n_steps = self._budget.n_steps(measured)
-    tokens = n_steps * run_directory.setting('batch_size') * run_directory.setting('length')
+    tokens = n_steps * gin_config.setting('batch_size') * gin_config.setting('length')
     return {'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps, 'tokens': tokens,
-            'unit': run_directory.setting('corpus').unit}
+            'unit': gin_config.setting('corpus').unit}
 
   def _measure(self, row):
     _say(f'measuring {row.name}')
     self._configuration.configure(row, rows_lib.PROBE, seed=0)
-    setting = run_directory.setting
+    setting = gin_config.setting
     corpus, model = setting('corpus'), setting('model')(mode='train')
     windows = setting('windows', batches.RandomWindows)(
         corpus.split('train'), setting('batch_size'), setting('length'), 0, getattr(model, 'vocab_size', corpus.vocab_size))
@@ -296,7 +297,7 @@ def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
       isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
     raise ValueError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   for seed in seeds:
-    prng.check_seed(seed)
+    seeds_lib.check_seed(seed)
   if warmup is not None and (not isinstance(warmup, (int, float)) or not 0 <= warmup < 1):
     raise ValueError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
   for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps),
@@ -321,7 +322,7 @@ def _as_gin(value):
 
 
 def _short(error):
-  text = command_line.one_line(error).split(' -------------------- For simplicity, JAX')[0]  # Its remark on tracebacks.
+  text = errors.one_line(error).split(' -------------------- For simplicity, JAX')[0]  # Its remark on tracebacks.
   return text if len(text) < 400 else f'{text[:200]} ... {text[-190:]}'
 
 

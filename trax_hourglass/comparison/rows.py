@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from trax import shapes
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.comparison import report
 from trax_hourglass.data import batches
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import evaluate_run
-from trax_hourglass.training import run_directory
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
 _TAKEN = 'compiled', 'comparison.gin', *report.FILES  # Names in a comparison's folder.
@@ -90,13 +90,13 @@ class Configuration:
       try:
         rows.append(self._checked(Row(name, lines, weights_of, folder / slug), split, protocol))
       except Exception as error:  # Plug-ins and models may be anybody's.  pylint: disable=broad-except
-        text = re.sub(r' In bindings string line \d+.*', '', command_line.one_line(error))  # Of a text that nobody wrote.
+        text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(error))  # Of a text that nobody wrote.
         raise ValueError(f'row {name!r}: {text or type(error).__name__}') from error
     return rows
 
   def _checked(self, row, split, protocol):
     """Returns the row with its settings and kind; raises for what can be known without running it."""
-    command_line.parse_gin([], [*self.common, *row.lines])
+    gin_config.parse_gin([], [*self.common, *row.lines])
     further = {self._budget.what: self._budget.amount, 'warmup': self._warmup}
     bindings = [line for line in _bindings(_without(gin.config_str(), 'compare'))
                 if not line.startswith(('import ', 'from '))]
@@ -104,20 +104,20 @@ class Configuration:
     counts_steps = self._budget.what == 'steps'
     n_steps = self._budget.amount if counts_steps else PROBE
     self.configure(row, n_steps, seed=0)
-    if run_directory.setting('n_steps') != n_steps:
+    if gin_config.setting('n_steps') != n_steps:
       raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = %n_steps, '
                        'and the schedule likewise, as gin/base.gin does')
     self._check_schedule()
     if counts_steps:
-      run_directory.setting('schedule')  # It refuses a warm-up that is too long.
-    batches.check_sizes(run_directory.setting('batch_size'), run_directory.setting('length'))
-    model = run_directory.setting('model')(mode='train')
-    data = run_directory.setting('corpus').split(split)
-    length, _ = evaluate_run.window_sizes(protocol, None, None, run_directory.setting('length'), data.example_length)
+      gin_config.setting('schedule')  # It refuses a warm-up that is too long.
+    batches.check_sizes(gin_config.setting('batch_size'), gin_config.setting('length'))
+    model = gin_config.setting('model')(mode='train')
+    data = gin_config.setting('corpus').split(split)
+    length, _ = evaluate_run.window_sizes(protocol, None, None, gin_config.setting('length'), data.example_length)
     multiple = getattr(model, 'length_multiple', None)
     kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
     if kind == 'Trax':
-      _check_length(run_directory.setting('model')(mode='eval'), length)
+      _check_length(gin_config.setting('model')(mode='eval'), length)
     return dataclasses.replace(row, settings=settings, kind=kind)
 
   def _check_schedule(self):
@@ -137,11 +137,11 @@ class Configuration:
     own = [f'n_steps = {n_steps}', f'fit.seed = {seed}', f'fit.eval_every = {every}', f'fit.checkpoint_every = {every}']
     if self._warmup is not None:
       own.append(f'warmup_steps = {round(self._warmup * n_steps)}')
-    command_line.parse_gin([], [*self.common, *row.lines, *own])
+    gin_config.parse_gin([], [*self.common, *row.lines, *own])
 
   def configure_as_before(self):
     """Leaves gin as it was found."""
-    command_line.parse_gin([], self._config.splitlines())
+    gin_config.parse_gin([], self._config.splitlines())
 
   def every(self, n_steps):
     """Returns the steps between evaluations of a run of so many steps."""
@@ -156,7 +156,7 @@ def _check_length(model, length):
   try:
     jax.eval_shape(run, jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((1, length), np.int32))
   except Exception as error:  # Models may be anybody's.  pylint: disable=broad-except
-    raise ValueError(f'it does not take windows of {length} tokens, in which it would be scored ({command_line.one_line(error)})'
+    raise ValueError(f'it does not take windows of {length} tokens, in which it would be scored ({errors.one_line(error)})'
                      ) from error
 
 

@@ -10,8 +10,8 @@ import abc
 import numpy as np
 
 from trax_hourglass.data import permutation
-from trax_hourglass.models.hourglass import check_vocabulary
-from trax_hourglass.ops import prng
+from trax_hourglass.runtime.checks import check_vocabulary
+from trax_hourglass.runtime import seeds
 
 _STARTS_AT_ONCE = 256
 
@@ -46,7 +46,7 @@ class Windows(abc.ABC):
       raise ValueError(f'length {length} cuts examples of {data.example_length} tokens: set length = {data.example_length}')
     if batch_size % n_hosts:
       raise ValueError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
-    prng.check_seed(seed)
+    seeds.check_seed(seed)
     own = batch_size // n_hosts
     self._data, self._batch_size, self._length = data, batch_size, length
     self._seed, self._vocab_size = seed, vocab_size
@@ -77,7 +77,7 @@ class RandomWindows(Windows):
   """
 
   def starts(self, step):
-    generator = np.random.Generator(prng.philox(self._seed, step))
+    generator = np.random.Generator(seeds.philox(self._seed, step))
     unit = self._data.example_length or 1
     return generator.integers(0, (len(self._data) - self._length) // unit + 1, self._batch_size) * unit
 
@@ -110,7 +110,7 @@ class Epochs(Windows):
     while n:
       epoch, within = divmod(first, n_epoch)
       numbers = np.arange(within, min(within + n, n_epoch))
-      generator = np.random.Generator(prng.philox(self._seed, epoch))
+      generator = np.random.Generator(seeds.philox(self._seed, epoch))
       offset = generator.integers(0, room + 1) * (unit or 1)
       of_epoch = generator.integers(0, 1 << 64, permutation.N_KEYS, np.uint64)
       starts.append(offset + length * permutation.permuted(numbers, n_epoch, of_epoch))

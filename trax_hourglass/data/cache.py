@@ -8,9 +8,9 @@ import fcntl
 import hashlib
 import os
 import pathlib
-import sys
 
-import tqdm
+
+from trax_hourglass.runtime import progress
 
 
 def folder(cache_dir=None):
@@ -51,7 +51,7 @@ def build(path, chunks, what):
     with clear_write_errors(path):
       file = open(unfinished, 'wb')
     try:
-      with progress(f'{what}: writing {path}') as bar:
+      with progress.progress(f'{what}: writing {path}') as bar:
         for chunk in chunks():
           with clear_write_errors(path):
             file.write(chunk)
@@ -93,17 +93,3 @@ def clear_write_errors(path):
   except OSError as error:
     raise ValueError(f'cannot write {path} ({error.strerror or error}): free or grant space there, or choose another '
                      'folder by the argument cache_dir or the variable XDG_CACHE_HOME') from error
-
-
-def progress(what, total=None, initial=0):
-  """Returns a tqdm bar of bytes on a terminal; elsewhere says in one line what begins."""
-  on_terminal = sys.stderr.isatty()
-  if not on_terminal:
-    say(what)
-  return tqdm.tqdm(desc=what, total=total, initial=initial, unit='B', unit_scale=True, leave=False, file=sys.stderr,
-                   disable=not on_terminal)
-
-
-def say(line):
-  """Prints a line for the user to stderr; stdout belongs to results."""
-  tqdm.tqdm.write(line, file=sys.stderr)

@@ -5,7 +5,6 @@ Both versions hold planes, all R, then all G, then all B; tokens are pixel by pi
 
 import functools
 import hashlib
-import os
 import pathlib
 
 import numpy as np
@@ -14,7 +13,7 @@ from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data import image_tokens
 from trax_hourglass.data import tfds_source
-from trax_hourglass.models import trax_checkpoint
+from trax_hourglass.runtime import restricted_pickle
 
 _SIZE = 32
 _ROW = 1 + 3 * _SIZE * _SIZE  # Bytes of an image in the binary version, its label first.
@@ -173,7 +172,7 @@ def _read_binary(file, content):
 
 def _read_pickle(file, content):
   """Returns uint8 (N, 3072) of a file of the python version, without running anything it names."""
-  contents = trax_checkpoint.unpickle(file, content, encoding='bytes')
+  contents = restricted_pickle.unpickle(file, content, encoding='bytes')
   rows = contents.get(b'data') if isinstance(contents, dict) else None
   if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (_ROW - 1,):
     raise ValueError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 from trax_hourglass.data import cache
+from trax_hourglass.runtime import progress
 
 _TIMEOUT_SECONDS = 30
 _TRIES = 5
@@ -35,7 +36,7 @@ def fetch(url, path):
         with cache.clear_write_errors(path):
           os.replace(unfinished, path)
         return
-      cache.say(f'{url}: cut off at byte {_size(unfinished):,}, trying again')
+      progress.say(f'{url}: cut off at byte {_size(unfinished):,}, trying again')
   raise ValueError(f'{url}: cut off {_TRIES} times; {_size(unfinished):,} bytes are kept, and the same command goes on '
                    'there')
 
@@ -64,7 +65,7 @@ def _try(url, unfinished):
     total = have + int(size) if size else None
     with cache.clear_write_errors(unfinished):
       file = open(unfinished, 'r+b' if have else 'wb')
-    with file, cache.progress(f'downloading {url}', total, have) as bar:
+    with file, progress.progress(f'downloading {url}', total, have) as bar:
       file.seek(have)
       came = _copy(response, file, unfinished, bar)
       with cache.clear_write_errors(unfinished):

@@ -3,7 +3,7 @@
 import hashlib
 import math
 
-from trax_hourglass.models.hourglass import check_vocabulary
+from trax_hourglass.runtime.checks import check_vocabulary
 
 _WHOLE = 1 << 30  # Tokens up to which all are read: 0.16 s for 100 million bytes that are in memory.
 _PIECES, _PIECE = 512, 1 << 16

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from trax_hourglass.data import archives
-from trax_hourglass.data import cache
+from trax_hourglass.runtime import progress
 
 _ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 _DEEP = ('I;16', 'I;16B', 'I;16L', 'I;16N')  # 16 bits of grey; Pillow's own conversion would cut them at 255.
@@ -188,12 +188,12 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
       image, n_resized = _to_size(image, size), n_resized + 1
     yield np.asarray(image)[None]
   if changed := {mode: n for mode, n in modes.items() if n}:
-    cache.say(f'{source.path}: {sum(changed.values()):,} images converted to RGB ('
-              f'{", ".join(f"{mode} {n:,}" for mode, n in sorted(changed.items()))}; transparency dropped)')
+    progress.say(f'{source.path}: {sum(changed.values()):,} images converted to RGB ('
+                 f'{", ".join(f"{mode} {n:,}" for mode, n in sorted(changed.items()))}; transparency dropped)')
   if n_resized:
-    cache.say(f'{source.path}: {n_resized:,} images of other sizes scaled and cut to {size} x {size}')
+    progress.say(f'{source.path}: {n_resized:,} images of other sizes scaled and cut to {size} x {size}')
   if skipped:
-    cache.say(f'{source.path}: {len(skipped):,} corrupt images skipped, such as {skipped[0]}')
+    progress.say(f'{source.path}: {len(skipped):,} corrupt images skipped, such as {skipped[0]}')
 
 
 def read(content):

@@ -19,6 +19,7 @@ from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
 from trax_hourglass.data import tfds_source
+from trax_hourglass.runtime import progress
 
 _SIZES = (32, 64)
 _NO_TEST = 'results are reported on the split valid'
@@ -97,8 +98,8 @@ class ChrabaszczImagenet(_Imagenet):
     files = {split: found for split, found in files.items() if found}
     missing = _BATCHES - {file.name for file in files.get('train', ())}
     if 'train' in files and missing:
-      cache.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
-                f'{str(path)!r}, and train is made of the others')
+      progress.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
+                   f'{str(path)!r}, and train is made of the others')
     if not files:
       raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the .npz '
                        'files of image-net.org')
@@ -131,7 +132,7 @@ def _counted(arrays, name, authors, split):
       raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not be '
                        'mixed')
   if n != _N_IMAGES[authors][split]:
-    cache.say(f'{name} {split}: {n:,} images, of the {_N_IMAGES[authors][split]:,} that are published')
+    progress.say(f'{name} {split}: {n:,} images, of the {_N_IMAGES[authors][split]:,} that are published')
 
 
 def _number(name):

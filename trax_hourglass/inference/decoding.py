@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hourglass.layers.scan import unstacked
-from trax_hourglass.models.hourglass import check_vocabulary
-from trax_hourglass.ops import prng as keys_lib
+from trax_hourglass.runtime.checks import check_vocabulary
+from trax_hourglass.runtime import seeds
 
 START = 0  # The token that stands before the first one; what shifting puts there in the other modes.
 
@@ -139,7 +139,7 @@ class Sampler:
     Raises:
       ValueError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
     """
-    keys_lib.check_seed(seed)
+    seeds.check_seed(seed)
     prompts = [as_tokens(prompt, self._model.vocab_size) for prompt in prompts]
     longest = max(map(len, prompts), default=0)
     if not prompts or length < 1:

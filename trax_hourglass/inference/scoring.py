@@ -14,7 +14,7 @@ import numpy as np
 
 from trax_hourglass.inference import windows as windows_lib
 from trax_hourglass.layers import loss
-from trax_hourglass.models.hourglass import check_vocabulary
+from trax_hourglass.runtime.checks import check_vocabulary
 from trax_hourglass.runtime import sharding as mesh_lib
 
 # Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the authors'

@@ -7,6 +7,7 @@ from typing import Any, Callable
 from trax_hourglass.ops import attention
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import remat as recompute_lib
+from trax_hourglass.runtime import checks
 
 MODES = ('train', 'eval', 'predict')
 
@@ -41,7 +42,7 @@ class BlockSpec:
   attention_form: str = 'tiles'
 
   def __post_init__(self):
-    check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_heads=self.n_heads, max_length=self.max_length)
+    checks.check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_heads=self.n_heads, max_length=self.max_length)
     if self.d_model % 2:
       raise ValueError(f'd_model is {self.d_model}: relative positions need an even width (half sines, half cosines)')
     if self.d_model % self.n_heads:
@@ -74,13 +75,6 @@ class BlockSpec:
   def without_dropout(self):
     """Returns the same with dropout 0."""
     return dataclasses.replace(self, dropout=0.0)
-
-
-def check_sizes(**sizes):
-  """Raises ValueError for a size, by its argument's name, that is no whole number above 0."""
-  for name, size in sizes.items():
-    if not isinstance(size, int) or size < 1:
-      raise ValueError(f'{name} is {size!r}: give a whole number above 0')
 
 
 def decodes(plug_in):

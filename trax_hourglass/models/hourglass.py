@@ -21,11 +21,12 @@ from trax_hourglass.layers import resampling
 from trax_hourglass.layers.spec import BlockSpec
 from trax_hourglass.layers.spec import check_decodes
 from trax_hourglass.layers.spec import check_plug_ins
-from trax_hourglass.layers.spec import check_sizes
 from trax_hourglass.layers import trax_random
 from trax_hourglass.models import hierarchy as hierarchy_lib
 from trax_hourglass.ops.dense import Dense
 from trax_hourglass.ops import prng
+from trax_hourglass.runtime import checks
+from trax_hourglass.runtime.checks import check_sizes
 
 
 def Hourglass(vocab_size=256,
@@ -292,13 +293,5 @@ class LanguageModel(tl.Serial):
       raise ValueError(f'tokens have shape {shape} and type {tokens.dtype}: give whole numbers of shape '
                        '(batch, length), both at least 1')
     if isinstance(tokens, (np.ndarray, jax.Array)) and not isinstance(tokens, jax.core.Tracer):
-      check_vocabulary(tokens, self._vocab_size)
+      checks.check_vocabulary(tokens, self._vocab_size)
     return tokens
-
-
-def check_vocabulary(tokens, vocab_size):
-  """Raises ValueError if a token is outside 0 .. vocab_size - 1; `Embedding` would silently take the nearest."""
-  low, high = int(tokens.min()), int(tokens.max())
-  if low < 0 or high >= vocab_size:
-    raise ValueError(f'token {low if low < 0 else high} is outside the vocabulary 0 .. {vocab_size - 1}: '
-                     'raise vocab_size or check the data')

@@ -1,11 +1,9 @@
 """Reading and writing Trax's checkpoint files without running anything they hold.
 
 A checkpoint is `NAME.pkl.gz`, a pickled dictionary, and mostly `NAME.weights.npy.gz`, the weights as one .npy after the
-other. A pickle can name any function to be called on reading; this reader knows numpy arrays, plain containers and the
-two classes that Trax itself puts there, and refuses everything else by name.
+other. What a pickle may hold is in runtime/restricted_pickle.py.
 """
 
-import collections
 import gzip
 import io
 import pickle
@@ -18,47 +16,9 @@ from trax import shapes
 from trax.layers import base
 
 from trax_hourglass.runtime import atomic_files
-
-try:
-  from numpy._core import multiarray  # NumPy 2
-except ImportError:
-  from numpy.core import multiarray
+from trax_hourglass.runtime import restricted_pickle
 
 _END = '.pkl.gz'
-
-
-def _jax_array(function, args, array_state, *_):
-  """Stands in for JAX's own function of that name and makes a NumPy array."""
-  array = function(*args)
-  array.__setstate__(array_state)
-  return array
-
-
-_ADMITTED = {
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): np.dtype,
-    ('collections', 'defaultdict'): collections.defaultdict,
-    ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('builtins', 'list'): list,
-    ('builtins', 'dict'): dict,
-    ('trax.shapes', 'ShapeDtype'): shapes.ShapeDtype,
-    ('jax._src.array', '_reconstruct_array'): _jax_array,
-    ('jax._src.device_array', 'reconstruct_device_array'): _jax_array,
-    ('jax.interpreters.xla', 'reconstruct_device_array'): _jax_array,
-    **{('numpy', name): getattr(np, name)
-       for name in ('bool_', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
-                    'float64')},
-    **{(module, name): getattr(multiarray, name)
-       for module in ('numpy._core.multiarray', 'numpy.core.multiarray') for name in ('_reconstruct', 'scalar')},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-
-  def find_class(self, module, name):
-    if (module, name) not in _ADMITTED:
-      raise ValueError(f'it names {module}.{name}, and only numpy arrays and plain containers are read')
-    return _ADMITTED[module, name]
 
 
 def read_weights(path):
@@ -70,7 +30,7 @@ def read_weights(path):
   Raises:
     ValueError: the file is missing, damaged, holds no weights, or holds anything but arrays and plain containers.
   """
-  contents = unpickle(path, _read_gzip(path))
+  contents = restricted_pickle.unpickle(path, _read_gzip(path))
   weights = contents.get('flat_weights') if isinstance(contents, dict) else None
   if isinstance(weights, int):  # They are in a file beside it; the number is that file's compression level.
     return _read_arrays(_weights_path(path))
@@ -88,7 +48,7 @@ def read_step(path):
   Raises:
     ValueError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no number.
   """
-  contents = unpickle(path, _read_gzip(path))
+  contents = restricted_pickle.unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None
   if step is not None and not isinstance(step, (int, np.integer)):
     raise ValueError(f'{path}: its step is {str(step)[:30]!r} and no whole number, so it is no checkpoint of Trax')
@@ -172,23 +132,6 @@ def _read_gzip(path):
     raise ValueError(f'{path}: no such file') from None
   except (OSError, EOFError, zlib.error) as error:
     raise ValueError(f'{path}: cannot be read, {error}') from None
-
-
-def unpickle(path, data, encoding='ASCII'):
-  """Returns what a pickle holds, numpy arrays and plain containers.
-
-  Args:
-    path: where it was read, for messages.
-    data: its bytes.
-    encoding: of strings that Python 2 wrote; 'bytes' leaves them as bytes.
-
-  Raises:
-    ValueError: it is damaged, or holds anything else.
-  """
-  try:
-    return _Unpickler(io.BytesIO(data), encoding=encoding).load()
-  except Exception as error:  # A damaged pickle can raise anything at all.
-    raise ValueError(f'{path}: refused, {error}') from None
 
 
 def _read_arrays(path):

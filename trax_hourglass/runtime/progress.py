@@ -50,3 +50,17 @@ class ScoringProgress:
       return ''
     rate = (n_done - self._first[0]) / (now - self._first[1])
     return f', {rate:,.0f} {self._unit}s/s, {(n_tokens - n_done) / rate:.0f} s left'
+
+
+def progress(what, total=None, initial=0):
+  """Returns a tqdm bar of bytes on a terminal; elsewhere says in one line what begins."""
+  on_terminal = sys.stderr.isatty()
+  if not on_terminal:
+    say(what)
+  return tqdm.tqdm(desc=what, total=total, initial=initial, unit='B', unit_scale=True, leave=False, file=sys.stderr,
+                   disable=not on_terminal)
+
+
+def say(line):
+  """Prints a line for the user to stderr; stdout belongs to results."""
+  tqdm.tqdm.write(line, file=sys.stderr)

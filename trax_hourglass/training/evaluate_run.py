@@ -8,8 +8,8 @@ import jax
 from trax_hourglass.data import fingerprint
 from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime.progress import ScoringProgress
-from trax_hourglass.training import run_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,13 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
       with different data.
   """
   with distributed.together('reading the data'):
-    corpus = run_directory.setting('corpus')
+    corpus = gin_config.setting('corpus')
     data = corpus.split(split)
     seen = fingerprint.fingerprint(data, getattr(run.model, 'vocab_size', math.inf)) if jax.process_count() > 1 else ''
   distributed.check_same('data', seen)
-  length, stride = window_sizes(protocol, context, stride, run_directory.setting('length'), data.example_length)
-  batch_size = run_directory.setting('batch_size') if batch_size is None else batch_size
-  scorer = scoring.Scorer(run.model, chunk=run_directory.setting('loss_chunk', None))
+  length, stride = window_sizes(protocol, context, stride, gin_config.setting('length'), data.example_length)
+  batch_size = gin_config.setting('batch_size') if batch_size is None else batch_size
+  scorer = scoring.Scorer(run.model, chunk=gin_config.setting('loss_chunk', None))
   with ScoringProgress(f'scoring the {split} split', corpus.unit) as progress:
     score = scorer.score(run.model.weights, run.model.state, data, batch_size, length, stride, max_tokens, progress)
   return Evaluation(score, corpus.unit, split, protocol, run.step, str(run.checkpoint))

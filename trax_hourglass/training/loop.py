@@ -22,8 +22,8 @@ from trax.supervised import training
 from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.layers import trax_random
 from trax_hourglass.models import trax_checkpoint
-from trax_hourglass.ops import prng
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import seeds
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training.preemption import Stopping
@@ -306,7 +306,7 @@ def _on_the_cpu():
 
 def _dropout_rng(seed, step):
   """Returns a step's PRNG key, uint32 (2,); made by NumPy, since the device is busy with the step before."""
-  return prng.philox(seed, step).random_raw(1).view(np.uint32)
+  return seeds.philox(seed, step).random_raw(1).view(np.uint32)
 
 
 def _history(as_json):

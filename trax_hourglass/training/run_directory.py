@@ -4,29 +4,26 @@ A run directory is what `fit` writes: `config.gin` and checkpoints. Files in Tra
 `trax.models.HourglassLM` among them, open the same way, with a config file that says what model they are of.
 """
 
-import copy
 import dataclasses
 import pathlib
 from typing import Any
 
 from trax_hourglass.runtime import trax_compat  # Before anything else that imports Trax.  pylint: disable=unused-import
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
-from trax_hourglass.cli import command_line
 from trax_hourglass.models import interop
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import run_config
 
 CONFIG = 'config.gin'
-_REQUIRED = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,56 +68,14 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
   with distributed.together('configuring the model'):
     files = list(config_files) or _own_config(directory)
-    command_line.parse_gin(files, bindings)
-    model = setting('model')(mode=mode)
+    gin_config.parse_gin(files, bindings)
+    model = gin_config.setting('model')(mode=mode)
     model.init(signature or shapes.ShapeDtype((1, 1), np.int32))
     step = _take_file(model, found, files) if is_file else int(found.name)
   distributed.check_same('settings', run_config.of_all_hosts())
   if not is_file:
     _take_checkpoint(model, directory, step)
   return Run(model, step, found)
-
-
-def setting(name, default=_REQUIRED):
-  """Returns a parameter of `fit` as gin is configured now, such as 'corpus' or 'length'; makes what it refers to.
-
-  Args:
-    name: the parameter.
-    default: its value where nothing is bound; without one it must be.
-
-  Raises:
-    ValueError: nothing is bound and there is no default, or what is bound cannot be made.
-  """
-  try:
-    gin.query_parameter(f'fit.{name}')
-  except ValueError:
-    if default is _REQUIRED:
-      raise ValueError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
-                       'gin/quickstart.gin') from None
-    return default
-  return bound(f'fit.{name}')
-
-
-def bound(parameter):
-  """Returns what a gin parameter such as 'Hourglass.hierarchy' is bound to, macros and references resolved.
-
-  Raises:
-    ValueError: nothing is bound to it.
-  """
-  return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
-
-
-def corpus_unit():
-  """Returns the unit of the corpus that gin is configured for, or None where it cannot be told.
-
-  Most classes of corpora say it, and no corpus is made then: it may be large, or its files be elsewhere.
-  """
-  try:
-    reference = gin.query_parameter('fit.corpus')
-    of_class = getattr(getattr(reference, 'configurable', None), 'wrapped', None)
-    return getattr(of_class, 'unit', None) or setting('corpus').unit
-  except ValueError:
-    return None
 
 
 def _existing(output_dir):

@@ -1,0 +1,82 @@
+"""Reads gin files, and what gin is configured for."""
+
+import copy
+import logging
+import pathlib
+import tokenize
+
+import gin
+from trax_hourglass.runtime import errors
+from trax_hourglass.runtime.errors import UsageError
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+# Within the package where it was installed, beside it in a checkout.
+GIN_FOLDER = next((folder for folder in (_PACKAGE / 'gin', _PACKAGE.parent / 'gin') if folder.is_dir()), _PACKAGE / 'gin')
+
+
+def parse_gin(files, bindings):
+  """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
+
+  Our models, layers and data have names in gin once `trax_hourglass.registry` is imported, which is left to the callers.
+
+  Raises:
+    UsageError: a file is missing, or gin refuses a line.
+  """
+  gin.clear_config()
+  gin.add_config_file_search_path(str(GIN_FOLDER))
+  logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
+  try:
+    gin.parse_config_files_and_bindings(files, bindings)
+  except SyntaxError as error:
+    where = f'{error.filename}, line {error.lineno}'
+    if not error.filename:  # gin reads all bindings as one text.
+      where = f'--config {bindings[min(error.lineno, len(bindings)) - 1]!r}'
+    raise UsageError(f'{where}: {error.msg}') from error
+  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError, tokenize.TokenError) as error:
+    raise UsageError(errors.one_line(error)) from error
+  finally:
+    logging.disable(logging.NOTSET)
+
+_REQUIRED = object()
+
+
+def setting(name, default=_REQUIRED):
+  """Returns a parameter of `fit` as gin is configured now, such as 'corpus' or 'length'; makes what it refers to.
+
+  Args:
+    name: the parameter.
+    default: its value where nothing is bound; without one it must be.
+
+  Raises:
+    ValueError: nothing is bound and there is no default, or what is bound cannot be made.
+  """
+  try:
+    gin.query_parameter(f'fit.{name}')
+  except ValueError:
+    if default is _REQUIRED:
+      raise ValueError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
+                       'gin/quickstart.gin') from None
+    return default
+  return bound(f'fit.{name}')
+
+
+def bound(parameter):
+  """Returns what a gin parameter such as 'Hourglass.hierarchy' is bound to, macros and references resolved.
+
+  Raises:
+    ValueError: nothing is bound to it.
+  """
+  return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
+
+
+def corpus_unit():
+  """Returns the unit of the corpus that gin is configured for, or None where it cannot be told.
+
+  Most classes of corpora say it, and no corpus is made then: it may be large, or its files be elsewhere.
+  """
+  try:
+    reference = gin.query_parameter('fit.corpus')
+    of_class = getattr(getattr(reference, 'configurable', None), 'wrapped', None)
+    return getattr(of_class, 'unit', None) or setting('corpus').unit
+  except ValueError:
+    return None

@@ -1,0 +1,68 @@
+"""Reads pickles without running anything that they hold.
+
+A pickle can name any function to be called on reading. This reader knows NumPy arrays, plain containers and the two classes
+that Trax itself puts into its checkpoints, and refuses everything else by name.
+"""
+
+import collections
+import io
+import pickle
+
+import numpy as np
+from trax import shapes
+
+try:
+  from numpy._core import multiarray  # NumPy 2
+except ImportError:
+  from numpy.core import multiarray
+
+
+def _jax_array(function, args, array_state, *_):
+  """Stands in for JAX's own function of that name and makes a NumPy array."""
+  array = function(*args)
+  array.__setstate__(array_state)
+  return array
+
+
+_ADMITTED = {
+    ('numpy', 'ndarray'): np.ndarray,
+    ('numpy', 'dtype'): np.dtype,
+    ('collections', 'defaultdict'): collections.defaultdict,
+    ('collections', 'OrderedDict'): collections.OrderedDict,
+    ('builtins', 'list'): list,
+    ('builtins', 'dict'): dict,
+    ('trax.shapes', 'ShapeDtype'): shapes.ShapeDtype,
+    ('jax._src.array', '_reconstruct_array'): _jax_array,
+    ('jax._src.device_array', 'reconstruct_device_array'): _jax_array,
+    ('jax.interpreters.xla', 'reconstruct_device_array'): _jax_array,
+    **{('numpy', name): getattr(np, name)
+       for name in ('bool_', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
+                    'float64')},
+    **{(module, name): getattr(multiarray, name)
+       for module in ('numpy._core.multiarray', 'numpy.core.multiarray') for name in ('_reconstruct', 'scalar')},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+
+  def find_class(self, module, name):
+    if (module, name) not in _ADMITTED:
+      raise ValueError(f'it names {module}.{name}, and only numpy arrays and plain containers are read')
+    return _ADMITTED[module, name]
+
+
+def unpickle(path, data, encoding='ASCII'):
+  """Returns what a pickle holds, numpy arrays and plain containers.
+
+  Args:
+    path: where it was read, for messages.
+    data: its bytes.
+    encoding: of strings that Python 2 wrote; 'bytes' leaves them as bytes.
+
+  Raises:
+    ValueError: it is damaged, or holds anything else.
+  """
+  try:
+    return _Unpickler(io.BytesIO(data), encoding=encoding).load()
+  except Exception as error:  # A damaged pickle can raise anything at all.
+    raise ValueError(f'{path}: refused, {error}') from None
