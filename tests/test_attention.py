@@ -14,6 +14,7 @@ from tests.helpers import attention_inputs
 
 from trax_hourglass.ops import attention
 from trax_hourglass.ops import dropout
+from trax_hourglass.ops import positions as positions_lib
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import tiled_attention
 
@@ -133,25 +134,25 @@ def test_rotary_scores_depend_on_the_distance_alone(small_tiles):
   expected = np.einsum('bhij,bjhe->bihe', weights / weights.sum(axis=-1, keepdims=True), v)
   q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
   positions = unit * jnp.arange(length, dtype=jnp.float32)
-  got = attention.rotary_attention(attention.rotated(q, positions), attention.rotated(k, positions), v)
+  got = attention.rotary_attention(positions_lib.rotated(q, positions), positions_lib.rotated(k, positions), v)
   np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_distances_by_hand():
   # Upsampling by 2: queries 0..5, keys at 0, 2, 4. Rows: first and second query of a group.
-  np.testing.assert_array_equal(attention.distances(3, 2, 1), [[-4, -2, 0], [-5, -3, -1]])
+  np.testing.assert_array_equal(positions_lib.distances(3, 2, 1), [[-4, -2, 0], [-5, -3, -1]])
   # Shortening by 2: queries at 0, 2; keys 0..3.
-  np.testing.assert_array_equal(attention.distances(2, 1, 2), [[-2, -1, 0, 1]])
+  np.testing.assert_array_equal(positions_lib.distances(2, 1, 2), [[-2, -1, 0, 1]])
 
 
 def test_skew_by_hand():
   x = jnp.arange(12).reshape(3, 4)
   # Row 2 stays, row 1 moves left by 1, row 0 by 2; what runs over comes from the next row and is masked later.
-  np.testing.assert_array_equal(tiled_attention.skew(x, 1), [[2, 3, 4], [5, 6, 7], [8, 9, 10]])
+  np.testing.assert_array_equal(positions_lib.skew(x, 1), [[2, 3, 4], [5, 6, 7], [8, 9, 10]])
 
 
 def test_sinusoids_by_hand():
-  np.testing.assert_allclose(attention.sinusoids(np.array([-3, 7]), 6),
+  np.testing.assert_allclose(positions_lib.sinusoids(np.array([-3, 7]), 6),
                              [reference.sinusoid(-3, 6), reference.sinusoid(7, 6)], rtol=1e-5, atol=1e-6)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass.ops import attention
+from trax_hourglass.ops import positions
 
 B, H, E = 2, 3, 5
 GEOMETRIES = [(1, 1), (1, 3), (3, 1), (1, 2), (2, 1)]
@@ -14,7 +14,7 @@ def inputs(groups, queries_per_group, keys_per_group, seed=0):
   """Random arguments of relative_attention, and the map from distance to its embedding."""
   random = np.random.RandomState(seed)
   q, k, v = (random.randn(B, n, H, E) for n in (groups * queries_per_group,) + (groups * keys_per_group,) * 2)
-  distances = attention.distances(groups, queries_per_group, keys_per_group)
+  distances = positions.distances(groups, queries_per_group, keys_per_group)
   table = random.randn(2 * distances.size + 1, H, E)
   middle = table.shape[0] // 2
   arrays = q, k, v, table[distances + middle], random.randn(H, E), random.randn(H, E)

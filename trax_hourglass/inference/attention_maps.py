@@ -13,6 +13,7 @@ from trax import shapes
 
 from trax_hourglass.layers import attention as attention_lib
 from trax_hourglass.ops import attention
+from trax_hourglass.ops import positions
 
 
 def attention_maps(make_model, weights, tokens):
@@ -49,7 +50,7 @@ class Watched(attention_lib.RelativeAttention):
 
   def _all(self, q, keys, context_bias, location_bias):
     n, width = q.shape[1], q.shape[3]
-    e = self._projected(attention.distances(n, 1, 1), keys.dtype)
+    e = self._projected(positions.distances(n, 1, 1), keys.dtype)
     k, _ = self._keys_and_values(keys)
     parts = []
     for first in range(0, n, width):  # Values are as wide as a head.

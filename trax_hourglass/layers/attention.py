@@ -18,6 +18,7 @@ from trax_hourglass.ops import attention
 from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
+from trax_hourglass.ops import positions as positions_lib
 
 _KERNEL = initializers.GlorotUniformInitializer()
 _BIAS = initializers.RandomNormalInitializer(1e-6)
@@ -78,7 +79,7 @@ class RelativeAttention(base.Layer):
   def _all(self, q, keys, context_bias, location_bias):
     """Attention of all queries (B, Q, H, E) to all keys (B, K, D); in mode 'predict' it begins the caches."""
     n_groups = keys.shape[1] // self._keys_per_group
-    e = self._projected(attention.distances(n_groups, self._queries_per_group, self._keys_per_group), keys.dtype)
+    e = self._projected(positions_lib.distances(n_groups, self._queries_per_group, self._keys_per_group), keys.dtype)
     k, v = self._keys_and_values(keys)
     n_queries = q.shape[1]
     if self._spec.decodes:
@@ -113,7 +114,7 @@ class RelativeAttention(base.Layer):
 
   def _projected(self, distances, dtype):
     """Distances (P, n) in steps of the finer sequence -> (P, n, H, E)."""
-    embedded = attention.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
+    embedded = positions_lib.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
     return _heads(affine(embedded, *self.weights[0]), self._spec)
 
 
@@ -150,7 +151,7 @@ class RotaryAttention(base.Layer):
     q, k, v = (_heads(affine(x, *weights), self._spec) for weights in maps)
     n, first = x.shape[1], self.state[0] if self._spec.decodes and x.shape[1] == 1 else 0
     positions = self._tokens_per_vector * (first + jnp.arange(n, dtype=jnp.float32))
-    q, k = (attention.rotated(x, positions) for x in (q, k))
+    q, k = (positions_lib.rotated(x, positions) for x in (q, k))
     if self._spec.decodes:
       self.state = first + n * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], first, k, v)
     if self._spec.decodes and n == 1:
@@ -200,7 +201,7 @@ class LocalAttention(base.Layer):
     x, *biases = inputs
     position, query, key, value, output = self.weights
     distances = self._unit * jnp.arange(1 - min(self._window, x.shape[1]), 1)
-    e = affine(attention.sinusoids(distances, self._spec.d_model).astype(x.dtype), *position)
+    e = affine(positions_lib.sinusoids(distances, self._spec.d_model).astype(x.dtype), *position)
     out = local_attention.local_attention(
         *(_heads(y, self._spec) for y in (affine(x, *query), affine(x, *key), affine(x, *value), e)), *biases,
         rate=_rate(self._spec), key=self.rng)

@@ -16,6 +16,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from trax_hourglass.ops import attention_vjp
+from trax_hourglass.ops import positions as positions_lib
 from trax_hourglass.ops import tiled_attention
 from trax_hourglass.runtime import sharding
 
@@ -39,7 +41,7 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
     raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; set "
                      "Hourglass.attention_form to 'tiles' or 'pallas'")
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
-  return sharding.on_own_rows(of_rows, tiled_attention.in_rows(positions)[:4], True)(q, k, v, positions)
+  return sharding.on_own_rows(of_rows, attention_vjp.in_rows(positions)[:4], True)(q, k, v, positions)
 
 
 def _attend_to(q, k, v, positions, queries_per_group, implementation):
@@ -68,7 +70,7 @@ def _bias(positions, queries_per_group, n_queries, n_keys, dtype):
   e = jnp.pad(e, ((0, 0), (0, keys_per_group), (0, 0), (0, 0)))  # The skew cuts a group off.
   groups = queries.reshape(queries.shape[0], n_groups, queries_per_group, *queries.shape[2:])
   scores = jnp.einsum('bmphe,pshe->bhpms', groups, e, preferred_element_type=jnp.float32).astype(dtype)
-  scores = tiled_attention.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
+  scores = positions_lib.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
   visible = jnp.arange(n_distances) < (jnp.arange(n_queries)[:, None] // queries_per_group + 1) * keys_per_group
   padding = ((0, 0), (0, 0), (0, n_queries % 2), (0, n_keys - n_distances))
-  return jnp.pad(jnp.where(visible, scores, tiled_attention.MASKED), padding, constant_values=tiled_attention.MASKED).astype(dtype)
+  return jnp.pad(jnp.where(visible, scores, attention_vjp.MASKED), padding, constant_values=attention_vjp.MASKED).astype(dtype)

@@ -11,12 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import trax.layers as tl
 
-PRODUCT = 'affine_product'  # The result, for policies of recomputation, which do not see the product inside.
+from trax_hourglass.ops import remat
 
 
 def affine(x, w, b):
   """Returns x w + b: (..., D), (D, F), (F,) -> (..., F)."""
-  return checkpoint_name(_affine(x, w, b), PRODUCT)
+  return checkpoint_name(_affine(x, w, b), remat.PRODUCT)
 
 
 @jax.custom_vjp

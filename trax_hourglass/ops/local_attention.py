@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import prng
-from trax_hourglass.ops import tiled_attention
+from trax_hourglass.ops import remat
 
 _MASKED = -1e9  # The score of a key that is not seen; as in Trax.
 
@@ -46,7 +46,7 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
   out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
   out = out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
-  return checkpoint_name(out, tiled_attention.SAVED)
+  return checkpoint_name(out, remat.SAVED)
 
 
 def _block(length, rate, head_keys, e, number, content, position, k, v):

@@ -21,8 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
 
+from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import pallas_kernels
-from trax_hourglass.ops import tiled_attention
+from trax_hourglass.ops import remat
 
 # At most; short sequences have smaller ones. Not tuned: no GPU has run them yet. benchmarks/attention.py measures them.
 _TILE_QUERIES = 64
@@ -39,7 +40,7 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
   out, log_total = _call(
       pallas_kernels.forward, tiling, tiling.n_query_tiles, out_shape, (tiling.rows_of_tile, tiling.numbers_of_tile),
       (padded, tiling.rows_of_tile), *_keys(tiling, k, v), *_inputs(tiling, positions, head_keys))
-  out, log_total = checkpoint_name(out, tiled_attention.SAVED), checkpoint_name(log_total, tiled_attention.SAVED)
+  out, log_total = checkpoint_name(out, remat.SAVED), checkpoint_name(log_total, remat.SAVED)
   return tiling.unpad(out, q), (out, log_total)
 
 
@@ -72,7 +73,7 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
   return tiling.unpad(dq, q), tiling.unpad(dk, k), tiling.unpad(dv, v), d_positions
 
 
-attend = tiled_attention.with_gradient(_forward, _backward)  # A ValueError on a TPU.
+attend = attention_vjp.with_gradient(_forward, _backward)  # A ValueError on a TPU.
 
 
 def _position_scores(queries_per_group, positions):

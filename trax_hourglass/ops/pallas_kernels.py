@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
 
+from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import dropout as dropout_lib
-from trax_hourglass.ops import tiled_attention
 
 
 def forward(tiling, q_ref, k_ref, v_ref, scores_ref, key_ref, out_ref, log_total_ref):
@@ -35,7 +35,7 @@ def forward(tiling, q_ref, k_ref, v_ref, scores_ref, key_ref, out_ref, log_total
     return new_highest, total * shrink + weights.sum(axis=-1, keepdims=True), out
 
   one = jnp.zeros((q.shape[0], 1), jnp.float32)
-  start = one + tiled_attention.MASKED, one, jnp.zeros(q.shape, jnp.float32)
+  start = one + attention_vjp.MASKED, one, jnp.zeros(q.shape, jnp.float32)
   highest, total, out = jax.lax.fori_loop(0, _spans_of(tiling, number), tile, start)
   out_ref[...] = (out / (total * (1 - tiling.rate))).astype(out_ref.dtype)
   log_total_ref[...] = (highest + jnp.log(total))[:, 0]
@@ -119,7 +119,7 @@ class _Place:
     scores = _product(q, k.T)
     if scores_ref is not None:
       scores += plgpu.load(scores_ref.at[self.addresses], mask=self.exists, other=0.0).astype(jnp.float32)
-    return jnp.where(self._visible, scores, tiled_attention.MASKED)
+    return jnp.where(self._visible, scores, attention_vjp.MASKED)
 
   def drop(self, x, key_ref):
     """Zeroes what dropout takes away; nothing is divided. Masks are those of tiled_attention.py."""

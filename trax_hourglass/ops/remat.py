@@ -5,13 +5,14 @@
     'products'      keeps attention's outputs and the inputs of each block, and makes all else again
     'blocks'        keeps the inputs of each block only, and computes each block twice
 
-A resampling is no stack: of it, only what its feed-forward layer computes is made again (halved.py).
+A resampling is no stack: of it, only what its feed-forward layer computes is made again (layers/scan.py).
 """
 
 import jax
 
-from trax_hourglass.ops import dense
-from trax_hourglass.ops import tiled_attention
+# Names that arrays carry, so that a policy knows them.
+PRODUCT = 'affine_product'  # Of a dense layer, whose product a policy does not see inside its own gradient rule.
+SAVED = 'attention_output'  # Of attention: its output and the logarithm of the softmax's denominator.
 
 
 def _is_fused_attention(primitive, *_, **__):
@@ -22,13 +23,13 @@ def _is_fused_attention(primitive, *_, **__):
 def _saved_attention(*others):
   """Returns the policy that keeps what attention comes to, and what has other names."""
   return jax.checkpoint_policies.save_from_both_policies(
-      jax.checkpoint_policies.save_only_these_names(tiled_attention.SAVED, *others), _is_fused_attention)
+      jax.checkpoint_policies.save_only_these_names(SAVED, *others), _is_fused_attention)
 
 
 _POLICIES = {
     'none': None,
     'elementwise': jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _saved_attention(dense.PRODUCT)),
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _saved_attention(PRODUCT)),
     'products': _saved_attention(),
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }

@@ -16,84 +16,20 @@ E width of a head; N blocks of G groups, and C keys in a span; h heads and b row
 the geometry.
 """
 
-import functools
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from trax_hourglass.ops import dropout
-from trax_hourglass.ops import prng
+from trax_hourglass.ops import attention_vjp
+from trax_hourglass.ops import positions as positions_lib
+from trax_hourglass.ops import remat
 from trax_hourglass.ops import tiling as tiling_lib
-from trax_hourglass.runtime import sharding
 
 # On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the cache.
 # benchmarks/attention.py measures it.
 _BLOCK_QUERIES = 512
 _SPAN_KEYS = 512
-MASKED = -1e9  # The score of a key in the future; as in Trax.
-SAVED = 'attention_output'  # What the backward pass needs of the forward pass, for policies of recomputation.
-
-
-def in_rows(positions):
-  """Returns which of q, k, v, positions and head keys have the batch as first axis."""
-  return True, True, True, positions and (True, False), False
-
-
-def with_gradient(forward, backward):
-  """Returns an attention with a gradient of its own, traced once where attentions are equal.
-
-  On several devices each works out its own rows of the batch, with the masks that these rows have on a single one.
-
-  Args:
-    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, tree of what backward needs
-      besides these, all with the batch as first axis).
-    backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output) ->
-      gradients of the first four.
-  """
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-  def output(*args):
-    return forward_rule(*args)[0]
-
-  def forward_rule(q, k, v, positions, head_keys, queries_per_group, rate):
-    def of_rows(first_row, total, q, k, v, positions, head_keys):
-      del total
-      return forward(q, k, v, positions, _keys_of_rows(head_keys, q, first_row), queries_per_group, rate)
-
-    inputs = q, k, v, positions, head_keys
-    out, kept = sharding.on_own_rows(of_rows, in_rows(positions), True)(*inputs)
-    return out, (inputs, kept)
-
-  def backward_rule(queries_per_group, rate, saved, d_out):
-    def of_rows(first_row, total, inputs, kept, d_out):
-      q, k, v, positions, head_keys = inputs
-      inputs = q, k, v, positions, _keys_of_rows(head_keys, q, first_row)
-      *gradients, d_positions = backward(queries_per_group, rate, inputs, kept, d_out)
-      return *gradients, positions and (d_positions[0], total(d_positions[1]))
-
-    inputs, kept = saved
-    rows = in_rows(inputs[3])
-    return *sharding.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
-
-  output.defvjp(forward_rule, backward_rule)
-
-  @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
-  def attend(q, k, v, positions, key, queries_per_group, rate):
-    """Returns the attention's output (B, Q, H, E), before the output projection.
-
-    Args:
-      q: queries of the content scores (B, Q, H, E), divided by sqrt(E).
-      k: keys (B, K, H, E).
-      v: values (B, K, H, E).
-      positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H, E)).
-      key: JAX PRNG key uint32 (2,); needed where rate > 0.
-      queries_per_group: P.
-      rate: dropout of attention weights, in [0, 1).
-    """
-    head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
-    return output(q, k, v, positions, head_keys, queries_per_group, rate)
-
-  return attend
 
 
 def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
@@ -112,9 +48,9 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
     return tuple(place.put_queries(x, block) for x, block in zip(carry, new))
 
   one = jnp.zeros(padded_q.shape[:-1] + (1,), jnp.float32)
-  highest, total, out = _over_tiles(tiling, padded_q, tile, (one + MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
-  out = checkpoint_name((out / (total * (1 - rate)))[:, :q.shape[1]].astype(v.dtype), SAVED)
-  return out, (out, checkpoint_name(highest + jnp.log(total), SAVED))
+  highest, total, out = _over_tiles(tiling, padded_q, tile, (one + attention_vjp.MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
+  out = checkpoint_name((out / (total * (1 - rate)))[:, :q.shape[1]].astype(v.dtype), remat.SAVED)
+  return out, (out, checkpoint_name(highest + jnp.log(total), remat.SAVED))
 
 
 def _backward(queries_per_group, rate, inputs, kept, d_out):
@@ -169,12 +105,7 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
           d_positions)
 
 
-attend = with_gradient(_forward, _backward)
-
-
-def _keys_of_rows(head_keys, q, first_row):
-  """Head keys for the rows from `first_row` (number of rows) on, of queries (B, Q, H, E)."""
-  return None if head_keys is None else dropout.key_from_row(head_keys, first_row(q.shape[0]) * q.shape[1])
+attend = attention_vjp.with_gradient(_forward, _backward)
 
 
 def _tiling(q, k, queries_per_group):
@@ -212,20 +143,8 @@ def _scores(place, q, k, positions):
   scores = _product_of_rows(_rows(block), place.keys(k)).reshape(block.shape[:-1] + (place.tiling.span_keys,))
   if positions is not None:
     position_scores = _product_of_rows(place.queries(positions[0]), place.distances(positions[1])[:, None])
-    scores += skew(position_scores, place.tiling.keys_per_group)[..., :place.tiling.span_keys]
-  return jnp.where(place.visible(), scores, MASKED)
-
-
-def skew(x, step):
-  """Shifts row i of (..., n, width) left by (n - 1 - i) * step and keeps the first width - step columns.
-
-  The rows lie behind each other in memory, so the shift is a change of row length. The barrier makes XLA read that
-  memory in order, where it would otherwise compute row and column of each element anew.
-  """
-  *lead, n, width = x.shape
-  flat = jax.lax.optimization_barrier(x.reshape(*lead, n * width))
-  kept = width - step
-  return flat[..., step * (n - 1):step * (n - 1) + n * kept].reshape(*lead, n, kept)
+    scores += positions_lib.skew(position_scores, place.tiling.keys_per_group)[..., :place.tiling.span_keys]
+  return jnp.where(place.visible(), scores, attention_vjp.MASKED)
 
 
 def _unskew(tiling, scratch, x):

@@ -1,0 +1,81 @@
+"""Gives an attention a gradient of its own, and each device its own rows of the batch.
+
+Letters: B batch, H heads, P queries per group, Q queries, K keys or distances, E width of a head. See attention.py for the
+geometry.
+"""
+
+import functools
+
+import jax
+
+from trax_hourglass.ops import dropout
+from trax_hourglass.ops import prng
+from trax_hourglass.runtime import sharding
+
+MASKED = -1e9  # The score of a key in the future; as in Trax.
+
+
+def in_rows(positions):
+  """Returns which of q, k, v, positions and head keys have the batch as first axis."""
+  return True, True, True, positions and (True, False), False
+
+
+def with_gradient(forward, backward):
+  """Returns an attention with a gradient of its own, traced once where attentions are equal.
+
+  On several devices each works out its own rows of the batch, with the masks that these rows have on a single one.
+
+  Args:
+    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, tree of what backward needs
+      besides these, all with the batch as first axis).
+    backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output) ->
+      gradients of the first four.
+  """
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+  def output(*args):
+    return forward_rule(*args)[0]
+
+  def forward_rule(q, k, v, positions, head_keys, queries_per_group, rate):
+    def of_rows(first_row, total, q, k, v, positions, head_keys):
+      del total
+      return forward(q, k, v, positions, _keys_of_rows(head_keys, q, first_row), queries_per_group, rate)
+
+    inputs = q, k, v, positions, head_keys
+    out, kept = sharding.on_own_rows(of_rows, in_rows(positions), True)(*inputs)
+    return out, (inputs, kept)
+
+  def backward_rule(queries_per_group, rate, saved, d_out):
+    def of_rows(first_row, total, inputs, kept, d_out):
+      q, k, v, positions, head_keys = inputs
+      inputs = q, k, v, positions, _keys_of_rows(head_keys, q, first_row)
+      *gradients, d_positions = backward(queries_per_group, rate, inputs, kept, d_out)
+      return *gradients, positions and (d_positions[0], total(d_positions[1]))
+
+    inputs, kept = saved
+    rows = in_rows(inputs[3])
+    return *sharding.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
+
+  output.defvjp(forward_rule, backward_rule)
+
+  @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
+  def attend(q, k, v, positions, key, queries_per_group, rate):
+    """Returns the attention's output (B, Q, H, E), before the output projection.
+
+    Args:
+      q: queries of the content scores (B, Q, H, E), divided by sqrt(E).
+      k: keys (B, K, H, E).
+      v: values (B, K, H, E).
+      positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H, E)).
+      key: JAX PRNG key uint32 (2,); needed where rate > 0.
+      queries_per_group: P.
+      rate: dropout of attention weights, in [0, 1).
+    """
+    head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
+    return output(q, k, v, positions, head_keys, queries_per_group, rate)
+
+  return attend
+
+
+def _keys_of_rows(head_keys, q, first_row):
+  """Head keys for the rows from `first_row` (number of rows) on, of queries (B, Q, H, E)."""
+  return None if head_keys is None else dropout.key_from_row(head_keys, first_row(q.shape[0]) * q.shape[1])
