@@ -20,7 +20,7 @@ from trax_hourglass.comparison import report
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
 from trax_hourglass.inference import decoding
-from trax_hourglass.layers import spec as spec_lib
+from trax_hourglass.layers import plugins
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
@@ -36,7 +36,7 @@ FAILS = """compare.own_rows = {
 
 
 # What the README's "Add your own" shows, from here ...
-@spec_lib.decodes
+@plugins.decodes
 def ShortenByMaximum(spec, shorten_factor, tokens_per_vector):
   """The largest of each group's K numbers: (B, L, D) -> (B, L/K, D)."""
   del spec, tokens_per_vector

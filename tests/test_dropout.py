@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from trax import shapes
 
+from trax_hourglass.layers import core
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops import prng
 
@@ -50,7 +51,7 @@ def test_split_keys_are_distinct():
 
 
 def run(x, mode='train', **options):
-  layer = dropout.PositionalDropout(0.25, mode=mode, **options)
+  layer = core.PositionalDropout(0.25, mode=mode, **options)
   layer.init(shapes.signature(x))
   return np.asarray(layer(x, rng=jax.random.PRNGKey(0)))
 
@@ -74,4 +75,4 @@ def test_does_nothing_in_eval_mode():
 @pytest.mark.parametrize('rate', [-0.1, 1.0, 2.0])
 def test_refuses_rates(rate):
   with pytest.raises(ValueError, match='dropout'):
-    dropout.PositionalDropout(rate)
+    core.PositionalDropout(rate)

@@ -16,7 +16,7 @@ from trax.supervised import decoding as trax_decoding
 from tests.helpers import predicting
 
 import trax_hourglass as th
-from trax_hourglass.layers import spec as spec_lib
+from trax_hourglass.layers import plugins
 from trax_hourglass.ops import kv_cache
 
 SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
@@ -28,7 +28,7 @@ OPTIONS = {'relative': {}, 'rotary': dict(d_model=12, n_heads=2, vanilla_attenti
                                           shortened_attention=th.CausalRotaryAttention)}
 
 
-@spec_lib.decodes
+@plugins.decodes
 def Nothing(spec, tokens_per_vector):  # pylint: disable=invalid-name
   """An attention that takes no time to compile."""
   del spec, tokens_per_vector
@@ -135,7 +135,7 @@ def test_bfloat16_is_near(small):
 def test_what_is_shortened_runs_once_per_group(hierarchy, n_prompts):
   calls = collections.Counter()
 
-  @spec_lib.decodes
+  @plugins.decodes
   def counting(spec, tokens_per_vector):
     del spec
     def f(x):

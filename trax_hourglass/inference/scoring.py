@@ -9,7 +9,6 @@ import math
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from trax_hourglass.inference import windows as windows_lib

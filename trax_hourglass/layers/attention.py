@@ -13,7 +13,7 @@ from trax import fastmath
 from trax.layers import base
 from trax.layers import initializers
 
-from trax_hourglass.layers.spec import decodes
+from trax_hourglass.layers.plugins import decodes
 from trax_hourglass.ops import attention
 from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache

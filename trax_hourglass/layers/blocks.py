@@ -3,21 +3,14 @@
 Letters: B batch, L vectors of a level, D model width, F feed-forward width.
 """
 
-import jax.numpy as jnp
 import trax.layers as tl
 
-from trax_hourglass.halved import Halved
+from trax_hourglass.layers.core import Dense
+from trax_hourglass.layers.core import LayerNorm
+from trax_hourglass.layers.core import PositionalDropout
+from trax_hourglass.layers.plugins import check_decodes
+from trax_hourglass.layers.scan import Halved
 from trax_hourglass.layers.scan import Scanned
-from trax_hourglass.layers.spec import check_decodes
-from trax_hourglass.ops.dense import Dense
-from trax_hourglass.ops.dropout import PositionalDropout
-
-
-class LayerNorm(tl.LayerNorm):
-  """Layer norm worked out in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
-
-  def forward(self, x):
-    return super().forward(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def Dropout(spec):

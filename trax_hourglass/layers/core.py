@@ -1,14 +1,17 @@
-"""Embedding of tokens, whose gradient is added up in float32 whatever the type of activations.
+"""The layers that all parts of a model are made of: Trax's own, with other arithmetic.
 
-A byte that occurs a thousand times in a batch has a thousand terms in the gradient of its row. Added one after the other in
-bfloat16, which has 8 bits, most of them would be rounded away.
-
-Letters: B batch, L tokens, V vocabulary, D model width.
+Letters: B batch, L tokens or vectors, D width of inputs, F width of outputs.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
+from trax.layers import base
 import trax.layers as tl
+
+from trax_hourglass.ops import dropout
+from trax_hourglass.ops.dense import affine
 
 
 @jax.custom_vjp
@@ -31,7 +34,57 @@ _rows.defvjp(_forward, _backward)
 
 
 class Embedding(tl.Embedding):
-  """Trax's Embedding, with that gradient: tokens (B, L) -> (B, L, D)."""
+  """Trax's Embedding, whose gradient is added up in float32 whatever the type of activations: tokens (B, L) -> (B, L, D).
+
+  A byte that occurs a thousand times in a batch has a thousand terms in the gradient of its row. Added one after the other in
+  bfloat16, which has 8 bits, most of them would be rounded away.
+  """
 
   def forward(self, tokens):
     return _rows(self.weights, tokens)
+
+
+class Dense(tl.Dense):
+  """Trax's Dense, by `affine`: (..., D) -> (..., F)."""
+
+  def forward(self, x):
+    return affine(x, *self.weights)
+
+
+class PositionalDropout(base.Layer):
+  """Drops activations in mode 'train': (x: any shape) -> the same shape.
+
+  Takes the place of `trax.layers.Dropout`: same distribution, same meaning of `shared_axes`, another generator.
+  """
+
+  def __init__(self, rate, shared_axes=None, mode='train'):
+    """Creates the layer.
+
+    Args:
+      rate: probability that an activation is dropped, in [0, 1).
+      shared_axes: axes of the input along which all elements share one fate, or None.
+      mode: 'train' drops; 'eval' and 'predict' return the input.
+
+    Raises:
+      ValueError: the rate is outside [0, 1).
+    """
+    super().__init__(name=f'PositionalDropout_{rate}')
+    dropout.validate_rate(rate)
+    self._rate = rate
+    self._shared_axes = tuple(shared_axes or ())
+    self._mode = mode
+
+  def forward(self, x):
+    if self._mode != 'train' or self._rate == 0.0:
+      return x
+    shared = {axis % x.ndim for axis in self._shared_axes}
+    shape = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
+    rows = jnp.arange(math.prod(shape[:-1])).reshape(shape[:-1] + (1,))
+    return dropout.drop(x, self.rng, self._rate, rows, jnp.arange(shape[-1]))
+
+
+class LayerNorm(tl.LayerNorm):
+  """Layer norm worked out in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
+
+  def forward(self, x):
+    return super().forward(x.astype(jnp.float32)).astype(x.dtype)

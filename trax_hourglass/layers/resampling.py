@@ -1,11 +1,4 @@
-"""Shortening and upsampling (paper sections 2.2 and 2.3), each a plug-in: a function that returns a layer.
-
-    shortening(spec, shorten_factor, tokens_per_vector)    layer  x (B, L, D) -> x' (B, L/K, D)
-    upsampling(spec, shorten_factor, tokens_per_vector)    layer  (x' (B, L/K, D), x (B, L, D)) -> (B, L, D), or x' alone
-
-To add one, write such a function and register it with gin (registry.py); further arguments can be bound there. To
-decode, in mode 'predict', it takes what `spec.decodes` says.
-Shortening never sees the future: the model shifts its input right by K - 1.
+"""Shortening and upsampling (paper sections 2.2 and 2.3), each a plug-in by the contract in plugins.py.
 
 Letters: B batch, L vectors of the finer level, K shorten factor from the finer to the coarser level, D model width.
 `tokens_per_vector` is the total factor of the finer level.
@@ -14,14 +7,15 @@ Letters: B batch, L vectors of the finer level, K shorten factor from the finer 
 import jax.numpy as jnp
 import trax.layers as tl
 
-from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers import blocks
+from trax_hourglass.layers import core
+from trax_hourglass.layers.attention import RelativeAttention
+from trax_hourglass.layers.core import Dense
+from trax_hourglass.layers.core import PositionalDropout
 from trax_hourglass.layers.group_decoding import Expanded
-from trax_hourglass.layers.spec import check_decodes
-from trax_hourglass.layers.spec import check_plug_ins
-from trax_hourglass.layers.spec import decodes
-from trax_hourglass.ops.dense import Dense
-from trax_hourglass.ops.dropout import PositionalDropout
+from trax_hourglass.layers.plugins import check_decodes
+from trax_hourglass.layers.plugins import check_plug_ins
+from trax_hourglass.layers.plugins import decodes
 
 
 @decodes
@@ -73,10 +67,10 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
   check_plug_ins(query=query)
   queries = check_decodes(spec, query(spec.without_dropout(), shorten_factor, tokens_per_vector), 'query')
   return tl.Serial(
-      blocks.LayerNorm(),                                                   # fine
+      core.LayerNorm(),                                                   # fine
       tl.Dup(),                                                             # fine, fine
       queries,                                                              # coarse, fine
-      blocks.LayerNorm(),                                                   # coarse, fine
+      core.LayerNorm(),                                                   # coarse, fine
       _attend(spec, tokens_per_vector, keys_per_group=shorten_factor),      # coarse
       name='ShortenByAttention',
   )
@@ -153,10 +147,10 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
   check_plug_ins(added=added)
   added = check_decodes(spec, added(spec.without_dropout(), shorten_factor, tokens_per_vector), 'added')
   return tl.Serial(
-      blocks.LayerNorm(),                                                        # coarse, residual
+      core.LayerNorm(),                                                        # coarse, residual
       tl.Select([0, 1, 0, 1]),                                                   # coarse, residual, coarse, residual
       Expanded(spec, shorten_factor, added),                                     # fine, coarse, residual
-      blocks.LayerNorm(),                                                        # fine, coarse, residual
+      core.LayerNorm(),                                                        # fine, coarse, residual
       tl.Select([0, 2, 1]),                                                      # fine, residual, coarse
       tl.Add(),                                                                  # fine, coarse
       _attend(spec, tokens_per_vector, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine

@@ -1,7 +1,6 @@
 """What all layers of one model have in common, as one value handed to every plug-in."""
 
 import dataclasses
-import functools
 from typing import Any, Callable
 
 from trax_hourglass.ops import attention
@@ -75,37 +74,3 @@ class BlockSpec:
   def without_dropout(self):
     """Returns the same with dropout 0."""
     return dataclasses.replace(self, dropout=0.0)
-
-
-def decodes(plug_in):
-  """Decorates a plug-in whose layers work in mode 'predict' too; models of that mode take no others.
-
-  There a layer is called with a prompt of any length, or one step at a time, and keeps what later calls need in its state.
-  What comes one at a time:
-
-      attention     a vector of the level
-      shortening    a group of K shifted vectors, so one that sees its own group only needs no state
-      upsampling    the coarse vector that serves now and the finer vector, (x', x); or, if it maps x' alone to K vectors,
-                    each coarse vector once, and it needs no state
-  """
-  @functools.wraps(plug_in)
-  def marked(*args, **kwargs):
-    layer = plug_in(*args, **kwargs)
-    layer._decodes = True  # pylint: disable=protected-access
-    return layer
-  return marked
-
-
-def check_decodes(spec, layer, role):
-  """Returns a plug-in's layer, and raises ValueError in mode 'predict' unless its plug-in is marked by `decodes`."""
-  if spec.decodes and not getattr(layer, '_decodes', False):
-    raise ValueError(f"{role} {layer.name or type(layer).__name__} has no mode 'predict': choose another, or teach it to "
-                     'decode and mark the function that makes it with trax_hourglass.layers.spec.decodes')
-  return layer
-
-
-def check_plug_ins(**plug_ins):
-  """Raises ValueError for a plug-in, by its argument's name, that is no function."""
-  for name, plug_in in plug_ins.items():
-    if not callable(plug_in):
-      raise ValueError(f'{name} is {plug_in!r}: give a reference to a function that returns a layer, such as @ShortenByLinear')

@@ -1,6 +1,6 @@
-"""Initial weights drawn by NumPy on the host, as a pure function of Trax's PRNG keys.
+"""Stand-ins for Trax's random numbers: initial weights drawn by NumPy on the host, and keys split cheaply.
 
-Initialising a Trax model runs one small JAX program for each shape of weight and traces each layer once for every
+Both are pure functions of Trax's PRNG keys. Initialising a Trax model runs one small JAX program for each shape of weight and traces each layer once for every
 combinator around it. Compiling and tracing take all the time: 15 s for a model of 6,000 numbers. NumPy's Philox
 generator, keyed by the same two words, needs no compilation; and a layer has to be traced only once.
 """
@@ -14,6 +14,8 @@ import numpy as np
 from trax.fastmath import jax as trax_jax
 from trax.layers import base
 from trax.layers import combinators
+
+from trax_hourglass.ops import prng
 
 
 @contextlib.contextmanager
@@ -72,3 +74,10 @@ def _uniform(key, shape=(), dtype=jnp.float32, minval=0.0, maxval=1.0):
 
 def _normal(key, shape=(), dtype=jnp.float32):
   return jnp.asarray(_draw(key, shape, dtype, lambda generator, shape: generator.standard_normal(shape, np.float32)))
+
+
+@contextlib.contextmanager
+def cheap_splits():
+  """Within it, `trax.fastmath.random.split` is `ops.prng.split`."""
+  with mock.patch.dict(trax_jax.JAX_BACKEND, {'random_split': prng.split}):
+    yield

@@ -13,18 +13,18 @@ from trax.shapes import ShapeDtype
 from trax_hourglass.layers.attention import CausalRelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.layers import blocks
+from trax_hourglass.layers import core
+from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import Embedding
 from trax_hourglass.layers import factor_dropout
 from trax_hourglass.layers.group_decoding import Expanded
 from trax_hourglass.layers.group_decoding import Shortened
+from trax_hourglass.layers.plugins import check_decodes
+from trax_hourglass.layers.plugins import check_plug_ins
 from trax_hourglass.layers import resampling
 from trax_hourglass.layers.spec import BlockSpec
-from trax_hourglass.layers.spec import check_decodes
-from trax_hourglass.layers.spec import check_plug_ins
 from trax_hourglass.layers import trax_random
 from trax_hourglass.models import hierarchy as hierarchy_lib
-from trax_hourglass.ops.dense import Dense
-from trax_hourglass.ops import prng
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.checks import check_sizes
 
@@ -147,7 +147,7 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample):
       Shortened(spec, shorten_factor, shorten, *deeper),           # coarse, residual
       tl.Select([0, 1, 1]),                                        # coarse, residual, residual
       upsample if upsample.n_in == 2 else Expanded(spec, shorten_factor, upsample),  # vecs, residual
-      blocks.LayerNorm(),                                          # vecs, residual
+      core.LayerNorm(),                                          # vecs, residual
       tl.Add(),                                                    # vecs
       name=f'Valley_{shorten_factor}',
   )
@@ -247,13 +247,13 @@ class LanguageModel(tl.Serial):
     tokens = self._check(x)
     if self._decodes:
       self._check_room(state, tokens.shape[1])
-    with prng.cheap_splits():
+    with trax_random.cheap_splits():
       return super().pure_fn(x, weights, state, rng, use_cache)
 
   def vectors(self, tokens, weights, state, rng):
     """Returns what `logits` takes, (B, L, D), and the new state; arguments as `pure_fn`'s, the same dropout masks."""
     self._check(tokens)
-    with prng.cheap_splits():  # They begin alike however many keys are split off.
+    with trax_random.cheap_splits():  # They begin alike however many keys are split off.
       vectors, new_state = self._to_vectors.pure_fn(tokens, weights[:-2], state[:-2], rng)
     return vectors, new_state + state[-2:]
 

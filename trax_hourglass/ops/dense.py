@@ -9,7 +9,6 @@ Letters: D width of inputs, F width of outputs.
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-import trax.layers as tl
 
 from trax_hourglass.ops import remat
 
@@ -40,10 +39,3 @@ _affine.defvjp(_forward, _backward)
 
 def _product(a, b, reduced_of_a, reduced_of_b):
   return jax.lax.dot_general(a, b, (((reduced_of_a,), (reduced_of_b,)), ((), ())))
-
-
-class Dense(tl.Dense):
-  """Trax's Dense, by `affine`: (..., D) -> (..., F)."""
-
-  def forward(self, x):
-    return affine(x, *self.weights)

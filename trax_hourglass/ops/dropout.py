@@ -8,10 +8,7 @@ forward or the backward pass, and is always the same.
 Letters: R rows (all axes but the last, flattened), C columns (the last axis).
 """
 
-import math
-
 import jax.numpy as jnp
-from trax.layers import base
 
 from trax_hourglass.ops import prng
 
@@ -49,35 +46,3 @@ def validate_rate(rate):
   """Raises ValueError unless `rate` is a probability below 1."""
   if not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
     raise ValueError(f'dropout is {rate!r}: give the share of values to drop, at least 0 and below 1')
-
-
-class PositionalDropout(base.Layer):
-  """Drops activations in mode 'train': (x: any shape) -> the same shape.
-
-  Takes the place of `trax.layers.Dropout`: same distribution, same meaning of `shared_axes`, another generator.
-  """
-
-  def __init__(self, rate, shared_axes=None, mode='train'):
-    """Creates the layer.
-
-    Args:
-      rate: probability that an activation is dropped, in [0, 1).
-      shared_axes: axes of the input along which all elements share one fate, or None.
-      mode: 'train' drops; 'eval' and 'predict' return the input.
-
-    Raises:
-      ValueError: the rate is outside [0, 1).
-    """
-    super().__init__(name=f'PositionalDropout_{rate}')
-    validate_rate(rate)
-    self._rate = rate
-    self._shared_axes = tuple(shared_axes or ())
-    self._mode = mode
-
-  def forward(self, x):
-    if self._mode != 'train' or self._rate == 0.0:
-      return x
-    shared = {axis % x.ndim for axis in self._shared_axes}
-    shape = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
-    rows = jnp.arange(math.prod(shape[:-1])).reshape(shape[:-1] + (1,))
-    return drop(x, self.rng, self._rate, rows, jnp.arange(shape[-1]))

@@ -1,17 +1,14 @@
-"""Seeds, and random keys of a model's layers by one multiplication and one addition.
+"""Random keys of a model's layers by one multiplication and one addition.
 
 Every Trax combinator splits its key among its layers. With JAX's generator, built to withstand any statistical test,
 that is a hundred operations each time, and the splits became most of the program that XLA has to compile. Keys that only
 tell one dropout mask from another do not need it: what is drawn with a key is a hash of it (dropout.py).
 """
 
-import contextlib
 import functools
-from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
-from trax.fastmath import jax as trax_jax
 
 _GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: spreads consecutive integers over 32 bits.
 
@@ -46,10 +43,3 @@ def _affine_maps(num):
   """Returns factors and summands, uint32 (num, 2) each; the first ones are the same whatever `num` is."""
   draws = np.random.Generator(np.random.Philox(key=0)).integers(2**32, size=(num, 2, 2), dtype=np.uint32)
   return draws[:, 0] | np.uint32(1), draws[:, 1]
-
-
-@contextlib.contextmanager
-def cheap_splits():
-  """Within it, `trax.fastmath.random.split` is this module's."""
-  with mock.patch.dict(trax_jax.JAX_BACKEND, {'random_split': split}):
-    yield

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from trax.fastmath import numpy as jnp
 
-from trax_hourglass.ops import prng
+from trax_hourglass.layers import trax_random
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import checkpoints
 
@@ -80,7 +80,7 @@ class Trainer:
     """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
     def loss_and_state(weights, state, part, rng):
       weights = jax.tree.map(lambda w: w.astype(self._dtype) if w.dtype == jnp.float32 else w, weights)
-      with prng.cheap_splits():
+      with trax_random.cheap_splits():
         return self.model_with_loss.pure_fn(part, weights, state, rng)
 
     differentiate = jax.value_and_grad(loss_and_state, has_aux=True)
