@@ -24,6 +24,7 @@ from trax_hourglass.layers import plugins
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
+from trax_hourglass.training import tensorboard
 from tests.helpers.doors import main
 from tests.helpers.causality import assert_causal
 from tests.helpers import comparisons
@@ -87,7 +88,7 @@ def test_learning_curves_are_those_of_the_runs(finished):
     steps, bits = zip(*points)
     assert steps == (1, 2, 3) and all(4 < b < 9 for b in bits)
   told = comparisons.by_name(results)['flat']['curves'][1]
-  assert report.curve(folder / 'flat' / 'seed_1') == list(map(tuple, told))
+  assert tensorboard.curve(folder / 'flat' / 'seed_1') == list(map(tuple, told))
 
 
 def test_tables_agree_with_the_results(finished):

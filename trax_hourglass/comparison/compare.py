@@ -38,6 +38,7 @@ from trax_hourglass.runtime import seeds as seeds_lib
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
+from trax_hourglass.training import tensorboard
 
 CONFIG = 'comparison.gin'
 _ROW, _RESULT = 'row.json', 'result.json'
@@ -268,7 +269,7 @@ class Comparison:
     evaluation = evaluate_run.evaluate(opened, self._scored['split'], self._scored['protocol'],
                                        max_tokens=self._scored['max_tokens'])
     return {'seed': seed, 'bits': evaluation.score.bits_per_token, 'standard_error': evaluation.score.standard_error,
-            'n_tokens_scored': evaluation.score.n_tokens, 'curve': [] if row.weights_of else report.curve(run)}
+            'n_tokens_scored': evaluation.score.n_tokens, 'curve': [] if row.weights_of else tensorboard.curve(run)}
 
   def _train(self, row, seed, n_steps, directory):
     self._configuration.configure(row, n_steps, seed)

@@ -9,7 +9,6 @@ The results are a dictionary: settings and machine, and `rows`, a list of what `
 an image or per token: `unit` says which, and fields have it in their names.
 """
 
-import contextlib
 import csv
 import itertools
 import json
@@ -17,13 +16,10 @@ import pathlib
 import statistics
 
 from scipy import stats
-import tensorflow as tf
-from tensorflow.core.util import event_pb2
 
 from trax_hourglass.comparison.planning import UNEQUAL
 from trax_hourglass.runtime import atomic_files
 
-CURVE = 'metrics/BitsPerToken'
 _MARKERS = {'flat': 'o', 'hierarchical': '^', 'Trax': 's'}
 _PLOTS = {  # File: field, divisor, label of the axis.
     'cost.png': ('run_flops', 1e12, 'matrix products of a training run, TFLOP'),
@@ -37,17 +33,6 @@ _COSTS = {  # Budget: label of the axis, what a step of a row costs.
     'seconds': ('seconds of training, by step times measured beforehand', lambda row: row['planned_step_seconds']),
     'flops': ('matrix products of training, TFLOP', lambda row: row['step_flops'] / 1e12),
 }
-
-
-def curve(run):
-  """Returns [(step, bits)] of the evaluations in a run directory, as its TensorBoard events tell them."""
-  bits = {}
-  for file in sorted(pathlib.Path(run).glob('eval/events*')):
-    with contextlib.suppress(tf.errors.DataLossError):  # A run that was killed leaves half a record.
-      for record in tf.data.TFRecordDataset(str(file)):
-        event = event_pb2.Event.FromString(record.numpy())
-        bits.update({event.step: value.simple_value for value in event.summary.value if value.tag == CURVE})
-  return sorted(bits.items())
 
 
 def row(name, kind, weights_of, plan, runs, paper=None):

@@ -67,10 +67,10 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
   check_plug_ins(query=query)
   queries = check_decodes(spec, query(spec.without_dropout(), shorten_factor, tokens_per_vector), 'query')
   return tl.Serial(
-      core.LayerNorm(),                                                   # fine
+      core.LayerNorm(),                                                     # fine
       tl.Dup(),                                                             # fine, fine
       queries,                                                              # coarse, fine
-      core.LayerNorm(),                                                   # coarse, fine
+      core.LayerNorm(),                                                     # coarse, fine
       _attend(spec, tokens_per_vector, keys_per_group=shorten_factor),      # coarse
       name='ShortenByAttention',
   )
@@ -147,10 +147,10 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
   check_plug_ins(added=added)
   added = check_decodes(spec, added(spec.without_dropout(), shorten_factor, tokens_per_vector), 'added')
   return tl.Serial(
-      core.LayerNorm(),                                                        # coarse, residual
+      core.LayerNorm(),                                                          # coarse, residual
       tl.Select([0, 1, 0, 1]),                                                   # coarse, residual, coarse, residual
       Expanded(spec, shorten_factor, added),                                     # fine, coarse, residual
-      core.LayerNorm(),                                                        # fine, coarse, residual
+      core.LayerNorm(),                                                          # fine, coarse, residual
       tl.Select([0, 2, 1]),                                                      # fine, residual, coarse
       tl.Add(),                                                                  # fine, coarse
       _attend(spec, tokens_per_vector, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine

@@ -1,5 +1,6 @@
 """TensorBoard's files: nothing twice and nothing left out, whatever stopped a run or filled the disk."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -8,6 +9,7 @@ import sys
 import time
 
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from trax_hourglass.runtime import atomic_files
 
@@ -102,3 +104,16 @@ def _drop_after(path, step):
     with atomic_files.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
       for record in kept:
         writer.write(record)
+
+CURVE = 'metrics/BitsPerToken'
+
+
+def curve(run):
+  """Returns [(step, bits)] of the evaluations in a run directory, as its TensorBoard events tell them."""
+  bits = {}
+  for file in sorted(pathlib.Path(run).glob('eval/events*')):
+    with contextlib.suppress(tf.errors.DataLossError):  # A run that was killed leaves half a record.
+      for record in tf.data.TFRecordDataset(str(file)):
+        event = event_pb2.Event.FromString(record.numpy())
+        bits.update({event.step: value.simple_value for value in event.summary.value if value.tag == CURVE})
+  return sorted(bits.items())

@@ -1,0 +1,140 @@
+"""A language model as a Trax layer: what it checks, its two halves, and its state in mode 'predict'.
+
+Letters: B batch, L tokens, V vocabulary, D model width.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from trax.layers import base
+import trax.layers as tl
+from trax.shapes import ShapeDtype
+
+from trax_hourglass.layers import trax_random
+from trax_hourglass.runtime import checks
+
+
+class LanguageModel(tl.Serial):
+  """A Serial that checks its tokens, (B, L) -> (B, L, V), and whose last two layers turn vectors to float32 logits."""
+
+  def __init__(self, spec, vocab_size, length_multiple, *layers):
+    super().__init__(*layers, name='Hourglass')
+    self._decodes, self._max_length = spec.decodes, spec.max_length
+    self._to_vectors, self._to_logits = tl.Serial(*layers[:-2]), tl.Serial(*layers[-2:])
+    self._vocab_size = vocab_size
+    self._length_multiple = length_multiple
+
+  @property
+  def vocab_size(self):
+    """V."""
+    return self._vocab_size
+
+  @property
+  def length_multiple(self):
+    """What inputs are padded to a multiple of: the deepest total shorten factor, in tokens."""
+    return self._length_multiple
+
+  @property
+  def max_length(self):
+    """Tokens of a sequence that there is room for in mode 'predict'; None in other modes, which take any length."""
+    return self._max_length if self._decodes else None
+
+  @property
+  def state_bytes(self):
+    """Bytes of the state; for mode 'predict' see the formula at `Hourglass`."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+
+  @property
+  def state(self):
+    """The state; in mode 'predict' the caches. Setting one that holds too many tokens is a ValueError.
+
+    That is what Trax's `Accelerate` does after a compiled call, so its user gets an error and no NaN.
+    """
+    return super().state
+
+  @state.setter
+  def state(self, state):
+    if self._decodes:
+      self._check_room(state, 0)
+    tl.Serial.state.fset(self, state)
+
+  def init(self, input_signature, rng=None, use_cache=False):
+    self._check(input_signature)
+    with trax_random.on_host():
+      return super().init(input_signature, rng, use_cache)
+
+  def pure_fn(self, x, weights, state, rng, use_cache=False):
+    tokens = self._check(x)
+    if self._decodes:
+      self._check_room(state, tokens.shape[1])
+    with trax_random.cheap_splits():
+      return super().pure_fn(x, weights, state, rng, use_cache)
+
+  def vectors(self, tokens, weights, state, rng):
+    """Returns what `logits` takes, (B, L, D), and the new state; arguments as `pure_fn`'s, the same dropout masks."""
+    self._check(tokens)
+    with trax_random.cheap_splits():  # They begin alike however many keys are split off.
+      vectors, new_state = self._to_vectors.pure_fn(tokens, weights[:-2], state[:-2], rng)
+    return vectors, new_state + state[-2:]
+
+  def logits(self, vectors, weights):
+    """Returns logits (..., V), float32, of vectors (..., D); weights are the whole model's."""
+    return self._to_logits.pure_fn(vectors, weights[-2:], ((), ()), None)[0]
+
+  def start(self, batch):
+    """Returns the state of mode 'predict' before the first call, for a batch of that size; the model's own stays."""
+    kept = self.weights, self.state
+    shape = jax.eval_shape(lambda: self.init(ShapeDtype((batch, 1), np.int32))[1])
+    self.weights, self.state = kept
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+
+  def n_tokens(self, state):
+    """Returns how many tokens a state of mode 'predict' has seen, int32 (); from `WithinLength`, the layer before the last two."""
+    return state[-3]
+
+  def _check_room(self, state, n):
+    """Raises ValueError if n more tokens do not fit or cannot come now, where it can be known: not in compiled code."""
+    before = self.n_tokens(state)
+    if isinstance(before, jax.core.Tracer) or not isinstance(before, (np.ndarray, jax.Array)):
+      return
+    before = int(before)
+    if before + n > self._max_length:
+      raise ValueError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a larger '
+                       'Hourglass.max_length, or begin a new sequence with the state that init gave')
+    if n > 1 and before:
+      raise ValueError(f'{n} tokens at once after {before}: only the first call takes several; begin a new sequence '
+                       'with the state that init gave, or give one token a call')
+
+  def _check(self, inputs):
+    """Returns the tokens; raises ValueError for what no layer below would report, or only as a shape error of its own."""
+    tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
+    shape = tuple(tokens.shape)
+    if len(shape) != 2 or 0 in shape or not np.issubdtype(tokens.dtype, np.integer):
+      raise ValueError(f'tokens have shape {shape} and type {tokens.dtype}: give whole numbers of shape '
+                       '(batch, length), both at least 1')
+    if isinstance(tokens, (np.ndarray, jax.Array)) and not isinstance(tokens, jax.core.Tracer):
+      checks.check_vocabulary(tokens, self._vocab_size)
+    return tokens
+
+
+class WithinLength(base.Layer):
+  """Counts the tokens of all calls and turns vectors into NaN where there was no room: (vecs (B, n, D), tokens) -> vecs.
+
+  No error can be raised in compiled code, and numbers that are merely wrong would go unnoticed. State: tokens so far, int32.
+  """
+
+  def __init__(self, max_length):
+    super().__init__(n_in=2, name=f'Within_{max_length}')
+    self._max_length = max_length
+
+  def init_weights_and_state(self, _):
+    self.state = jnp.zeros((), jnp.int32)
+
+  def forward(self, inputs):
+    vecs, tokens = inputs
+    before, n = self.state, tokens.shape[1]
+    self.state = before + n
+    fits = before + n <= self._max_length
+    if n > 1:
+      fits &= before == 0
+    return jnp.where(fits, vecs, jnp.nan).astype(vecs.dtype)
