@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from trax_hourglass.comparison import planning as budget_lib
+from trax_hourglass.comparison import plots
 from trax_hourglass.comparison import report
+from trax_hourglass.comparison import results
 from tests.helpers.comparisons import MEASURED
 
 
@@ -22,7 +24,7 @@ def test_table_tells_seconds_that_miss_the_budget():
   def row(name, spent, seconds):
     plan = {'unit': 'byte', 'measurement': dataclasses.asdict(MEASURED), 'machine': {}, 'n_steps': 10, 'tokens': 70}
     result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'seconds_per_step': (spent, seconds), 'curve': []}
-    return report.row(name, 'flat', None, plan, [result])
+    return results.summary(name, 'flat', None, plan, [result])
 
   said = report.table({'budget': {'seconds': 100}, 'seeds': [0], 'split': 'valid', 'rows': [row('a', 20.0, 10.4), row('b', 8.8, 8.8)]})
   assert 'not the 100 of the budget: b (-12%).' in said
@@ -39,8 +41,8 @@ def test_operations_that_are_too_low_are_not_drawn(tmp_path, monkeypatch):
     plan = {'unit': 'byte', 'measurement': dataclasses.asdict(dataclasses.replace(MEASURED, flops_from=source)), 'machine': {},
             'n_steps': 10, 'tokens': 70}
     result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'seconds_per_step': (1.0, 1.0), 'curve': [[1, 8.0], [10, 3.0]]}
-    rows.append(report.row(name, 'flat', None, plan, [result]))
-  report.plot(tmp_path, {'budget': {'steps': 10}, 'seeds': [0], 'split': 'valid', 'rows': rows})
+    rows.append(results.summary(name, 'flat', None, plan, [result]))
+  plots.plot(tmp_path, {'budget': {'steps': 10}, 'seeds': [0], 'split': 'valid', 'rows': rows})
   assert drawn == [('matrix', 'a'), ('temporary', 'a'), ('temporary', 'b'), ('seconds', 'a'), ('seconds', 'b')]
 
 

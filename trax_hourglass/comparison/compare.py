@@ -13,37 +13,28 @@ directory of its own. The folder of a comparison:
 What is finished is not run again; what was cut off goes on from its last checkpoint; what has failed is tried again.
 """
 
-import contextlib
-import dataclasses
 import functools
 import gc
-import json
 import pathlib
-import statistics
-import sys
 
 import gin
 
-from trax_hourglass.comparison import planning as budget_lib
+from trax_hourglass.comparison import planning
+from trax_hourglass.comparison import records
 from trax_hourglass.comparison import report
+from trax_hourglass.comparison import results as results_lib
 from trax_hourglass.comparison import rows as rows_lib
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
-from trax_hourglass.data import batches
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
-from trax_hourglass.runtime import errors
-from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import seeds as seeds_lib
-from trax_hourglass.runtime import sharding as mesh_lib
+from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import tensorboard
 
 CONFIG = 'comparison.gin'
-_ROW, _RESULT = 'row.json', 'result.json'
-_TURNS = 3  # Machines change their speed: where seconds are the budget, rows are timed several times, in turns.
-_UNFINISHED = 'the process ended while this was tried'
 
 
 def compare(output_dir,
@@ -93,7 +84,7 @@ def compare(output_dir,
       results. What goes wrong while a row is measured or trained is part of its result instead.
   """
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
-  budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
+  budget = planning.Budget.of(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
   rows, own_rows = rows_lib.check_rows(rows, 'rows'), rows_lib.check_rows(own_rows or {}, 'own_rows')
   rows, also_evaluate, paper = rows_lib.chosen(only, rows, also_evaluate or {}, paper or {})
@@ -134,13 +125,13 @@ class Comparison:
     if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
       raise ValueError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
-      before = _read(row.directory / _ROW)
+      before = records.read(row.directory / records.PLAN)
       if 'measurement' in before and before['settings'] != row.settings:
         there, here = (text.splitlines() for text in (before['settings'], row.settings))
         differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
         raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
                          f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
-    trained = [path.parent for path in self.folder.glob(f'*/{_ROW}') if 'measurement' in _read(path)]
+    trained = [path.parent for path in self.folder.glob(f'*/{records.PLAN}') if 'measurement' in records.read(path)]
     others = sorted(directory.name for directory in trained if directory not in [row.directory for row in self.rows])
     if others:
       raise ValueError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, {", ".join(others)}: '
@@ -151,14 +142,15 @@ class Comparison:
 
   def run(self, seeds):
     """Measures all rows, trains and evaluates them, and writes the report after each."""
-    self._plan([row for row in self.rows if row.weights_of is None])
+    planning.Planner(self._configuration, self._budget, self._measured_steps, self._scored).plan(
+        [row for row in self.rows if row.weights_of is None])
     todo = [(row, seed, row.directory / f'seed_{seed}') for seed in seeds for row in self.rows]
     todo = [(row, seed, directory) for row, seed, directory in todo if not self._is_finished(row, directory)]
     # What has failed comes last, since it may have taken the whole process with it.
-    todo.sort(key=lambda one: 'error' in _read(self._source(one[0]).directory / f'seed_{one[1]}' / _RESULT))
+    todo.sort(key=lambda one: 'error' in records.read(self._source(one[0]).directory / f'seed_{one[1]}' / records.RESULT))
     for number, (row, seed, directory) in enumerate(todo, 1):
-      _say(f'[{number}/{len(todo)}] {row.name}, seed {seed}: {self._outlook(row)}')
-      with self._told(row, directory / _RESULT) as keep:
+      say(f'[{number}/{len(todo)}] {row.name}, seed {seed}: {self._outlook(row)}')
+      with records.kept(row, directory / records.RESULT, self._scored) as keep:
         keep(self._run_once(seed, directory, row))
       report.write(self.folder, self._results(seeds))
     results = self._results(seeds)
@@ -167,87 +159,16 @@ class Comparison:
 
   def _is_finished(self, row, directory):
     """Whether a run has a result that was scored as is wanted now."""
-    kept = _read(directory / _RESULT)
+    kept = records.read(directory / records.RESULT)
     wanted = {'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
     return 'bits' in kept and all(kept[name] == value for name, value in wanted.items())
-
-  @contextlib.contextmanager
-  def _told(self, row, path):
-    """Within it, work on a row may fail: a file then holds the error, and otherwise what was handed to `keep`."""
-    kept = {'name': row.name, 'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
-    write = lambda fields: atomic_files.write(path, json.dumps({**kept, **fields}, indent=1))
-    result = {}
-    write({'error': _UNFINISHED})
-    try:
-      yield result.update
-    except Exception as error:  # The other rows go on.  pylint: disable=broad-except
-      result = {'error': _short(error)}
-      _say(f'{row.name} failed: {result["error"]}')
-    finally:
-      write(result) if result else path.unlink()
-      gc.collect()  # Trainer and compiled step hold on to each other, and to weights.
-
-  def _plan(self, rows):
-    """Says in each row's file how many steps it has, by what a step takes."""
-    new = [row for row in rows if 'measurement' not in _read(row.directory / _ROW)]
-    new.sort(key=lambda row: 'error' in _read(row.directory / _ROW))
-    known = next((row for row in rows if row not in new), None)
-    n_turns = _TURNS if self._budget.what == 'seconds' else 1
-    taken = {row.name: [] for row in new}
-    again = []  # Of a row that was measured before, so that what comes later is measured by the same clock.
-    for row in rows:
-      if row not in new:
-        self._tell_other_machine(row)
-    for turn in range(n_turns if new else 0):
-      if known and n_turns > 1:
-        try:
-          again.append(self._measure(known).step_seconds)
-        except Exception as error:  # What is new goes on, by today's clock.  pylint: disable=broad-except
-          _say(f'{known.name} could not be measured again: {_short(error)}')
-          known, again = None, []
-      for row in new:
-        if len(taken[row.name]) == turn:  # Else it has failed.
-          with self._told(row, row.directory / _ROW):
-            taken[row.name].append(self._measure(row))
-    before = _read(known.directory / _ROW)['measurement']['step_seconds'] if again else 1.0
-    speed = before / statistics.median(again) if again else 1.0
-    for row in new:
-      if len(taken[row.name]) == n_turns:
-        seconds = speed * statistics.median(measured.step_seconds for measured in taken[row.name])
-        with self._told(row, row.directory / _ROW) as keep:
-          keep(self._plan_of(row, dataclasses.replace(taken[row.name][0], step_seconds=seconds)))
-
-  def _tell_other_machine(self, row):
-    there, here = _read(row.directory / _ROW)['machine'], step_cost.machine()
-    differs = [f'{name} {value!r}, here {here[name]!r}' for name, value in there.items() if value != here[name]]
-    if differs:
-      _say(f'{row.name} was planned elsewhere, so its seconds may be others: {"; ".join(differs)}')
-
-  def _plan_of(self, row, measured):
-    self._configuration.configure(row, rows_lib.PROBE, seed=0)
-    n_steps = self._budget.n_steps(measured)
-    tokens = n_steps * gin_config.setting('batch_size') * gin_config.setting('length')
-    return {'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps, 'tokens': tokens,
-            'unit': gin_config.setting('corpus').unit}
-
-  def _measure(self, row):
-    _say(f'measuring {row.name}')
-    self._configuration.configure(row, rows_lib.PROBE, seed=0)
-    setting = gin_config.setting
-    corpus, model = setting('corpus'), setting('model')(mode='train')
-    windows = setting('windows', batches.RandomWindows)(
-        corpus.split('train'), setting('batch_size'), setting('length'), 0, getattr(model, 'vocab_size', corpus.vocab_size))
-    return step_cost.measure(
-        model, setting('optimizer'), next(windows), self._measured_steps, setting('loss_chunk', None),
-        mesh=mesh_lib.over_devices(setting('n_devices', None)), dtype=setting('dtype', 'float32'),
-        accumulate=setting('accumulate', 1), shard_weights=setting('shard_weights', False))
 
   def _source(self, row):
     """Returns the row whose weights a row has, mostly itself."""
     return next(other for other in self.rows if other.name == (row.weights_of or row.name))
 
   def _outlook(self, row):
-    plan = _read(self._source(row).directory / _ROW)
+    plan = records.read(self._source(row).directory / records.PLAN)
     if 'error' in plan:
       return 'could not be measured'
     if row.weights_of:
@@ -256,11 +177,11 @@ class Comparison:
 
   def _run_once(self, seed, directory, row):
     source = self._source(row)
-    plan, run = _read(source.directory / _ROW), source.directory / f'seed_{seed}'
+    plan, run = records.read(source.directory / records.PLAN), source.directory / f'seed_{seed}'
     if 'error' in plan:
       raise ValueError(plan['error'])
     if row.weights_of:
-      if 'bits' not in _read(run / _RESULT):
+      if 'bits' not in records.read(run / records.RESULT):
         raise ValueError(f'{row.weights_of!r} has no result')
     else:
       self._train(row, seed, plan['n_steps'], directory)
@@ -285,10 +206,10 @@ class Comparison:
       source, runs = self._source(row).directory, []
       for seed in seeds:
         run, sums = row.directory / f'seed_{seed}', step_timer.read(source / f'seed_{seed}' / step_timer.Clock.FILE)
-        result = _read(run / _RESULT)
+        result = records.read(run / records.RESULT)
         if 'error' in result or self._is_finished(row, run):  # Not what was scored in another way and is still to come.
           runs.append({**result, 'seconds_per_step': step_timer.per_step(sums)})
-      rows.append(report.row(row.name, row.kind, row.weights_of, _read(source / _ROW), runs, self._paper.get(row.name)))
+      rows.append(results_lib.summary(row.name, row.kind, row.weights_of, records.read(source / records.PLAN), runs, self._paper.get(row.name)))
     return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
             **step_cost.machine(), 'rows': rows}
 
@@ -320,18 +241,3 @@ def _as_gin(value):
   if not isinstance(value, dict):
     return repr(value)
   return ''.join(['{\n', *(f'    {key!r}: {entry!r},\n' for key, entry in value.items()), '}'])
-
-
-def _short(error):
-  text = errors.one_line(error).split(' -------------------- For simplicity, JAX')[0]  # Its remark on tracebacks.
-  return text if len(text) < 400 else f'{text[:200]} ... {text[-190:]}'
-
-
-def _say(text):
-  print(text, file=sys.stderr, flush=True)
-
-
-def _read(path):
-  """Returns what a file of JSON holds; without one, nothing, {}."""
-  return json.loads(path.read_text()) if path.exists() else {}
-

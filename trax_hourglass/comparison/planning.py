@@ -1,8 +1,17 @@
-"""The equal budget of a comparison's runs: steps, seconds of training, or operations."""
+"""The equal budget of a comparison's runs, and how many steps each row has for it."""
 
 import dataclasses
+import statistics
 
-UNEQUAL = 0.05  # Share by which seconds may miss the budget before a table says so.
+from trax_hourglass.comparison import records
+from trax_hourglass.comparison import rows as rows_lib
+from trax_hourglass.comparison import step_cost
+from trax_hourglass.data import batches
+from trax_hourglass.runtime import gin_config
+from trax_hourglass.runtime import sharding
+from trax_hourglass.runtime.progress import say
+
+_TURNS = 3  # Machines change their speed: where seconds are the budget, rows are timed several times, in turns.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,3 +55,75 @@ class Budget:
                        'the budget')
     one = {'steps': 1, 'seconds': measured.step_seconds, 'flops': measured.step_flops}[self.what]
     return max(1, round(self.amount / one))
+
+
+class Planner:
+  """Measures a step of each row, and says how many the row has for the budget."""
+
+  def __init__(self, configuration, budget, measured_steps, scored):
+    """Creates it.
+
+    Args:
+      configuration: the comparison's Configuration.
+      budget: the Budget of each run.
+      measured_steps: steps that are timed.
+      scored: see `records.kept`.
+    """
+    self._configuration, self._budget = configuration, budget
+    self._measured_steps, self._scored = measured_steps, scored
+
+  def plan(self, rows):
+    """Writes into each row's file how many steps it has, by what a step takes."""
+    new = [row for row in rows if 'measurement' not in records.read(row.directory / records.PLAN)]
+    new.sort(key=lambda row: 'error' in records.read(row.directory / records.PLAN))
+    known = next((row for row in rows if row not in new), None)
+    n_turns = _TURNS if self._budget.what == 'seconds' else 1
+    taken = {row.name: [] for row in new}
+    again = []  # Of a row that was measured before, so that what comes later is measured by the same clock.
+    for row in rows:
+      if row not in new:
+        self._tell_other_machine(row)
+    for turn in range(n_turns if new else 0):
+      if known and n_turns > 1:
+        try:
+          again.append(self.measure(known).step_seconds)
+        except Exception as error:  # What is new goes on, by today's clock.  pylint: disable=broad-except
+          say(f'{known.name} could not be measured again: {records.short(error)}')
+          known, again = None, []
+      for row in new:
+        if len(taken[row.name]) == turn:  # Else it has failed.
+          with records.kept(row, row.directory / records.PLAN, self._scored):
+            taken[row.name].append(self.measure(row))
+    before = records.read(known.directory / records.PLAN)['measurement']['step_seconds'] if again else 1.0
+    speed = before / statistics.median(again) if again else 1.0
+    for row in new:
+      if len(taken[row.name]) == n_turns:
+        seconds = speed * statistics.median(measured.step_seconds for measured in taken[row.name])
+        with records.kept(row, row.directory / records.PLAN, self._scored) as keep:
+          keep(self._plan_of(row, dataclasses.replace(taken[row.name][0], step_seconds=seconds)))
+
+  def _tell_other_machine(self, row):
+    there, here = records.read(row.directory / records.PLAN)['machine'], step_cost.machine()
+    differs = [f'{name} {value!r}, here {here[name]!r}' for name, value in there.items() if value != here[name]]
+    if differs:
+      say(f'{row.name} was planned elsewhere, so its seconds may be others: {"; ".join(differs)}')
+
+  def _plan_of(self, row, measured):
+    self._configuration.configure(row, rows_lib.PROBE, seed=0)
+    n_steps = self._budget.n_steps(measured)
+    tokens = n_steps * gin_config.setting('batch_size') * gin_config.setting('length')
+    return {'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps, 'tokens': tokens,
+            'unit': gin_config.setting('corpus').unit}
+
+  def measure(self, row):
+    """Returns the Measurement of a row's training step."""
+    say(f'measuring {row.name}')
+    self._configuration.configure(row, rows_lib.PROBE, seed=0)
+    setting = gin_config.setting
+    corpus, model = setting('corpus'), setting('model')(mode='train')
+    windows = setting('windows', batches.RandomWindows)(
+        corpus.split('train'), setting('batch_size'), setting('length'), 0, getattr(model, 'vocab_size', corpus.vocab_size))
+    return step_cost.measure(
+        model, setting('optimizer'), next(windows), self._measured_steps, setting('loss_chunk', None),
+        mesh=sharding.over_devices(setting('n_devices', None)), dtype=setting('dtype', 'float32'),
+        accumulate=setting('accumulate', 1), shard_weights=setting('shard_weights', False))

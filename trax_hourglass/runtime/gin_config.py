@@ -6,6 +6,7 @@ import pathlib
 import tokenize
 
 import gin
+
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import UsageError
 
