@@ -40,12 +40,13 @@ def main(argv=None):
 
 def generate(args):
   """Writes as the parsed arguments say."""
-  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
+  from trax_hourglass.cli import write_images  # pylint: disable=g-import-not-at-top
   from trax_hourglass.cli import write_text  # pylint: disable=g-import-not-at-top
+  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
   if args.image is None and args.complete is not None:
     raise errors.UsageError('--complete makes an image: say where it goes by --image OUT.png')
   if args.image is not None:
-    write_text.write_images(args)
+    write_images.write_images(args)
   else:
     write_text.write_texts(args)
 

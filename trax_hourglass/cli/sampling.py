@@ -1,0 +1,90 @@
+"""What writing texts and writing images share: the opened model, its sampler, speed and bits."""
+
+import dataclasses
+import math
+import sys
+import time
+
+import numpy as np
+
+from trax_hourglass.inference import decoding
+from trax_hourglass.runtime import seeds
+from trax_hourglass.training import run_directory
+
+_PIECE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+  """Some written sequences, and how it went.
+
+  Attributes:
+    samples: the Samples, one for each sequence.
+    seconds: from the first compiled pass on, compiling included.
+    pieces: [(tokens, seconds)] of the pieces after the first two, which compile.
+  """
+  samples: list
+  seconds: float
+  pieces: list
+
+  @property
+  def bits_per_token(self):
+    """Mean bits of what was written, under the model and not under the temperature."""
+    log_probs = np.concatenate([sample.log_probs for sample in self.samples])
+    return float(-log_probs.mean() / math.log(2))
+
+  @property
+  def tokens_per_second(self):
+    """Of all sequences together, once all is compiled; None where too little was written to tell."""
+    tokens, seconds = map(sum, zip(*self.pieces)) if self.pieces else (0, 0)
+    return tokens / seconds if seconds else None
+
+  def summary(self, unit):
+    """Returns the two as a dictionary, units in the names."""
+    return {f'{unit}s_written': sum(len(sample.tokens) for sample in self.samples),
+            f'bits_per_{unit}': self.bits_per_token, 'tokens_per_second': self.tokens_per_second, 'seconds': self.seconds}
+
+
+def write(pieces, show):
+  """Hands each of a sampler's pieces to `show` as it comes, and returns what was Written."""
+  started = time.perf_counter()
+  all_pieces, timed, before = [], [], started
+  for number, samples in enumerate(pieces):
+    now = time.perf_counter()
+    if number > 1:
+      timed.append((sum(len(sample.tokens) for sample in samples), now - before))
+    all_pieces.append(samples)
+    show(samples)
+    before = time.perf_counter()
+  samples = [decoding.Sample(*(np.concatenate(parts) for parts in zip(*of_one))) for of_one in zip(*all_pieces)]
+  return Written(samples, time.perf_counter() - started, timed)
+
+
+def open_model(args):
+  """Returns the model of the run that the arguments name, in mode 'predict'.
+
+  Raises:
+    ValueError: another seed; see also `run_directory.load` and `decoding.Choice`.
+  """
+  _choice(args)  # Before the slow part, as is what follows.
+  seeds.check_seed(args.seed)
+  if args.count < 1:
+    raise ValueError(f'count is {args.count}: give the number of texts or images, at least 1')
+  run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
+  if getattr(run.model, 'max_length', None) is None:
+    raise ValueError('only a Hourglass of ours can generate, and fit.model is another')
+  return run.model
+
+
+def make_sampler(args, model):
+  return decoding.Sampler(model, _choice(args), stop=args.stop, piece=_PIECE, dtype=args.dtype)
+
+
+def _choice(args):
+  return decoding.Choice(args.temperature, args.top_k, args.top_p)
+
+
+def printable(text):
+  """Returns a text in which what stdout cannot show, such as an ä on a terminal of ASCII, is replaced."""
+  encoding = sys.stdout.encoding or 'utf-8'
+  return text.encode(encoding, 'replace').decode(encoding)

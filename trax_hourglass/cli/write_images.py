@@ -1,0 +1,126 @@
+"""Writes images with a trained model, as a grid in a file.
+
+Letters: S side of an image in pixels.
+"""
+
+import io
+import json
+import math
+import os
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+from trax_hourglass.cli import sampling
+from trax_hourglass.data import image_files
+from trax_hourglass.runtime import gin_config
+
+
+def write_images(args):
+  """Writes a grid of images; with an image to complete, rows of the original, its upper half, and the completions.
+
+  Raises:
+    ValueError: a model of text, an image of another size, or another argument out of range.
+  """
+  if args.prompt is not None or args.prompt_file is not None or args.length is not None or args.stop is not None:
+    raise ValueError('images have no text to begin with, and one length: leave --prompt, --prompt_file, --length and --stop '
+                     'out')
+  _check_writable(args.image)
+  given = None if args.complete is None else _read_image(args.complete)
+  model = sampling.open_model(args)
+  side = _side(model)
+  prompt = np.zeros(0, np.int32)
+  if given is not None:
+    if given.shape[:2] != (side, side):
+      raise ValueError(f'{args.complete!r} is {given.shape[1]} x {given.shape[0]} (width x height) and the model was '
+                       f'trained on {side} x {side}: scale it')
+    prompt = given[:side // 2].reshape(-1).astype(np.int32)
+  n_tokens = 3 * side * side
+  with_room = gin_config.setting('model')(mode='predict', max_length=n_tokens)  # Just for an image, whatever the config.
+  with_room.weights = model.weights
+  pieces = sampling.make_sampler(args, with_room).stream([prompt] * args.count, n_tokens - len(prompt), args.seed)
+  written = sampling.write(pieces, _progress(n_tokens - len(prompt)))
+  images = [np.concatenate([prompt, sample.tokens]).astype(np.uint8).reshape(side, side, 3) for sample in written.samples]
+  if given is not None:
+    kept = np.zeros_like(given)
+    kept[:side // 2] = given[:side // 2]
+    images = [given, kept, *images]
+  _grid(images, columns=len(images) if given is not None else math.ceil(math.sqrt(len(images)))).save(args.image)
+  if args.json:
+    print(json.dumps({'image': args.image, **written.summary('dim')}))
+    return
+  print(sampling.printable(args.image))
+  speed = 'too few to time' if written.tokens_per_second is None else f'{written.tokens_per_second:,.0f} dims/s'
+  print(f'{args.count} images of {side} x {side}, {speed}, {written.bits_per_token:.3f} bits per dim under the model, '
+        f'{written.seconds:.1f} s with compiling', file=sys.stderr)
+
+
+def _side(model):
+  """Returns S of the model's images, and raises ValueError for a model of text."""
+  length = gin_config.setting('length')
+  side = math.isqrt(length // 3)
+  if 3 * side * side != length or model.vocab_size != 256:
+    raise ValueError(f'the model writes sequences of {length} tokens of {model.vocab_size} kinds, not images (of 3 S^2 '
+                     'tokens of 256 kinds): leave --image out for text')
+  unit = gin_config.corpus_unit()  # The images themselves need not be here.
+  if unit not in ('dim', None):
+    raise ValueError(f'the model was trained on {unit}s, not images: leave --image out for text')
+  return side
+
+
+def _read_image(path):
+  """Returns uint8 (height, width, 3)."""
+  try:
+    content = pathlib.Path(path).expanduser().read_bytes()
+  except OSError as error:
+    raise ValueError(f'image {path!r} cannot be read: {error.strerror}') from None
+  try:
+    image = image_files.read(content)
+  except ValueError as error:
+    raise ValueError(f'image {path!r} cannot be read: {error}') from None
+  try:
+    return np.asarray(image_files.to_rgb(image))
+  except ValueError as error:
+    raise ValueError(f'image {path!r} {error}') from None
+
+
+def _check_writable(path):
+  """Raises ValueError if an image cannot be written there, before minutes of work go into it."""
+  folder = os.path.dirname(os.path.abspath(path))
+  ending = os.path.splitext(path)[1].lower()
+  if not os.path.isdir(folder):
+    raise ValueError(f'{path!r} cannot be written: there is no folder {folder!r}')
+  if os.path.isdir(path):
+    raise ValueError(f'{path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
+  if ending not in Image.registered_extensions():
+    raise ValueError(f'{path!r} ends with {ending!r}, which is no kind of image: end it with .png')
+  try:
+    Image.new('RGB', (1, 1)).save(io.BytesIO(), Image.registered_extensions()[ending])
+  except Exception as error:  # Some kinds can only be read, or hold no colours.  pylint: disable=broad-except
+    raise ValueError(f'{path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
+                     '.png') from error
+
+
+def _grid(images, columns):
+  """Returns images (S, S, 3) side by side, row by row, a pixel of white between them."""
+  side = images[0].shape[0]
+  rows = -(-len(images) // columns)
+  grid = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1, 3), 255, np.uint8)
+  for number, image in enumerate(images):
+    top, left = (side + 1) * np.array(divmod(number, columns))
+    grid[top:top + side, left:left + side] = image
+  return Image.fromarray(grid)
+
+
+def _progress(n_tokens):
+  """Returns what shows how far images are, on a terminal."""
+  done = 0
+
+  def show(samples):
+    nonlocal done
+    done += len(samples[0].tokens)
+    if sys.stderr.isatty():
+      print(f'\r{done:,} of {n_tokens:,} dims', end='' if done < n_tokens else '\n', file=sys.stderr, flush=True)
+  return show
