@@ -1,48 +1,61 @@
 """Hourglass, a hierarchical Transformer language model, on Trax and today's JAX.
 
-Models and their parts (registered with gin on import):
-  Hourglass, and the plug-ins Causal...Attention, TraxAttention, ShortenBy..., UpsampleBy...
-Weights of the authors' implementation:
-  interop.from_trax, interop.to_trax
-Data, as corpora with splits:
-  ByteCorpus, Enwik8, Text8, Wiki40b, Cifar10, VanDenOordImagenet, ChrabaszczImagenet, ImageFolder
-Training and evaluation:
-  fit, with RandomWindows or Epochs; run_directory.load, run_evaluation.evaluate, evaluation.score
-Sampling, from models in mode 'predict':
-  decoding.Sampler, decoding.Choice, decoding.score
+Importing it mends Trax 1.4.1 for today's JAX, and gives models, layers, corpora and training their names in gin.
 """
 
-import sys
+import importlib
 
-# `python -m trax_hourglass.COMMAND` imports this file first, with this name in argv[0]. Trax and TensorFlow take ten
-# seconds to import, and a command should answer --help or complain about a flag before that.
-if sys.argv[0] != '-m':
-  from trax_hourglass.runtime import trax_compat  # Before anything else that imports Trax.
-  from trax_hourglass.inference import decoding
-  from trax_hourglass.inference import scoring
-  from trax_hourglass.models import interop
-  from trax_hourglass.registry import ByteCorpus
-  from trax_hourglass.registry import CausalLocalAttention
-  from trax_hourglass.registry import CausalRelativeAttention
-  from trax_hourglass.registry import CausalRotaryAttention
-  from trax_hourglass.registry import ChrabaszczImagenet
-  from trax_hourglass.registry import Cifar10
-  from trax_hourglass.registry import Enwik8
-  from trax_hourglass.registry import Epochs
-  from trax_hourglass.registry import fit
-  from trax_hourglass.registry import Hourglass
-  from trax_hourglass.registry import ImageFolder
-  from trax_hourglass.registry import RandomWindows
-  from trax_hourglass.registry import ShortenByAttention
-  from trax_hourglass.registry import ShortenByAverage
-  from trax_hourglass.registry import ShortenByLinear
-  from trax_hourglass.registry import Text8
-  from trax_hourglass.registry import TraxAttention
-  from trax_hourglass.registry import UpsampleByAttention
-  from trax_hourglass.registry import UpsampleByLinear
-  from trax_hourglass.registry import UpsampleByNothing
-  from trax_hourglass.registry import UpsampleByRepeat
-  from trax_hourglass.registry import VanDenOordImagenet
-  from trax_hourglass.registry import Wiki40b
-  from trax_hourglass.training import evaluate_run
-  from trax_hourglass.training import run_directory
+from trax_hourglass.runtime import moved_modules
+from trax_hourglass.runtime import startup
+
+__version__ = '0.2.0'
+
+_CONFIGURABLE = (
+    # The model, or one of Trax's under the same interface.
+    'Hourglass', 'TraxLanguageModel',
+    # Plug-ins: attention, shortening, upsampling.
+    'CausalRelativeAttention', 'CausalRotaryAttention', 'CausalLocalAttention', 'TraxAttention',
+    'ShortenByAttention', 'ShortenByAverage', 'ShortenByLinear',
+    'UpsampleByAttention', 'UpsampleByLinear', 'UpsampleByNothing', 'UpsampleByRepeat',
+    # Corpora, and how windows are chosen from them.
+    'ByteCorpus', 'Enwik8', 'Text8', 'Wiki40b', 'Cifar10', 'VanDenOordImagenet', 'ChrabaszczImagenet', 'ImageFolder',
+    'RandomWindows', 'Epochs',
+    # Training and its learning-rate schedules.
+    'fit', 'WarmupCosine', 'CosineEnd',
+)
+_MODULES = {
+    'interop': 'models.interop',                 # Weights to and from trax.models.HourglassLM.
+    'hierarchy': 'models.hierarchy',             # The notation.
+    'run_directory': 'training.run_directory',   # Opens a run again.
+    'run_evaluation': 'training.evaluate_run',   # Scores an opened run.
+    'evaluation': 'inference.scoring',           # Bits per byte of any model and data.
+    'decoding': 'inference.decoding',            # Samples from models in mode 'predict'.
+    'attention_maps': 'inference.attention_maps',
+    'report': 'comparison.report',               # Tables of a comparison.
+}
+_FUNCTIONS = {
+    'decodes': 'layers.plugins',                 # Marks a plug-in that works in mode 'predict'.
+    'parse_gin': 'runtime.gin_config',           # Reads gin files and bindings.
+}
+
+__all__ = sorted((*_CONFIGURABLE, *_MODULES, *_FUNCTIONS))
+
+
+def __getattr__(name):
+  """Imports a public name when it is asked for the first time."""
+  if name in _CONFIGURABLE:
+    value = getattr(importlib.import_module('trax_hourglass.registry'), name)
+  elif name in _MODULES:
+    value = importlib.import_module(f'trax_hourglass.{_MODULES[name]}')
+  elif name in _FUNCTIONS:
+    value = getattr(importlib.import_module(f'trax_hourglass.{_FUNCTIONS[name]}'), name)
+  else:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  globals()[name] = value
+  return value
+
+
+moved_modules.install()
+if not startup.is_command():
+  for _name in __all__:
+    __getattr__(_name)

@@ -17,13 +17,13 @@ from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import gin_config
 
 
-def main():
+def main(argv=None):
   """Parses the command line, runs the comparison, prints the table."""
-  parser = command_line.parser(__doc__)
+  parser = command_line.parser('compare', __doc__)
   command_line.add_gin_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='folder of the comparison; default: runs/compare- and the date')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   with command_line.errors_as_one_line('compare'):
     compare(args)
 

@@ -13,7 +13,7 @@ from trax_hourglass.cli import command_line
 
 def main(argv=None):
   """Parses the command line, scores, prints one line."""
-  parser = command_line.parser(__doc__)
+  parser = command_line.parser('evaluate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
   parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's format; "
                       'default: the newest')
@@ -35,11 +35,10 @@ def main(argv=None):
 def evaluate(args):
   """Scores as the parsed arguments say and prints the result."""
   command_line.connect_hosts(args)
-  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
+  from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.training import evaluate_run, run_directory  # pylint: disable=g-import-not-at-top, g-multiple-import
   distributed.end_by_sigterm()
-  from trax_hourglass.training import evaluate_run  # pylint: disable=g-import-not-at-top
-  from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top
   distributed.check_same('arguments', str([getattr(args, name) for name in (
       'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
   run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)

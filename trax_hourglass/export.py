@@ -9,7 +9,7 @@ from trax_hourglass.cli import command_line
 
 def main(argv=None):
   """Parses the command line, writes the file, prints one line."""
-  parser = command_line.parser(__doc__)
+  parser = command_line.parser('export', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', required=True, help='run directory')
   parser.add_argument('--to', metavar='FILE.pkl.gz', required=True, help='file to write')
   parser.add_argument('--checkpoint', metavar='WHICH', help="a step or 'best'; default: the newest")
@@ -21,7 +21,7 @@ def main(argv=None):
 
 def export(args):
   """Writes what the parsed arguments ask for."""
-  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
+  from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.models import interop  # pylint: disable=g-import-not-at-top
   from trax_hourglass.models import trax_checkpoint  # pylint: disable=g-import-not-at-top
   from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top

@@ -14,7 +14,7 @@ from trax_hourglass.runtime import errors
 
 def main(argv=None):
   """Parses the command line, writes, prints speed and bits on stderr."""
-  parser = command_line.parser(__doc__)
+  parser = command_line.parser('generate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
   parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's format; "
                       'default: the newest')
@@ -40,14 +40,14 @@ def main(argv=None):
 
 def generate(args):
   """Writes as the parsed arguments say."""
-  from trax_hourglass.cli import write_images  # pylint: disable=g-import-not-at-top
-  from trax_hourglass.cli import write_text  # pylint: disable=g-import-not-at-top
-  from trax_hourglass import registry  # Gives our layers their names in gin.  pylint: disable=g-import-not-at-top, unused-import
   if args.image is None and args.complete is not None:
     raise errors.UsageError('--complete makes an image: say where it goes by --image OUT.png')
+  from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   if args.image is not None:
+    from trax_hourglass.cli import write_images  # pylint: disable=g-import-not-at-top
     write_images.write_images(args)
   else:
+    from trax_hourglass.cli import write_text  # pylint: disable=g-import-not-at-top
     write_text.write_texts(args)
 
 

@@ -1,4 +1,4 @@
-"""The one place where our layers and models meet gin; importing it makes them available to gin files.
+"""The one place where functions meet gin; importing it makes models, layers, corpora and training known to gin files.
 
 Models are `@trax_hourglass.models.NAME`, layers `@trax_hourglass.layers.NAME`, or the bare name; none is a name that
 Trax registers too. An attention, shortening or upsampling of your own takes one line of its own,
@@ -7,7 +7,6 @@ Trax registers too. An attention, shortening or upsampling of your own takes one
 
 import gin
 
-from trax_hourglass.runtime import trax_compat  # pylint: disable=unused-import, g-bad-import-order
 from trax_hourglass.comparison import compare as compare_lib
 from trax_hourglass.data import batches
 from trax_hourglass.data import byte_corpus

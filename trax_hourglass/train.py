@@ -17,7 +17,7 @@ from trax_hourglass.runtime import gin_config
 
 def main(argv=None):
   """Parses the command line, trains, prints one line."""
-  parser = command_line.parser(__doc__)
+  parser = command_line.parser('train', __doc__)
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')

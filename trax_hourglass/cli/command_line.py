@@ -9,6 +9,7 @@ import sys
 import traceback
 
 from trax_hourglass.runtime import errors
+from trax_hourglass.runtime import startup
 from trax_hourglass.runtime.errors import UsageError
 
 
@@ -63,6 +64,11 @@ def errors_as_one_line(command):
   def stop(signum, frame):
     raise SystemExit(128 + signum)
 
+  others = startup.other_copies()
+  if others:
+    print(f'{command}: there are other copies of trax_hourglass, in {", ".join(map(str, others))}; the one in use is '
+          f'{startup.copy_in_use()}', file=sys.stderr)
+
   before = signal.signal(signal.SIGTERM, stop)
   try:
     yield
@@ -102,6 +108,14 @@ def _is_a_call_of_gin(error):
   return pathlib.PurePath(last.filename).parts[-2:] == ('gin', 'config.py')
 
 
-def parser(description):
-  """Returns an ArgumentParser that shows the description as written."""
-  return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(command, description):
+  """Returns an ArgumentParser that shows the description as written.
+
+  Args:
+    command: name of the command.
+    description: what --help says of it.
+  """
+  is_script = pathlib.PurePath(sys.argv[0]).stem == startup.SCRIPT
+  return argparse.ArgumentParser(
+      prog=f'{startup.SCRIPT} {command}' if is_script else f'python -m trax_hourglass.{command}', description=description,
+      formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,0 +1,3 @@
+"""Comparisons of models under an equal budget: rows, budgets, tables, plots."""
+
+from trax_hourglass.runtime import trax_compat  # Before any of these modules imports Trax.

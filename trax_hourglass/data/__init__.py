@@ -1,0 +1,1 @@
+"""Corpora, their splits, windows and batches. Knows no model."""

@@ -9,6 +9,9 @@ import io
 import pickle
 
 import numpy as np
+
+from trax_hourglass.runtime import trax_compat  # Before Trax.  pylint: disable=unused-import
+
 from trax import shapes
 
 try:

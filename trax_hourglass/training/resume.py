@@ -1,16 +1,12 @@
 """A process's hold on a run directory: it is the only one there, and the run is the one that it was before."""
 
-import contextlib
 import fcntl
-import importlib.metadata
-import json
 import os
 import pathlib
 import platform
 import shutil
 
 import gin
-import jax
 
 from trax_hourglass.data import fingerprint
 from trax_hourglass.runtime import atomic_files
@@ -18,8 +14,9 @@ from trax_hourglass.runtime import distributed
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import run_config
 from trax_hourglass.training import tensorboard
+from trax_hourglass.training import versions
 
-CONFIG, _VERSIONS, _LOCK = 'config.gin', 'versions.json', 'run.lock'
+CONFIG, _LOCK = 'config.gin', 'run.lock'
 
 
 class RunRecord:
@@ -59,13 +56,14 @@ class RunRecord:
     """Takes the directory.
 
     Raises:
-      ValueError: it is a file, another process trains there, all its checkpoints are damaged, it holds another run, a token
+      ValueError: it is a file, its run is of another format, another process trains there, all its checkpoints are damaged, it holds another run, a token
         is outside the vocabulary, or hosts were given different settings or data.
     """
     self._is_new = not self.path.exists()
     try:
       with distributed.together(f'opening {str(self.path)!r}'):
         if distributed.is_first():
+          versions.check_format(self.path)
           self._take_lock()
       distributed.check_same('settings', run_config.of_all_hosts())
       self.store.tidy()
@@ -93,7 +91,7 @@ class RunRecord:
         for part in ('train', 'eval'):
           tensorboard.drop_after(self.path / part, self._last_logged(part))
         atomic_files.write(self.path / CONFIG, gin.operative_config_str())
-        atomic_files.write(self.path / _VERSIONS, json.dumps(_versions(), indent=1) + '\n')
+        versions.write(self.path)
 
   def __exit__(self, *_):
     self.store.wait_alone()  # Nobody else may take the directory while this process writes there, even if this is cut short.
@@ -142,11 +140,3 @@ class RunRecord:
     os.close(self._lock)
     self._lock = None
 
-
-def _versions():
-  """Returns what makes the run."""
-  versions = {}
-  for name in ('jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint'):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Where something else stands in for it.
-      versions[name] = importlib.metadata.version(name)
-  return {**versions, 'python': platform.python_version(), 'devices': [device.device_kind for device in jax.devices()]}

@@ -8,8 +8,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from trax_hourglass.runtime import trax_compat  # Before anything else that imports Trax.  pylint: disable=unused-import
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +19,13 @@ from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
+from trax_hourglass.runtime.gin_config import bound  # As `run_directory.bound`.  pylint: disable=unused-import
+from trax_hourglass.runtime.gin_config import setting  # As `run_directory.setting`.  pylint: disable=unused-import
 from trax_hourglass.training import run_config
+from trax_hourglass.training import versions
 
 CONFIG = 'config.gin'
+_OF_TRAX = 'model.pkl.gz'  # What Trax's own loop calls its checkpoint.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     The Run.
 
   Raises:
-    ValueError: no such directory, no config or checkpoint in it, a damaged checkpoint, or one that does not fit the
+    ValueError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one that does not fit the
       config's model.
     UsageError: gin refuses the config.
   """
@@ -65,6 +67,8 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
     if directory is None and not (is_file and config_files):
       raise ValueError('give a run directory, or a checkpoint and the config file of its model')
+    if directory is not None:
+      versions.check_format(directory)
   found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
   with distributed.together('configuring the model'):
     files = list(config_files) or _own_config(directory)
@@ -98,6 +102,9 @@ def _choose(directory, which):
   if which is None:
     step = store.newest_sound()
     if step is None:
+      if (directory / _OF_TRAX).exists():
+        raise ValueError(f"{str(directory)!r} is a run of Trax's own trainer: give --checkpoint {directory / _OF_TRAX} and the "
+                         'config file of its model')
       raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
     with distributed.together(f'opening the checkpoint {which!r}'):

@@ -1,0 +1,29 @@
+"""Lists the commands, or runs one: `python -m trax_hourglass COMMAND ...`; once installed, `trax-hourglass COMMAND ...`."""
+
+import sys
+
+from trax_hourglass import compare
+from trax_hourglass import evaluate
+from trax_hourglass import export
+from trax_hourglass import generate
+from trax_hourglass import train
+
+_COMMANDS = {command.__name__.rpartition('.')[2]: command for command in (train, evaluate, generate, compare, export)}
+
+
+def main(argv=None):
+  """Runs the command that the first argument names with all others; without one, says which there are."""
+  name, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
+  if name in _COMMANDS:
+    return _COMMANDS[name].main(arguments)
+  listing = '\n'.join(f'  {command:10}{module.__doc__.splitlines()[0]}' for command, module in _COMMANDS.items())
+  if name in ('-h', '--help'):
+    print(f'usage: trax-hourglass COMMAND ...\n\n{listing}\n\n`trax-hourglass COMMAND --help` says more, and '
+          '`python -m trax_hourglass.COMMAND ...` does the same.')
+    return None
+  print(f'trax-hourglass: {name!r} is no command; give one of {", ".join(_COMMANDS)}', file=sys.stderr)
+  raise SystemExit(2)
+
+
+if __name__ == '__main__':
+  main()

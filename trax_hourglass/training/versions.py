@@ -1,0 +1,48 @@
+"""The file versions.json of a run directory: the format of the run's files, and what made them."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+
+import jax
+
+from trax_hourglass.runtime import atomic_files
+
+_FILE = 'versions.json'
+FORMAT = 1  # Of config.gin, checkpoints and their notes; runs that say nothing are of this one.
+_PACKAGES = 'trax_hourglass', 'jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint'
+
+
+def write(directory):
+  """Writes the file.
+
+  Args:
+    directory: pathlib.Path of the run directory.
+  """
+  packages = {}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # A checkout, or something else stands in for it.
+      packages[name] = importlib.metadata.version(name)
+  atomic_files.write(directory / _FILE, json.dumps({
+      'format': FORMAT, **packages, 'python': platform.python_version(),
+      'devices': [device.device_kind for device in jax.devices()]}, indent=1) + '\n')
+
+
+def check_format(directory):
+  """Raises ValueError if a run directory's files are of a format that this version of trax_hourglass does not read.
+
+  Args:
+    directory: pathlib.Path of the run directory, which need not exist.
+  """
+  path = directory / _FILE
+  try:
+    found = json.loads(path.read_text(encoding='utf-8')).get('format', FORMAT)
+  except FileNotFoundError:
+    return
+  except (OSError, ValueError, AttributeError) as error:
+    raise ValueError(f'{str(path)!r} does not say the format of the run ({error}): restore it, or delete it if the run is of '
+                     f'format {FORMAT}') from None
+  if not isinstance(found, int) or not 1 <= found <= FORMAT:
+    raise ValueError(f'{str(directory)!r} holds a run of format {found!r}, and this version of trax_hourglass reads format '
+                     f'{FORMAT}: install the version that {str(path)!r} names, or a newer one')
