@@ -18,13 +18,13 @@ import logging
 import os
 import pathlib
 import shutil
-import sys
 import threading
 
 import jax
 import numpy as np
 
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checksums
 
 FOLDER = 'checkpoints'
@@ -175,7 +175,7 @@ class Store:
       try:
         shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
       except OSError as error:
-        print(f'the old checkpoint of step {old} could not be deleted: {error}', file=sys.stderr, flush=True)
+        say(f'the old checkpoint of step {old} could not be deleted: {error}')
 
   def steps(self):
     """Returns the steps of the checkpoints that were finished, rising. Any host may ask."""
@@ -214,7 +214,7 @@ class Store:
       said = '; '.join(str(error) for _, error in problems)
       if found >= 0:
         for step, error in problems:
-          print(f'{error}: the one of step {found} is taken', file=sys.stderr, flush=True)
+          say(f'{error}: the one of step {found} is taken')
           if put_aside:
             self._put_aside(step, _DAMAGED)
       elif problems:

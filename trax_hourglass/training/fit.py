@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import signal
-import sys
 import time
 
 import gin
@@ -16,6 +15,7 @@ from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.progress import say
 from trax_hourglass.runtime.progress import ScoringProgress
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import checkpoints
@@ -178,7 +178,7 @@ def fit(output_dir,
   windows.close()
   if loop.stopped_by:
     if distributed.is_first():
-      print(f'stopped at step {loop.step}, which is saved: the same command goes on from there', file=sys.stderr, flush=True)
+      say(f'stopped at step {loop.step}, which is saved: the same command goes on from there')
     raise KeyboardInterrupt if loop.stopped_by == signal.SIGINT else SystemExit(128 + loop.stopped_by)
 
   with ScoringProgress('scoring the valid split', corpus.unit) as progress:

@@ -6,7 +6,6 @@ What a step does depends on (seed, step) and on what a checkpoint holds, and on 
 import collections
 import contextlib
 import math
-import sys
 import time
 from unittest import mock
 
@@ -25,6 +24,7 @@ from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import seeds
 from trax_hourglass.runtime import sharding as mesh_lib
+from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training.preemption import Stopping
 from trax_hourglass.training import step as step_lib
@@ -227,7 +227,7 @@ class Loop(training.Loop):
 
   def _say(self, text):
     if self.is_chief:
-      print(text, file=sys.stderr, flush=True)
+      say(text)
 
   def run_evals(self, summary_writers=None):
     """Logs the bits that `evaluate` returns for the weights of now."""

@@ -5,13 +5,13 @@ import itertools
 import os
 import pathlib
 import platform
-import sys
 import time
 
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
 from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime.progress import say
 
 _VERSION = 'brain.Event:2'
 _numbers = itertools.count()
@@ -65,8 +65,7 @@ class Events:
         self._writer.flush()
         del self._waiting[0]
     except (OSError, tf.errors.OpError) as error:
-      print(f'TensorBoard events could not be written to {self._folder}, which is tried again later: {error}',
-            file=sys.stderr, flush=True)
+      say(f'TensorBoard events could not be written to {self._folder}, which is tried again later: {error}')
       self._writer = None  # The file may end within an event; a new one is begun.
 
 
