@@ -1,4 +1,6 @@
-"""Lists the commands, or runs one: `python -m trax_hourglass COMMAND ...`; once installed, `trax-hourglass COMMAND ...`."""
+"""Lists the commands, or runs one: `python -m trax_hourglass COMMAND ...`; once installed, `trax-hourglass COMMAND
+...`.
+"""
 
 import sys
 

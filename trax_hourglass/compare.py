@@ -1,11 +1,11 @@
 """Trains and evaluates a list of models under an equal budget, and writes a table and plots.
 
     python -m trax_hourglass.compare --config_file gin/compare/enwik8_cpu.gin --config "Enwik8.path = 'FILE'"
-    python -m trax_hourglass.compare --config_file gin/compare/enwik8_table8.gin --config_file gin/compare/scale/cpu_enwik8.gin
+    python -m trax_hourglass.compare --config_file compare/enwik8_table8.gin --config_file compare/scale/cpu_enwik8.gin
     python -m trax_hourglass.compare --output_dir DIR                goes on with the comparison in DIR
 
-Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones are
-tried again; the exit code is 1 as long as one has failed.
+Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones
+are tried again; the exit code is 1 as long as one has failed.
 """
 
 import json
@@ -21,7 +21,8 @@ def main(argv=None):
   """Parses the command line, runs the comparison, prints the table."""
   parser = command_line.parser('compare', __doc__)
   command_line.add_gin_flags(parser)
-  parser.add_argument('--output_dir', metavar='DIR', help='folder of the comparison; default: runs/compare- and the date')
+  parser.add_argument('--output_dir', metavar='DIR', help='folder of the comparison; default: runs/compare- and the '
+                                                          'date')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
   with command_line.errors_as_one_line('compare'):

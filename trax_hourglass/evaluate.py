@@ -15,7 +15,8 @@ def main(argv=None):
   """Parses the command line, scores, prints one line."""
   parser = command_line.parser('evaluate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's format; "
+  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's "
+                                                            "format; "
                       'default: the newest')
   parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
   parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 moved by 128, the last 128 scored; "
@@ -37,7 +38,7 @@ def evaluate(args):
   command_line.connect_hosts(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
-  from trax_hourglass.training import evaluate_run, run_directory  # pylint: disable=g-import-not-at-top, g-multiple-import
+  from trax_hourglass.training import evaluate_run, run_directory  # pylint: disable=g-import-not-at-top
   distributed.end_by_sigterm()
   distributed.check_same('arguments', str([getattr(args, name) for name in (
       'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
@@ -51,7 +52,8 @@ def evaluate(args):
     return
   score, unit = result.score, result.unit
   error = '' if score.standard_error is None else f' ± {score.standard_error:.4f}'
-  print(f'{score.bits_per_token:.4f}{error} bits per {unit} ({score.n_tokens:,} {unit}s of the {result.split} split scored '
+  print(f'{score.bits_per_token:.4f}{error} bits per {unit} ({score.n_tokens:,} {unit}s of the {result.split} split '
+        'scored '
         f'in {score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride {score.stride:,}; '
         f'{score.tokens_per_second:,.0f} {unit}s/s; step {result.step}) of {result.checkpoint}')
 

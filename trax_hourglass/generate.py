@@ -16,15 +16,18 @@ def main(argv=None):
   """Parses the command line, writes, prints speed and bits on stderr."""
   parser = command_line.parser('generate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's format; "
+  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's "
+                                                            "format; "
                       'default: the newest')
   prompt = parser.add_mutually_exclusive_group()
   prompt.add_argument('--prompt', metavar='TEXT', help='what the text begins with; default: nothing')
   prompt.add_argument('--prompt_file', metavar='F', help='file with what the text begins with')
   parser.add_argument('--length', type=int, metavar='N', help='bytes to write; default: 500')
-  parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 takes the most probable; default: 1')
+  parser.add_argument('--temperature', type=float, default=1.0, metavar='T',
+                      help='0 takes the most probable; default: 1')
   parser.add_argument('--top_k', type=int, metavar='K', help='choose among the K most probable')
-  parser.add_argument('--top_p', type=float, default=1.0, metavar='P', help='choose among the most probable that make up P')
+  parser.add_argument('--top_p', type=float, default=1.0, metavar='P', help='choose among the most probable that make '
+                                                                            'up P')
   parser.add_argument('--seed', type=int, default=0, metavar='S', help='decides what is drawn; default: 0')
   parser.add_argument('--count', type=int, default=1, metavar='N', help='texts or images to write; default: 1')
   parser.add_argument('--stop', type=int, metavar='BYTE', help='byte that ends a text, 10 for the end of a line')

@@ -46,7 +46,8 @@ def train(args):
   if args.json:
     print(json.dumps(result.as_dict()))
     return
-  print(f'{result.valid_bits_per_token:.4f} valid bits per {result.unit} ({result.n_tokens_scored:,} {result.unit}s scored, '
+  print(f'{result.valid_bits_per_token:.4f} valid bits per {result.unit} ({result.n_tokens_scored:,} {result.unit}s '
+        'scored, '
         f'{result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in {result.output_dir}; '
         f"train on: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir {result.output_dir} "
         f"--config 'n_steps = {2 * result.step}'")

@@ -28,13 +28,15 @@ def add_gin_flags(parser):
 
 def add_host_flags(parser):
   """Adds what a command needs to run on several hosts; see distributed.py."""
-  distributed = parser.add_argument_group('several hosts', 'start the same command on each; they share the run directory')
+  distributed = parser.add_argument_group('several hosts', 'start the same command on each; they share the run '
+                                                           'directory')
   distributed.add_argument('--coordinator', metavar='ADDRESS:PORT', help='of host 0, where the hosts meet')
   distributed.add_argument('--n_hosts', type=int, metavar='N', help='how many hosts there are')
   distributed.add_argument('--host', type=int, metavar='I', help="this host's number, from 0")
   distributed.add_argument('--cluster', action='store_true',
                            help='take all three from the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU')
-  distributed.add_argument('--hosts_timeout', type=int, default=300, metavar='S', help='seconds to wait for the other hosts')
+  distributed.add_argument('--hosts_timeout', type=int, default=300, metavar='S',
+                           help='seconds to wait for the other hosts')
 
 
 def connect_hosts(args):
@@ -91,7 +93,8 @@ def _mistake(error):
     return errors.one_line(error)
   text = str(error)
   # Trax's LayerError is text only: the last line of the traceback within says what it was.
-  *_, inner = _IN_LAYER.findall(text) if type(error).__name__ == 'LayerError' else [(type(error).__name__, errors.one_line(error))]
+  *_, inner = _IN_LAYER.findall(text) if type(error).__name__ == 'LayerError' else [(type(error).__name__,
+                                                                                     errors.one_line(error))]
   if isinstance(error, MemoryError) or inner[0].endswith('MemoryError') or 'RESOURCE_EXHAUSTED' in text:
     return f'not enough memory, {inner[1]}: give a smaller model, batch or length'
   if inner[0] in ('ValueError', 'OverflowError'):
@@ -103,7 +106,9 @@ def _mistake(error):
 
 
 def _is_a_call_of_gin(error):
-  """Whether a TypeError is of a call that gin makes for a reference such as @RandomWindows(), and not from within it."""
+  """Whether a TypeError is of a call that gin makes for a reference such as @RandomWindows(), and not from within
+  it.
+  """
   *_, last = traceback.extract_tb(error.__traceback__)
   return pathlib.PurePath(last.filename).parts[-2:] == ('gin', 'config.py')
 
@@ -117,5 +122,5 @@ def parser(command, description):
   """
   is_script = pathlib.PurePath(sys.argv[0]).stem == startup.SCRIPT
   return argparse.ArgumentParser(
-      prog=f'{startup.SCRIPT} {command}' if is_script else f'python -m trax_hourglass.{command}', description=description,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+      prog=f'{startup.SCRIPT} {command}' if is_script else f'python -m trax_hourglass.{command}',
+      description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -41,8 +41,10 @@ class Written:
 
   def summary(self, unit):
     """Returns the two as a dictionary, units in the names."""
-    return {f'{unit}s_written': sum(len(sample.tokens) for sample in self.samples),
-            f'bits_per_{unit}': self.bits_per_token, 'tokens_per_second': self.tokens_per_second, 'seconds': self.seconds}
+    return {
+        f'{unit}s_written': sum(len(sample.tokens) for sample in self.samples), f'bits_per_{unit}': self.bits_per_token,
+        'tokens_per_second': self.tokens_per_second, 'seconds': self.seconds
+    }
 
 
 def write(pieces, show):

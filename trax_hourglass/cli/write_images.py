@@ -25,8 +25,8 @@ def write_images(args):
     ValueError: a model of text, an image of another size, or another argument out of range.
   """
   if args.prompt is not None or args.prompt_file is not None or args.length is not None or args.stop is not None:
-    raise ValueError('images have no text to begin with, and one length: leave --prompt, --prompt_file, --length and --stop '
-                     'out')
+    raise ValueError('images have no text to begin with, and one length: leave --prompt, --prompt_file, --length and '
+                     '--stop out')
   _check_writable(args.image)
   given = None if args.complete is None else _read_image(args.complete)
   model = sampling.open_model(args)
@@ -38,11 +38,14 @@ def write_images(args):
                        f'trained on {side} x {side}: scale it')
     prompt = given[:side // 2].reshape(-1).astype(np.int32)
   n_tokens = 3 * side * side
-  with_room = gin_config.setting('model')(mode='predict', max_length=n_tokens)  # Just for an image, whatever the config.
+  # Just for an image, whatever the config.
+  with_room = gin_config.setting('model')(mode='predict', max_length=n_tokens)
   with_room.weights = model.weights
   pieces = sampling.make_sampler(args, with_room).stream([prompt] * args.count, n_tokens - len(prompt), args.seed)
   written = sampling.write(pieces, _progress(n_tokens - len(prompt)))
-  images = [np.concatenate([prompt, sample.tokens]).astype(np.uint8).reshape(side, side, 3) for sample in written.samples]
+  images = [
+      np.concatenate([prompt, sample.tokens]).astype(np.uint8).reshape(side, side, 3) for sample in written.samples
+  ]
   if given is not None:
     kept = np.zeros_like(given)
     kept[:side // 2] = given[:side // 2]

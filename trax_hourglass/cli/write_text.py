@@ -23,11 +23,13 @@ def write_texts(args):
   length = _TEXT_LENGTH if args.length is None else args.length
   model = sampling.open_model(args)
   if model.vocab_size > 256:
-    raise ValueError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be shown '
+    raise ValueError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be '
+                     'shown '
                      'as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')
   if model.vocab_size < 256 and max(prompt, default=0) >= model.vocab_size:
     raise ValueError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
-  pieces = sampling.make_sampler(args, model).stream([prompt] * args.count, length, args.seed)  # Raises what there is to raise.
+  # Raises what there is to raise.
+  pieces = sampling.make_sampler(args, model).stream([prompt] * args.count, length, args.seed)
   show = _Terminal(prompt, args.count, args.json)
   written = sampling.write(pieces, show)
   texts = [_bytes(sample).decode('utf-8', 'replace') for sample in written.samples]
@@ -36,14 +38,15 @@ def write_texts(args):
     print(json.dumps({'prompt': prompt.decode('utf-8', 'replace'), 'texts': texts, **written.summary('byte')}))
     return
   speed = 'too few to time' if written.tokens_per_second is None else f'{written.tokens_per_second:,.0f} bytes/s'
-  print(f'{sum(len(sample.tokens) for sample in written.samples):,} bytes, {speed}, {written.bits_per_token:.3f} bits per '
-        f'byte under the model, {written.seconds:.1f} s with compiling', file=sys.stderr)
+  print(f'{sum(len(sample.tokens) for sample in written.samples):,} bytes, {speed}, {written.bits_per_token:.3f} bits '
+        f'per byte under the model, {written.seconds:.1f} s with compiling', file=sys.stderr)
 
 
 def _prompt(args):
   """Returns the prompt's bytes."""
   if args.prompt_file is None:
-    return (args.prompt or '').encode('utf-8', 'surrogateescape')  # How Python reads bytes of a shell that are no UTF-8.
+    # How Python reads bytes of a shell that are no UTF-8.
+    return (args.prompt or '').encode('utf-8', 'surrogateescape')
   try:
     prompt = pathlib.Path(args.prompt_file).expanduser().read_bytes()
   except OSError as error:

@@ -55,20 +55,22 @@ def compare(output_dir,
             paper=None):
   """Trains and evaluates what the rows say, or goes on with it, and writes tables and plots into `output_dir`.
 
-  gin holds the configuration that all rows share; `n_steps` must be a macro of it, as in gin/base.gin. What is scored at the
-  end may change when a comparison goes on: finished runs are then scored again, not trained.
+  gin holds the configuration that all rows share; `n_steps` must be a macro of it, as in gin/base.gin. What is scored
+  at the end may change when a comparison goes on: finished runs are then scored again, not trained.
 
   Args:
     output_dir: the comparison's folder.
     rows: {name: gin lines}, a string or a list of them, such as "Hourglass.hierarchy = '8@1'" or "include 'FILE.gin'".
     only: names of the rows to take, such as some of a file that is included; None for all.
     own_rows: more of the same, to put beside them.
-    also_evaluate: {name: (row, gin lines)}, rows that train nothing and evaluate another row's weights with other lines.
+    also_evaluate: {name: (row, gin lines)}, rows that train nothing and evaluate another row's weights with other
+      lines.
     steps: the budget of each run: so many steps;
     seconds: or seconds of training, turned into steps by the time that a step took beforehand;
     flops: or floating-point operations. One of the three.
     seeds: of weights, dropout and windows; each row is trained with each.
-    warmup: share of a row's steps in which the learning rate rises, bound to the macro `warmup_steps`; None leaves it alone.
+    warmup: share of a row's steps in which the learning rate rises, bound to the macro `warmup_steps`; None leaves it
+      alone.
     n_evaluations: points of each learning curve, and checkpoints of each run.
     measured_steps: steps that are timed.
     split: what is scored at the end,
@@ -128,14 +130,15 @@ class Comparison:
       before = records.read(row.directory / records.PLAN)
       if 'measurement' in before and before['settings'] != row.settings:
         there, here = (text.splitlines() for text in (before['settings'], row.settings))
-        differ = [line for line in there if line not in here] or ['(nothing)'], [line for line in here if line not in there]
-        raise ValueError(f'{row.directory} holds results of other settings, {differ[0][0].strip()!r} where there is '
-                         f'{(differ[1] or ["(nothing)"])[0].strip()!r} now: give another --output_dir')
+        was, is_ = (next((line.strip() for line in one if line not in other), '(nothing)')
+                    for one, other in ((there, here), (here, there)))
+        raise ValueError(f'{row.directory} holds results of other settings, {was!r} where there is {is_!r} now: give '
+                         'another --output_dir')
     trained = [path.parent for path in self.folder.glob(f'*/{records.PLAN}') if 'measurement' in records.read(path)]
     others = sorted(directory.name for directory in trained if directory not in [row.directory for row in self.rows])
     if others:
-      raise ValueError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, {", ".join(others)}: '
-                       'give another folder, name them too, or delete theirs')
+      raise ValueError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, '
+                       f'{", ".join(others)}: give another folder, name them too, or delete theirs')
     self.folder.mkdir(parents=True, exist_ok=True)
     kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
     atomic_files.write(self.folder / CONFIG, '\n'.join([*self._configuration.common, kept, '']))
@@ -147,7 +150,8 @@ class Comparison:
     todo = [(row, seed, row.directory / f'seed_{seed}') for seed in seeds for row in self.rows]
     todo = [(row, seed, directory) for row, seed, directory in todo if not self._is_finished(row, directory)]
     # What has failed comes last, since it may have taken the whole process with it.
-    todo.sort(key=lambda one: 'error' in records.read(self._source(one[0]).directory / f'seed_{one[1]}' / records.RESULT))
+    todo.sort(
+        key=lambda one: 'error' in records.read(self._source(one[0]).directory / f'seed_{one[1]}' / records.RESULT))
     for number, (row, seed, directory) in enumerate(todo, 1):
       say(f'[{number}/{len(todo)}] {row.name}, seed {seed}: {self._outlook(row)}')
       with records.kept(row, directory / records.RESULT, self._scored) as keep:
@@ -209,7 +213,9 @@ class Comparison:
         result = records.read(run / records.RESULT)
         if 'error' in result or self._is_finished(row, run):  # Not what was scored in another way and is still to come.
           runs.append({**result, 'seconds_per_step': step_timer.per_step(sums)})
-      rows.append(results_lib.summary(row.name, row.kind, row.weights_of, records.read(source / records.PLAN), runs, self._paper.get(row.name)))
+      rows.append(
+          results_lib.summary(row.name, row.kind, row.weights_of, records.read(source / records.PLAN), runs,
+                              self._paper.get(row.name)))
     return {'budget': {self._budget.what: self._budget.amount}, **self._scored, 'seeds': list(seeds),
             **step_cost.machine(), 'rows': rows}
 

@@ -37,8 +37,9 @@ class Budget:
       what = 'no budget' if not given else ' and '.join(f'compare.{name} = {value!r}' for name, value in given.items())
       raise ValueError(f'{what} given: set one of compare.steps, compare.seconds (of training) and compare.flops')
     (name, value), = given.items()
-    if not isinstance(value, (int, float)) or not 0 < value < float('inf') or (name == 'steps' and not isinstance(value, int)):
-      raise ValueError(f'compare.{name} is {value!r}: give {"a whole number" if name == "steps" else "a number"} above 0')
+    whole = name == 'steps'
+    if not isinstance(value, int if whole else (int, float)) or not 0 < value < float('inf'):
+      raise ValueError(f'compare.{name} is {value!r}: give {"a whole number" if whole else "a number"} above 0')
     return cls(name, value)
 
   def n_steps(self, measured):
@@ -51,8 +52,8 @@ class Budget:
       ValueError: operations are the budget and the model's could not be counted.
     """
     if self.what == 'flops' and measured.flops_from != 'products':
-      raise ValueError('its operations cannot be counted, only estimated, and too low: take compare.steps or compare.seconds as '
-                       'the budget')
+      raise ValueError('its operations cannot be counted, only estimated, and too low: take compare.steps or '
+                       'compare.seconds as the budget')
     one = {'steps': 1, 'seconds': measured.step_seconds, 'flops': measured.step_flops}[self.what]
     return max(1, round(self.amount / one))
 
@@ -112,8 +113,10 @@ class Planner:
     self._configuration.configure(row, rows_lib.PROBE, seed=0)
     n_steps = self._budget.n_steps(measured)
     tokens = n_steps * gin_config.setting('batch_size') * gin_config.setting('length')
-    return {'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps, 'tokens': tokens,
-            'unit': gin_config.setting('corpus').unit}
+    return {
+        'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps,
+        'tokens': tokens, 'unit': gin_config.setting('corpus').unit
+    }
 
   def measure(self, row):
     """Returns the Measurement of a row's training step."""
@@ -121,8 +124,8 @@ class Planner:
     self._configuration.configure(row, rows_lib.PROBE, seed=0)
     setting = gin_config.setting
     corpus, model = setting('corpus'), setting('model')(mode='train')
-    windows = setting('windows', batches.RandomWindows)(
-        corpus.split('train'), setting('batch_size'), setting('length'), 0, getattr(model, 'vocab_size', corpus.vocab_size))
+    windows = setting('windows', batches.RandomWindows)(corpus.split('train'), setting('batch_size'), setting('length'),
+                                                        0, getattr(model, 'vocab_size', corpus.vocab_size))
     return step_cost.measure(
         model, setting('optimizer'), next(windows), self._measured_steps, setting('loss_chunk', None),
         mesh=sharding.over_devices(setting('n_devices', None)), dtype=setting('dtype', 'float32'),

@@ -17,7 +17,8 @@ PLOTS = {  # File: field, divisor, label of the axis.
 }
 _COSTS = {  # Budget: label of the axis, what a step of a row costs.
     'steps': ('training steps', lambda row: 1),
-    # By the rate at which seconds became steps: rows were timed in turns, and are trained when the machine may be another.
+    # By the rate at which seconds became steps: rows were timed in turns, and are trained when the machine may be
+    # another.
     'seconds': ('seconds of training, by step times measured beforehand', lambda row: row['planned_step_seconds']),
     'flops': ('matrix products of training, TFLOP', lambda row: row['step_flops'] / 1e12),
 }
@@ -33,7 +34,8 @@ def plot(folder, results):
            for i, result in enumerate(rows)}
 
   def draw(file, x_label, y_label, draw_row):
-    canvas = figure.Figure(figsize=(7.6, 4.2), dpi=100, layout='constrained')  # Not pyplot: no display, no global state.
+    # Not pyplot: no display, no global state.
+    canvas = figure.Figure(figsize=(7.6, 4.2), dpi=100, layout='constrained')
     axes = canvas.add_subplot(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     for result in rows:
@@ -48,8 +50,8 @@ def plot(folder, results):
     def point(axes, result, look, field=field, divisor=divisor):
       if field == 'run_flops' and result['flops_from'] != 'products':
         return  # Too low.
-      axes.errorbar(result[field] / divisor, results_lib.bits_of(result), yerr=result['spread'], linestyle='', capsize=3, markersize=8,
-                    label=result['name'], **look)
+      axes.errorbar(result[field] / divisor, results_lib.bits_of(result), yerr=result['spread'], linestyle='',
+                    capsize=3, markersize=8, label=result['name'], **look)
     draw(file, label, f'{results["split"]} bits per {unit}', point)
 
   budget, = results['budget']

@@ -24,7 +24,8 @@ def read(path):
 
 @contextlib.contextmanager
 def kept(row, path, scored):
-  """Within it, work on a row may fail: a file then holds the error, and otherwise what was handed to the function it gives.
+  """Within it, work on a row may fail: a file then holds the error, and otherwise what was handed to the function it
+  gives.
 
   Args:
     row: the Row.

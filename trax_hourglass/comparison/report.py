@@ -30,7 +30,9 @@ def write(folder, results):
 
 
 def table(results):
-  """Returns the results as a markdown table; below it, which orderings of the paper hold, and the errors of what failed."""
+  """Returns the results as a markdown table; below it, which orderings of the paper hold, and the errors of what
+  failed.
+  """
   unit = results_lib.unit_of(results)
   rows = []
   for result in results['rows']:
@@ -54,8 +56,10 @@ def table(results):
     if result['errors']:
       cells['failed'] = 'see below'
     rows.append(cells)
-  columns = ['row', f'bits per {unit}', 'paper', 'gap', 'parameters', 'GFLOP a step', 'MB a step', 'steps', f'{unit}s seen',
-             'steps/s', 'seconds', 'seeds', 'failed']
+  columns = [
+      'row', f'bits per {unit}', 'paper', 'gap', 'parameters', 'GFLOP a step', 'MB a step', 'steps', f'{unit}s seen',
+      'steps/s', 'seconds', 'seeds', 'failed'
+  ]
   pairs = [{'better in the paper': pair['better'], 'than': pair['worse'], 'by': f'{pair["paper"]:.3f}',
             'here by': f'{pair["difference"]:+.4f} ± {pair["interval"]:.4f}', 'verdict': pair['verdict']}
            for pair in orderings(results)]
@@ -105,9 +109,12 @@ def _unequal(results):
   budget = results['budget'].get('seconds')
   needed = {result['name']: result['n_steps'] * result['seconds_per_step'] for result in results['rows']
             if budget and 'training_seconds' in result}
-  off = [f'{name} ({seconds / budget - 1:+.0%})' for name, seconds in needed.items() if abs(seconds / budget - 1) > _UNEQUAL]
-  return [f'Steps took other times than measured beforehand; at their median, seconds are not the {budget:,} of the budget: '
-          f'{", ".join(off)}.'] if off else []
+  off = [
+      f'{name} ({seconds / budget - 1:+.0%})' for name, seconds in needed.items()
+      if abs(seconds / budget - 1) > _UNEQUAL
+  ]
+  return [f'Steps took other times than measured beforehand; at their median, seconds are not the {budget:,} of the '
+          f'budget: {", ".join(off)}.'] if off else []
 
 
 def _rounded(x):
@@ -115,9 +122,11 @@ def _rounded(x):
 
 
 def _write_csv(path, results):
-  fields = ['name', 'kind', 'weights_of', f'bits_per_{results_lib.unit_of(results)}', 'spread', 'standard_error', 'n_seeds', 'paper',
-            'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'planned_step_seconds', 'n_steps',
-            'tokens', 'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors']
+  fields = [
+      'name', 'kind', 'weights_of', f'bits_per_{results_lib.unit_of(results)}', 'spread', 'standard_error', 'n_seeds',
+      'paper', 'gap', 'n_parameters', 'step_flops', 'flops_from', 'step_bytes', 'planned_step_seconds', 'n_steps',
+      'tokens', 'run_flops', 'training_seconds', 'seconds_per_step', 'steps_per_second', 'errors'
+  ]
   with atomic_files.unfinished(path) as other, open(other, 'w', newline='', encoding='utf-8') as file:
     writer = csv.DictWriter(file, fields, extrasaction='ignore')
     writer.writeheader()

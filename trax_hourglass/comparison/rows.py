@@ -75,15 +75,16 @@ class Configuration:
       raise ValueError(f'compare.also_evaluate is {evaluated!r}: give {{name: (row, gin lines)}}')
     wanted = [(name, _lines(lines), None) for name, lines in trained.items()]
     for name, entry in evaluated.items():
-      if not isinstance(entry, (tuple, list)) or len(entry) != 2 or entry[0] not in list(trained) or not _are_lines(entry[1]):
-        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and gin '
-                         'lines')
+      is_pair = isinstance(entry, (tuple, list)) and len(entry) == 2
+      if not is_pair or entry[0] not in list(trained) or not _are_lines(entry[1]):
+        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and '
+                         'gin lines')
       wanted.append((name, (*_lines(trained[entry[0]]), *_lines(entry[1])), entry[0]))
     slugs, rows = {}, []
     for name, lines, weights_of in wanted:
       slug = re.sub(r'[^A-Za-z0-9@.,+=-]+', '_', name).strip('_')
       if slug.startswith('.') or slug.lower() in _TAKEN:
-        raise ValueError(f'row {name!r} would have the folder {slug!r}, as a comparison\'s own files: give another name')
+        raise ValueError(f'row {name!r} would have the folder {slug!r}, a comparison\'s own: give another name')
       if not slug or slug in slugs:
         raise ValueError(f'rows {slugs.get(slug, "")!r} and {name!r} would share the folder {slug!r}: give other names')
       slugs[slug] = name
@@ -105,8 +106,8 @@ class Configuration:
     n_steps = self._budget.amount if counts_steps else PROBE
     self.configure(row, n_steps, seed=0)
     if gin_config.setting('n_steps') != n_steps:
-      raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = %n_steps, '
-                       'and the schedule likewise, as gin/base.gin does')
+      raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = '
+                       '%n_steps, and the schedule likewise, as gin/base.gin does')
     self._check_schedule()
     if counts_steps:
       gin_config.setting('schedule')  # It refuses a warm-up that is too long.
@@ -128,8 +129,8 @@ class Configuration:
     if fixed and not is_the_budget:  # Else it is as the file means it.
       raise ValueError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
     if self._warmup is not None and '%warmup_steps' not in bound.values():
-      raise ValueError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: bind '
-                       'WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
+      raise ValueError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: '
+                       'bind WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
 
   def configure(self, row, n_steps, seed):
     """Parses the comparison's configuration with what is the row's own."""
@@ -156,7 +157,8 @@ def _check_length(model, length):
   try:
     jax.eval_shape(run, jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((1, length), np.int32))
   except Exception as error:  # Models may be anybody's.  pylint: disable=broad-except
-    raise ValueError(f'it does not take windows of {length} tokens, in which it would be scored ({errors.one_line(error)})'
+    raise ValueError(f'it does not take windows of {length} tokens, in which it would be scored '
+                     f'({errors.one_line(error)})'
                      ) from error
 
 
@@ -194,7 +196,9 @@ def chosen(names, rows, evaluated, paper):
     raise ValueError(f'compare.only is {names!r}: give some of the rows {", ".join(map(repr, rows))}, as a tuple')
   gone = [name for name in rows if name not in names]
   if isinstance(evaluated, dict):
-    gone += [name for name, entry in evaluated.items() if isinstance(entry, (tuple, list)) and entry and entry[0] in gone]
+    gone += [
+        name for name, entry in evaluated.items() if isinstance(entry, (tuple, list)) and entry and entry[0] in gone
+    ]
   return tuple({name: value for name, value in table.items() if name not in gone} if isinstance(table, dict) else table
                for table in (rows, evaluated, paper))
 

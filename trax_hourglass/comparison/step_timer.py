@@ -14,9 +14,9 @@ from trax_hourglass.runtime import atomic_files
 class Clock(callbacks.TrainingStepCallback):
   """Adds up the time of steps, and keeps the sums in the run directory.
 
-  It stops before evaluations and checkpoints, and then waits for the device, since steps go on there after they have been
-  handed over. Not every step is timed: not the first one of each start, which compiles, and not those between the last stop
-  and a signal that ended the run.
+  It stops before evaluations and checkpoints, and then waits for the device, since steps go on there after they have
+  been handed over. Not every step is timed: not the first one of each start, which compiles, and not those between the
+  last stop and a signal that ended the run.
   """
 
   FILE = 'seconds.json'
@@ -68,8 +68,8 @@ def read(path):
 def per_step(sums):
   """Returns (mean, median) of the seconds of a step; zeros if none was timed.
 
-  For the median each step counts as the mean of those between the same two stops. It leaves out what now and then slows a
-  machine down, so that it tells runs apart which were not all disturbed alike; the mean tells what was really spent.
+  For the median each step counts as the mean of those between the same two stops. It leaves out what now and then slows
+  a machine down, so that it tells runs apart which were not all disturbed alike; the mean tells what was really spent.
 
   Args:
     sums: what `read` returns.

@@ -8,8 +8,9 @@ import zipfile
 import zlib
 
 _CHUNK = 1 << 20  # Bytes.
-# What Python's readers of archives and packed files raise where these are damaged, cut off or of a kind they do not know;
-# RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the caller.
+# What Python's readers of archives and packed files raise where these are damaged, cut off or of a kind they do not
+# know; RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the
+# caller.
 DAMAGED = (EOFError, RuntimeError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 _PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz'}
 

@@ -35,15 +35,16 @@ class Windows(abc.ABC):
       n_hosts: H.
 
     Raises:
-      ValueError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide among
-        the hosts, or another seed.
+      ValueError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide
+        among the hosts, or another seed.
     """
     check_sizes(batch_size, length)
     if length > len(data):
       raise ValueError(f'length {length} is longer than the training data, {len(data)} tokens: '
                        'shorten the length or give a larger corpus')
     if data.example_length and length % data.example_length:
-      raise ValueError(f'length {length} cuts examples of {data.example_length} tokens: set length = {data.example_length}')
+      raise ValueError(f'length {length} cuts examples of {data.example_length} tokens: set length = '
+                       f'{data.example_length}')
     if batch_size % n_hosts:
       raise ValueError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
     seeds.check_seed(seed)
@@ -73,7 +74,8 @@ class Windows(abc.ABC):
 class RandomWindows(Windows):
   """Windows at random places, drawn independently and with replacement; of examples, each window begins with one.
 
-  So windows of a batch may overlap or be the same, also those of two hosts, each of which has its own rows of the batch.
+  So windows of a batch may overlap or be the same, also those of two hosts, each of which has its own rows of the
+  batch.
   """
 
   def starts(self, step):
@@ -83,11 +85,12 @@ class RandomWindows(Windows):
 
 
 class Epochs(Windows):
-  """Windows behind each other, each once in an epoch and in an order of its own in each epoch, whichever host's they are.
+  """Windows behind each other, each once in an epoch and in an order of its own in each epoch, whichever host's they
+  are.
 
-  In running text the first window of an epoch begins at a random token, so that texts are cut elsewhere in each epoch; the
-  fewer than 2 L tokens before the first and after the last window are left out for that epoch. Examples are all taken,
-  but for the last ones where L holds several. Batches run on from one epoch into the next.
+  In running text the first window of an epoch begins at a random token, so that texts are cut elsewhere in each epoch;
+  the fewer than 2 L tokens before the first and after the last window are left out for that epoch. Examples are all
+  taken, but for the last ones where L holds several. Batches run on from one epoch into the next.
   """
 
   _known = None, None

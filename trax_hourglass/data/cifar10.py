@@ -1,4 +1,5 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32, in its binary or python version or by TFDS.
+"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32, in its binary or python version or by
+TFDS.
 
 Both versions hold planes, all R, then all G, then all B; tokens are pixel by pixel, see image_tokens.py.
 """
@@ -46,13 +47,13 @@ class Cifar10(Corpus):
     """Finds the files.
 
     Args:
-      path: a folder with data_batch_1.bin .. 5 and test_batch.bin (or the same without .bin, the python version), some of
-        which are enough, and which must be those that are published; or one file in either form, which may have any other
-        name and then any number of images. None takes them from TFDS.
-      n_valid: images at the end of the training images that are valid and not train. 0 trains on all 50,000, and valid is
-        then the test images, as in the authors' configs.
-      size: side of the images in pixels, 32, or fewer by averages over squares of pixels, for models that a CPU can train:
-        768 tokens with 16. Bits of one size do not compare to those of another.
+      path: a folder with data_batch_1.bin .. 5 and test_batch.bin (or the same without .bin, the python version), some
+        of which are enough, and which must be those that are published; or one file in either form, which may have any
+        other name and then any number of images. None takes them from TFDS.
+      n_valid: images at the end of the training images that are valid and not train. 0 trains on all 50,000, and valid
+        is then the test images, as in the authors' configs.
+      size: side of the images in pixels, 32, or fewer by averages over squares of pixels, for models that a CPU can
+        train: 768 tokens with 16. Bits of one size do not compare to those of another.
       data_dir: TFDS's folder; None for TFDS's own choice.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
@@ -70,7 +71,8 @@ class Cifar10(Corpus):
     def flat(which):
       at_size = '' if size == _SIZE else f'-{size}x{size}'
       file = cache.folder(cache_dir) / f'cifar10-{which}-{key}{at_size}'
-      image_tokens.flat_file(file, lambda: (image_tokens.averaged(some, size) for some in arrays[which]()), size, f'CIFAR-10 {which}')
+      image_tokens.flat_file(file, lambda: (image_tokens.averaged(some, size) for some in arrays[which]()), size,
+                             f'CIFAR-10 {which}')
       return file
 
     def train_or_valid(name):
@@ -95,8 +97,8 @@ class Cifar10(Corpus):
         splits['valid'] = test
     no_test = f'{str(path)!r} holds no test_batch; add it to the others'
     no_train = f'{str(path)!r} holds no data_batch files; give the folder of the others'
-    missing = {'train': no_train, 'valid': no_train if n_valid else f'n_valid is 0, so it is the test images, and {no_test}',
-               'test': no_test}
+    no_valid = no_train if n_valid else f'n_valid is 0, so it is the test images, and {no_test}'
+    missing = {'train': no_train, 'valid': no_valid, 'test': no_test}
     super().__init__('CIFAR-10', splits, missing=missing)
 
 
@@ -109,7 +111,8 @@ def _from_tfds(data_dir):
     for image in tfds_source.examples(made, split, 'image', by_hand):
       yield image[None]
 
-  return {split: functools.partial(arrays, split) for split in ('train', 'test')}, cache.fingerprint([], str(made.data_dir))
+  key = cache.fingerprint([], str(made.data_dir))
+  return {split: functools.partial(arrays, split) for split in ('train', 'test')}, key
 
 
 def _from_files(path):
@@ -118,8 +121,8 @@ def _from_files(path):
     raise ValueError(f'CIFAR-10: {str(path)!r} does not exist: give a folder or a file')
   found = [path] if path.is_file() else _batches(path)
   if not found:
-    raise ValueError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the python '
-                     'version: give the folder they are in')
+    raise ValueError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the '
+                     'python version: give the folder they are in')
   by_split = {'train': [f for f in found if not f.name.startswith('test')],
               'test': [f for f in found if f.name.startswith('test')]}
 
@@ -161,8 +164,8 @@ def _read_binary(file, content):
   """Returns uint8 (N, 3072) of a file of the binary version."""
   content = np.frombuffer(content, np.uint8)
   if not content.size or content.size % _ROW:
-    raise ValueError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 colours): '
-                     'it is cut off, or no file of CIFAR-10')
+    raise ValueError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 '
+                     'colours): it is cut off, or no file of CIFAR-10')
   rows = content.reshape(-1, _ROW)
   if (highest := rows[:, 0].max()) >= _CLASSES:
     raise ValueError(f'{str(file)!r} has the label {highest} where CIFAR-10 has 0 .. {_CLASSES - 1}: it is no file of '

@@ -16,8 +16,8 @@ _CHUNK = 1 << 16
 def fetch(url, path):
   """Downloads a file; what an earlier try left in PATH.unfinished is kept and only the rest is asked for.
 
-  The caller verifies the content, and removes the file if it is wrong: that it came from one and the same version on the
-  server is not known before.
+  The caller verifies the content, and removes the file if it is wrong: that it came from one and the same version on
+  the server is not known before.
 
   Args:
     url: address.

@@ -1,7 +1,8 @@
-"""enwik8 and text8 with their standard splits: the first 90 million bytes train, then 5 million valid and 5 million test.
+"""enwik8 and text8 with their standard splits: the first 90 million bytes train, then 5 million valid and 5 million
+test.
 
-Both are Matt Mahoney's (http://mattmahoney.net/dc/textdata): enwik8 is the first 10^8 bytes of an English Wikipedia dump
-of 2006, text8 10^8 characters of its text in the letters a-z and single spaces.
+Both are Matt Mahoney's (http://mattmahoney.net/dc/textdata): enwik8 is the first 10^8 bytes of an English Wikipedia
+dump of 2006, text8 10^8 characters of its text in the letters a-z and single spaces.
 """
 
 import dataclasses
@@ -85,14 +86,14 @@ class PublishedText(Corpus):
       for _ in _verified(publication, path):
         pass
     else:
-      file = cache.build(folder / f'{publication.name}-{cache.fingerprint([path])}', lambda: _verified(publication, path),
-                         publication.name)
+      file = cache.build(folder / f'{publication.name}-{cache.fingerprint([path])}',
+                         lambda: _verified(publication, path), publication.name)
     n = os.path.getsize(file)
     ends = publication.ends
     there = {name: Tokens([(file, end - size, size)])
              for name, end, size in zip(SPLITS, ends, publication.sizes) if end <= n}
-    missing = {name: f'{str(path)!r} holds the first {n:,} bytes only, that is {" and ".join(there)}; give the whole file '
-                     f'of {ends[-1]:,} bytes' for name in SPLITS if name not in there}
+    missing = {name: f'{str(path)!r} holds the first {n:,} bytes only, that is {" and ".join(there)}; give the whole '
+                     f'file of {ends[-1]:,} bytes' for name in SPLITS if name not in there}
     super().__init__(publication.name, {name: lambda tokens=tokens: tokens for name, tokens in there.items()},
                      missing=missing)
 
@@ -152,7 +153,8 @@ def _verified(publication, path, whole=False):
     yield chunk
   if n not in ends[-1:] if whole else n not in ends:
     lengths = ', '.join(f'{end:,} ({" and ".join(SPLITS[:i + 1])})' for i, end in enumerate(ends[:-1]))
-    raise ValueError(f'{str(path)!r} holds {n:,} bytes, and {name} has {ends[-1]:,}; also taken are its first {lengths}')
+    raise ValueError(f'{str(path)!r} holds {n:,} bytes, and {name} has {ends[-1]:,}; also taken are its first '
+                     f'{lengths}')
   for split, digest, end in zip(SPLITS, digests, ends):
     expected = publication.split_sha256.get(split)
     if end <= n and expected and digest.hexdigest() != expected:
@@ -162,5 +164,5 @@ def _verified(publication, path, whole=False):
 
 
 def _differs(path, what, digest, expected):
-  return (f'{str(path)!r} is not {what}: its {digest.name} is {digest.hexdigest()}, not {expected}; the file is damaged '
-          'or another, fetch it again')
+  return (f'{str(path)!r} is not {what}: its {digest.name} is {digest.hexdigest()}, not {expected}; the file is '
+          'damaged or another, fetch it again')

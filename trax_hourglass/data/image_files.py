@@ -94,7 +94,9 @@ class Archive:
 
   @contextlib.contextmanager
   def _reader(self, names):
-    """Opens the archive for a function of a name that returns the file's bytes, to be called in the order of `names`."""
+    """Opens the archive for a function of a name that returns the file's bytes, to be called in the order of
+    `names`.
+    """
     with contextlib.ExitStack() as stack:
       if zipfile.is_zipfile(self.path):
         yield stack.enter_context(zipfile.ZipFile(self.path)).read
@@ -143,7 +145,8 @@ def _unpacked(packed, path):
     unpacked.seek(0)
   except OSError as error:
     unpacked.close()
-    raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): free '
+    raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): '
+                     'free '
                      'space there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
   return unpacked
 
@@ -183,8 +186,8 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
       raise ValueError(f'image {where!r} {error}') from error
     if image.size != (size, size):
       if other_sizes == 'error':
-        raise ValueError(f'image {where!r} is {image.width} x {image.height} (width x height), where {size} x {size} is '
-                         'wanted')
+        raise ValueError(f'image {where!r} is {image.width} x {image.height} (width x height), where {size} x {size} '
+                         'is wanted')
       image, n_resized = _to_size(image, size), n_resized + 1
     yield np.asarray(image)[None]
   if changed := {mode: n for mode, n in modes.items() if n}:

@@ -16,8 +16,8 @@ _CHOICES = {'other_sizes': ('resize', 'error'), 'corrupt': ('error', 'skip')}
 class ImageFolder(Corpus):
   """The images below a folder, at one size, in the order of their names.
 
-  Subfolders named train, valid (or validation, val) and test are the splits. Without a subfolder named train, the images
-  are shared out by the rules of splits.py: 90 % train, 5 % valid, 5 % test.
+  Subfolders named train, valid (or validation, val) and test are the splits. Without a subfolder named train, the
+  images are shared out by the rules of splits.py: 90 % train, 5 % valid, 5 % test.
   """
   unit = 'dim'
 
@@ -27,14 +27,14 @@ class ImageFolder(Corpus):
     Args:
       path: the folder, or a .zip or .tar of it; required.
       size: side of all images in pixels; required.
-      other_sizes: what to do with images of another size: 'resize' scales the shorter side (Lanczos) and cuts the longer
-        one on both ends alike; 'error'.
+      other_sizes: what to do with images of another size: 'resize' scales the shorter side (Lanczos) and cuts the
+        longer one on both ends alike; 'error'.
       corrupt: what to do with images that cannot be read, 'error' or 'skip'.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a split: an
-        image cannot be read or has another size (unless arguments allow it), or the cache cannot be written.
+      ValueError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a
+        split: an image cannot be read or has another size (unless arguments allow it), or the cache cannot be written.
     """
     if path is None:
       raise ValueError("no folder of images is named: give ImageFolder.path = 'FOLDER'")
@@ -50,7 +50,8 @@ class ImageFolder(Corpus):
       key = cache.fingerprint(source.files, split, size, other_sizes, corrupt)
       return image_tokens.flat_file(
           cache.folder(cache_dir) / f'images-{split}-{key}',
-          lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size, f'{source.path} {split}')
+          lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size,
+          f'{source.path} {split}')
 
     super().__init__(str(path), {split: lambda split=split: tokens(split) for split in SPLITS if by_split.get(split)},
                      missing={split: f'no image of it is in {str(path)!r}; add some' for split in SPLITS})

@@ -51,7 +51,9 @@ def from_planes(rows, size):
 
 
 def averaged(images, size):
-  """Returns uint8 (N, size, size, 3), each pixel the rounded mean of a square of (N, S, S, 3); other images as they are."""
+  """Returns uint8 (N, size, size, 3), each pixel the rounded mean of a square of (N, S, S, 3); other images as they
+  are.
+  """
   factor, rest = divmod(images.shape[1], size)
   if factor == 1 or rest:
     return images

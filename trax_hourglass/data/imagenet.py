@@ -1,9 +1,9 @@
 """Downsampled ImageNet, of which there are two that must not be compared: each has a class of its own.
 
-van den Oord et al. 2016 (arXiv 1601.06759): 1,281,149 training and 49,999 validation images, the one of the paper and its
-rivals, in TFDS as `downsampled_imagenet`. Chrabaszcz et al. 2017 (arXiv 1707.08819): 1,281,167 and 50,000 images scaled with
-a smoother filter, which gives lower bits per dim, as .npz with labels. Neither has a test split; results are
-reported on the validation images, here `valid`.
+van den Oord et al. 2016 (arXiv 1601.06759): 1,281,149 training and 49,999 validation images, the one of the paper and
+its rivals, in TFDS as `downsampled_imagenet`. Chrabaszcz et al. 2017 (arXiv 1707.08819): 1,281,167 and 50,000 images
+scaled with a smoother filter, which gives lower bits per dim, as .npz with labels. Neither has a test split; results
+are reported on the validation images, here `valid`.
 """
 
 import functools
@@ -55,15 +55,15 @@ class VanDenOordImagenet(_Imagenet):
 
     Args:
       size: 32 or 64, side of the images.
-      path: folder that holds, for each split wanted, images as `train_32x32` and `valid_32x32`: a folder of .png, a .zip or
-        .tar of it, or a .npz with one array (N, S, S, 3); or a .zip or .tar with the two folders. None takes them from TFDS,
-        whose own download is gone: it must be prepared.
+      path: folder that holds, for each split wanted, images as `train_32x32` and `valid_32x32`: a folder of .png, a
+        .zip or .tar of it, or a .npz with one array (N, S, S, 3); or a .zip or .tar with the two folders. None takes
+        them from TFDS, whose own download is gone: it must be prepared.
       data_dir: TFDS's folder; None for TFDS's own choice.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the newer data set, TFDS
-        has not prepared it, or the cache cannot be written.
+      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the newer data set,
+        TFDS has not prepared it, or the cache cannot be written.
     """
     _check_size(size)
     if path is None:
@@ -85,8 +85,8 @@ class ChrabaszczImagenet(_Imagenet):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the older data set, or
-        the cache cannot be written.
+      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the older data set,
+        or the cache cannot be written.
     """
     _check_size(size)
     if path is None:
@@ -101,8 +101,8 @@ class ChrabaszczImagenet(_Imagenet):
       progress.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
                    f'{str(path)!r}, and train is made of the others')
     if not files:
-      raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the .npz '
-                       'files of image-net.org')
+      raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the '
+                       '.npz files of image-net.org')
 
     def arrays(split):
       for file in files[split]:
@@ -110,7 +110,8 @@ class ChrabaszczImagenet(_Imagenet):
           raise ValueError(f'{str(file)!r} holds no labels, so it is not of the newer ImageNet (Chrabaszcz)')
         for rows in _rows(file, 'data.npy'):
           if rows.shape[1:] != (3 * size * size,):
-            raise ValueError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check size')
+            raise ValueError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check '
+                             'size')
           yield image_tokens.from_planes(rows, size)
 
     super().__init__(_CHRABASZCZ, size, path, {split: functools.partial(arrays, split) for split in files},
@@ -129,8 +130,8 @@ def _counted(arrays, name, authors, split):
     yield array
   for others, counts in _N_IMAGES.items():
     if others != authors and n == counts[split]:
-      raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not be '
-                       'mixed')
+      raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not '
+                       'be mixed')
   if n != _N_IMAGES[authors][split]:
     progress.say(f'{name} {split}: {n:,} images, of the {_N_IMAGES[authors][split]:,} that are published')
 
@@ -175,16 +176,16 @@ def _older_files(path, size):
         arrays[split] = functools.partial(image_files.arrays, source, names, size)
         looked_at += source.files
   if not arrays:
-    raise ValueError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, .tar '
-                     'or .npz: give the folder they are in')
+    raise ValueError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, '
+                     '.tar or .npz: give the folder they are in')
   return arrays, cache.fingerprint(looked_at)
 
 
 def _older_npz(file):
   names = _members(file)
   if len(names) != 1:
-    raise ValueError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with labels '
-                     'it is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
+    raise ValueError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with '
+                     'labels it is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
   yield from _rows(file, names[0])
 
 

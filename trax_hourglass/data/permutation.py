@@ -1,8 +1,8 @@
 """A random order of n things in no memory: where one of them goes is computed alone.
 
-A Feistel network over the smallest domain of 2^(2b) numbers that holds n, whose rounds mix one half of b bits into the other
-by a hash (so that it is a bijection, whatever the hash); a number that comes out at n or above goes through again until it
-is below ("cycle walking", Black and Rogaway 2002), which takes 4 turns at most on average.
+A Feistel network over the smallest domain of 2^(2b) numbers that holds n, whose rounds mix one half of b bits into the
+other by a hash (so that it is a bijection, whatever the hash); a number that comes out at n or above goes through again
+until it is below ("cycle walking", Black and Rogaway 2002), which takes 4 turns at most on average.
 """
 
 import numpy as np

@@ -72,7 +72,9 @@ class Prefetched:
 
 
 class _Line:
-  """The thread and the batches that are ready. It does not know the object it works for, so that one can be forgotten."""
+  """The thread and the batches that are ready. It does not know the object it works for, so that one can be
+  forgotten.
+  """
 
   def __init__(self, batches, depth):
     self._ready, self._depth = collections.deque(), depth

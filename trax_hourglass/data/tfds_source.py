@@ -51,8 +51,9 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
     data = made.as_dataset(split=split, shuffle_files=False)
   data = data.map(lambda example: change(example[feature]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   try:
-    yield from tqdm.tqdm(data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(), desc=f'{made.name} {split}', unit='example',
-                         leave=False, file=sys.stderr, disable=not sys.stderr.isatty())
+    yield from tqdm.tqdm(
+        data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(), desc=f'{made.name} {split}', unit='example', leave=False,
+        file=sys.stderr, disable=not sys.stderr.isatty())
   except tf.errors.OpError as error:
     reason = (error.message or type(error).__name__).split('}} ')[-1]  # Without the node of TensorFlow's graph.
     raise ValueError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is '

@@ -1,9 +1,9 @@
 """Wiki-40B, English (Guo et al. 2020), through TensorFlow Datasets, as bytes or as SentencePiece pieces.
 
-The articles of a split stand behind each other in the order of TFDS's files, each as it is published: it begins with a line
-break and the line `_START_ARTICLE_`, followed by the title, sections and paragraphs behind markers of the same form, and
-within a paragraph `_NEWLINE_` stands for a line break. The markers are left as they are, since bits per byte of a text made
-over could not be compared with anyone's, and they are all the separation that articles need.
+The articles of a split stand behind each other in the order of TFDS's files, each as it is published: it begins with a
+line break and the line `_START_ARTICLE_`, followed by the title, sections and paragraphs behind markers of the same
+form, and within a paragraph `_NEWLINE_` stands for a line break. The markers are left as they are, since bits per byte
+of a text made over could not be compared with anyone's, and they are all the separation that articles need.
 """
 
 import os
@@ -19,7 +19,8 @@ from trax_hourglass.data.corpus import Tokens
 _NAME = 'wiki40b/en'
 _TFDS_SPLITS = {'train': 'train', 'valid': 'validation', 'test': 'test'}
 _BY_HAND = ('prepare it where there is a network, by python -c "import tensorflow_datasets as tfds; '
-            'tfds.builder(\'wiki40b/en\', data_dir=\'FOLDER\').download_and_prepare()", copy the folder here, and name it '
+            'tfds.builder(\'wiki40b/en\', data_dir=\'FOLDER\').download_and_prepare()", copy the folder here, and name '
+            'it '
             "by Wiki40b.data_dir = 'FOLDER'")
 
 
@@ -64,7 +65,8 @@ def _read_model(path):
   try:
     content = pathlib.Path(path).expanduser().read_bytes()
   except OSError as error:
-    raise ValueError(f'SentencePiece model {str(path)!r} cannot be read ({error.strerror}): give a .model file') from error
+    raise ValueError(
+        f'SentencePiece model {str(path)!r} cannot be read ({error.strerror}): give a .model file') from error
   try:
     model = tensorflow_text.SentencepieceTokenizer(content, out_type=tf.int32)
     return model, int(model.vocab_size())

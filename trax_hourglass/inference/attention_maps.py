@@ -1,7 +1,7 @@
 """Attention weights for looking at.
 
-Attention never holds them (tiled_attention.py), so a model for looking at works them out beside its outputs: attention to values
-that are one-hot gives its weights.
+Attention never holds them (tiled_attention.py), so a model for looking at works them out beside its outputs: attention
+to values that are one-hot gives its weights.
 """
 
 import collections
@@ -20,15 +20,15 @@ def attention_maps(make_model, weights, tokens):
   """Returns what the vectors of each stack attend to, for a model with relative attention.
 
   Args:
-    make_model: function (mode, vanilla_attention, shortened_attention) -> Hourglass, such as `Hourglass` itself with its
-      other arguments bound by gin, or `run_directory.setting('model')` of an opened run.
+    make_model: function (mode, vanilla_attention, shortened_attention) -> Hourglass, such as `Hourglass` itself with
+      its other arguments bound by gin, or `run_directory.setting('model')` of an opened run.
     weights: the model's weights.
     tokens: (B, L), L a few hundred at most: all maps exist at a time.
 
   Returns:
     {total shorten factor k: [weights (B, H, L/k, L/k), one array a block, in the order in which they run]}; row i holds
-    what query i gives to each key, and sums to 1. L is rounded up to whole groups. Stacks of both sides are in one list, the
-    ones before shortening first.
+    what query i gives to each key, and sums to 1. L is rounded up to whole groups. Stacks of both sides are in one
+    list, the ones before shortening first.
   """
   seen = collections.defaultdict(list)
   watched = lambda spec, tokens_per_vector: Watched(spec, tokens_per_vector, seen)
@@ -55,7 +55,8 @@ class Watched(attention_lib.RelativeAttention):
     parts = []
     for first in range(0, n, width):  # Values are as wide as a head.
       one_hot = jnp.eye(n, width, -first, dtype=q.dtype)[None, :, None]
-      parts.append(attention.relative_attention(q, k, jnp.broadcast_to(one_hot, q.shape), e, context_bias, location_bias))
+      parts.append(
+          attention.relative_attention(q, k, jnp.broadcast_to(one_hot, q.shape), e, context_bias, location_bias))
     maps = jnp.concatenate(parts, axis=-1)[..., :n].swapaxes(1, 2)
     jax.debug.callback(lambda x: self._seen[self._unit].append(np.asarray(x)), maps, ordered=True)
     return super()._all(q, keys, context_bias, location_bias)

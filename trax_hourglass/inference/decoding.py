@@ -4,9 +4,9 @@
     for sample in sampler.sample([b'Once upon', b'A much longer beginning'], length=200, seed=1):
       print(bytes(sample.tokens))
 
-Sequences of a batch step together, whatever the lengths of their prompts: all begin at step 0, the shortest prompt decides
-how much the first pass takes, and where a prompt is longer its tokens are forced in the loop. So groups of all sequences
-complete at the same steps, and what runs once per group runs for all at once.
+Sequences of a batch step together, whatever the lengths of their prompts: all begin at step 0, the shortest prompt
+decides how much the first pass takes, and where a prompt is longer its tokens are forced in the loop. So groups of all
+sequences complete at the same steps, and what runs once per group runs for all at once.
 
 The token at position p of sequence i is drawn with a key made of (seed, i, p): a sequence does not depend on its
 neighbours, or on how many there are.
@@ -48,8 +48,8 @@ class Choice:
 
   def __post_init__(self):
     if not 0.0 <= self.temperature < float('inf'):
-      raise ValueError(f'temperature is {self.temperature}: give 0 for the most probable token, 1 for the model as it is, '
-                       'or what logits shall be divided by')
+      raise ValueError(f'temperature is {self.temperature}: give 0 for the most probable token, 1 for the model as it '
+                       'is, or what logits shall be divided by')
     if self.top_k is not None and self.top_k < 1:
       raise ValueError(f'top_k is {self.top_k}: give the number of most probable tokens to choose from, at least 1')
     if not 0.0 < self.top_p <= 1.0:
@@ -145,7 +145,8 @@ class Sampler:
     if not prompts or length < 1:
       raise ValueError(f'{len(prompts)} prompts and {length} tokens to write: give at least one of each')
     if longest + length > self._model.max_length:
-      raise ValueError(f'a prompt of {longest} tokens and {length} more are over the maximum of {self._model.max_length}: '
+      raise ValueError(f'a prompt of {longest} tokens and {length} more are over the maximum of '
+                       f'{self._model.max_length}: '
                        'shorten one of them or build the model with a larger Hourglass.max_length')
     return self._stream(prompts, length, seed, first_sequence)
 
@@ -158,7 +159,8 @@ class Sampler:
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.PRNGKey(seed)))(
         first_sequence + jnp.arange(batch, dtype=jnp.uint32))
     beginning = np.concatenate([np.full((batch, 1), START, np.int32), forced[:, :n_before]], axis=1)
-    carry, *first = self._first(self._weights, self._cast(self._model.start(batch)), beginning, keys, forced[:, n_before])
+    start = self._cast(self._model.start(batch))
+    carry, *first = self._first(self._weights, start, beginning, keys, forced[:, n_before])
 
     yield self._pieces([x[:, None] for x in first], n_before, prompts, ends)
     position = n_before + 1
@@ -287,8 +289,8 @@ def score(model, texts):
     raise ValueError('there is nothing to score: give texts of at least one token each')
   longest = max(map(len, texts))
   if model.max_length is not None and longest > model.max_length:
-    raise ValueError(f'a text of {longest} tokens is longer than the maximum of {model.max_length}: build the model with a '
-                     'larger Hourglass.max_length')
+    raise ValueError(f'a text of {longest} tokens is longer than the maximum of {model.max_length}: build the model '
+                     'with a larger Hourglass.max_length')
   padded = np.zeros((len(texts), min(1 << (longest - 1).bit_length(), model.max_length or 1 << 62)), np.int32)
   for row, text in zip(padded, texts):
     row[:len(text)] = text
@@ -303,7 +305,9 @@ _compiled = weakref.WeakKeyDictionary()  # Of a model; it would keep weights ali
 
 
 def _log_probs(model, shape):
-  """Returns the compiled function (weights, state, inputs, targets of that shape) -> log-probabilities of the targets."""
+  """Returns the compiled function (weights, state, inputs, targets of that shape) -> log-probabilities of the
+  targets.
+  """
   if model not in _compiled:
     _compiled[model] = functools.lru_cache(maxsize=16)(functools.partial(_compile_log_probs, weakref.ref(model)))
   return _compiled[model](shape)

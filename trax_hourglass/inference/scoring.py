@@ -1,7 +1,7 @@
 """Bits per byte or dimension of a model on held-out data, over all devices of all hosts.
 
-A bit is a factor of 2 in probability: the mean of -log2 p(token) over all tokens. How much context a token is scored with
-is told by windows, see inference/windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
+A bit is a factor of 2 in probability: the mean of -log2 p(token) over all tokens. How much context a token is scored
+with is told by windows, see inference/windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from trax_hourglass.layers import loss
 from trax_hourglass.runtime.checks import check_vocabulary
 from trax_hourglass.runtime import sharding as mesh_lib
 
-# Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the authors'
-# code does. Images are scored whole in all of them.
+# Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the
+# authors' code does. Images are scored whole in all of them.
 PROTOCOLS = {'paper': (4096, 128), 'ablation': (2048, 2048), 'notebook': (6912, 128)}
 
 
@@ -85,7 +85,8 @@ class Scorer:
       weights: the model's; on the mesh, or the same on all hosts.
       state: the model's, likewise.
       data: a split, with `len` and `read(start, length)`, and `example_length` where it is made of examples.
-      batch_size: B; does not change the result but for rounding. Rows without tokens fill it up to the number of devices.
+      batch_size: B; does not change the result but for rounding. Rows without tokens fill it up to the number of
+        devices.
       length: L.
       stride: tokens that windows move by; None for L, windows without context.
       max_tokens: score only so many; None for all.

@@ -1,9 +1,10 @@
 """Windows that score each token of a split exactly once, most of them with context from before.
 
 A window is `length` tokens, and the next one begins `stride` tokens later. All but the first score their last `stride`
-tokens, each of which so has at least `length - stride` tokens of context; the first scores all of its own. With a stride
-of the length windows lie behind each other and score all they hold. Examples of fixed length, such as images, are each a
-text of their own. What is missing of a last window is filled up at its end, where a causal model cannot see it.
+tokens, each of which so has at least `length - stride` tokens of context; the first scores all of its own. With a
+stride of the length windows lie behind each other and score all they hold. Examples of fixed length, such as images,
+are each a text of their own. What is missing of a last window is filled up at its end, where a causal model cannot see
+it.
 
 Letters: L tokens of a window, S scored tokens of a window, W windows, B rows of a batch, H hosts.
 """
@@ -75,15 +76,16 @@ def sizes(length, stride=None, example_length=None):
     if not isinstance(value, int) or value < 1:
       raise ValueError(f'{name} is {value!r}: give a whole number above 0')
   if stride > length:
-    raise ValueError(f'stride {stride} is larger than the window of {length} tokens, so tokens would be left out: give at '
-                     f'most {length}')
+    raise ValueError(f'stride {stride} is larger than the window of {length} tokens, so tokens would be left out: give '
+                     f'at most {length}')
   if example_length is not None and example_length <= length:
     return example_length, example_length
   return length, stride
 
 
 def plan(n_tokens, length, stride, example_length=None):
-  """Returns the Windows of a split in groups: those that score all their tokens, then, if there are any, those with context.
+  """Returns the Windows of a split in groups: those that score all their tokens, then, if there are any, those with
+  context.
 
   Args:
     n_tokens: tokens of the split, at least 1.

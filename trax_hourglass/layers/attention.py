@@ -66,7 +66,8 @@ class RelativeAttention(base.Layer):
   def init_weights_and_state(self, input_signature):
     self.weights = _affine_maps(5, self._spec.d_model, self.rng)
     if self._spec.decodes:
-      self.state = _empty(self._spec, self._n_groups * self._keys_per_group, input_signature[0], self._queries_per_group)
+      self.state = _empty(self._spec, self._n_groups * self._keys_per_group, input_signature[0],
+                          self._queries_per_group)
 
   def forward(self, inputs):
     queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
@@ -135,8 +136,8 @@ class RotaryAttention(base.Layer):
       ValueError: heads of odd width; rotation takes pairs.
     """
     if spec.d_model // spec.n_heads % 2:
-      raise ValueError(f'heads are {spec.d_model // spec.n_heads} wide (d_model {spec.d_model} over {spec.n_heads} heads): '
-                       'rotary positions need an even width')
+      raise ValueError(f'heads are {spec.d_model // spec.n_heads} wide (d_model {spec.d_model} over {spec.n_heads} '
+                       'heads): rotary positions need an even width')
     super().__init__(name=f'RotaryAttention_{spec.n_heads}_heads')
     self._spec = spec
     self._tokens_per_vector = tokens_per_vector

@@ -31,7 +31,9 @@ def FeedForward(spec):
 
 
 def FeedForwardAlone(spec):
-  """The same outside of a stack, where only a loop over parts of a sequence keeps memory small: (B, L, D) -> (B, L, D)."""
+  """The same outside of a stack, where only a loop over parts of a sequence keeps memory small: (B, L, D) -> (B, L,
+  D).
+  """
   if spec.mode != 'train' or spec.dropout_shared_axes:  # Halves would not share the fate of an activation.
     return FeedForward(spec)
   return Halved(FeedForward(spec), spec.recompute)

@@ -34,10 +34,11 @@ _rows.defvjp(_forward, _backward)
 
 
 class Embedding(tl.Embedding):
-  """Trax's Embedding, whose gradient is added up in float32 whatever the type of activations: tokens (B, L) -> (B, L, D).
+  """Trax's Embedding, whose gradient is added up in float32 whatever the type of activations: tokens (B, L) -> (B, L,
+  D).
 
-  A byte that occurs a thousand times in a batch has a thousand terms in the gradient of its row. Added one after the other in
-  bfloat16, which has 8 bits, most of them would be rounded away.
+  A byte that occurs a thousand times in a batch has a thousand terms in the gradient of its row. Added one after the
+  other in bfloat16, which has 8 bits, most of them would be rounded away.
   """
 
   def forward(self, tokens):

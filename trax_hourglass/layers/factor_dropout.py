@@ -1,14 +1,14 @@
 """Shorten factor dropout (paper, section 4.1): each training step draws one of several hierarchies.
 
-`2@1 8@2|3 2@1` shortens by 2 or by 3. All alternatives are in one compiled step, behind a `lax.switch`, and a step does the
-work of the one that it draws; what is at token level is compiled once. Every alternative fills vectors up to a multiple of
-its own factor, so nothing is spent on a common multiple. With resampling whose weights do not depend on the factor one
-set of weights serves them all; it has the names, shapes and order of any alternative alone, and runs, scores and samples as
-that.
+`2@1 8@2|3 2@1` shortens by 2 or by 3. All alternatives are in one compiled step, behind a `lax.switch`, and a step does
+the work of the one that it draws; what is at token level is compiled once. Every alternative fills vectors up to a
+multiple of its own factor, so nothing is spent on a common multiple. With resampling whose weights do not depend on the
+factor one set of weights serves them all; it has the names, shapes and order of any alternative alone, and runs, scores
+and samples as that.
 
-Memory, since a switch has room for what the backward pass of any of its branches keeps: the sum over the alternatives of
-what lies below the first shortening. For 2@1 4@2|3 2@1 at width 128 and 768 tokens that is 1.37 times the temporary bytes of
-2@1 4@2 2@1. Where `accumulate` cuts a batch into parts, each part draws.
+Memory, since a switch has room for what the backward pass of any of its branches keeps: the sum over the alternatives
+of what lies below the first shortening. For 2@1 4@2|3 2@1 at width 128 and 768 tokens that is 1.37 times the temporary
+bytes of 2@1 4@2 2@1. Where `accumulate` cuts a batch into parts, each part draws.
 
 Letters: B batch, L tokens, K total factor of the deepest level, D model width.
 """

@@ -1,8 +1,8 @@
 """What runs once per group of K vectors: everything below a shortening, and an upsampling that looks at x' alone.
 
-In modes 'train' and 'eval' that is no more than a Serial. In mode 'predict' vectors come one at a time, a group completes
-with every K-th of them, and the layers inside run then, under a `lax.cond`, and not at all in between; what they gave is
-kept and serves until the next group completes. The first call may hold any number of vectors.
+In modes 'train' and 'eval' that is no more than a Serial. In mode 'predict' vectors come one at a time, a group
+completes with every K-th of them, and the layers inside run then, under a `lax.cond`, and not at all in between; what
+they gave is kept and serves until the next group completes. The first call may hold any number of vectors.
 
 Group i is complete with vector iK: it holds the K vectors iK - K + 1 .. iK (zeros before the first), which is what the
 shift by K - 1 comes to, and serves positions iK .. iK + K - 1.

@@ -159,7 +159,9 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
 
 
 def _attend(spec, tokens_per_vector, **geometry):
-  """Attention and feed-forward of a resampling, with their residuals: (queries (B, Q, D), keys (B, K, D)) -> (B, Q, D)."""
+  """Attention and feed-forward of a resampling, with their residuals: (queries (B, Q, D), keys (B, K, D)) -> (B, Q,
+  D).
+  """
   return [
       blocks.WithBiases(spec, n_inputs=2),                                        # queries, keys, biases
       tl.Residual(RelativeAttention(spec, tokens_per_vector, **geometry), blocks.Dropout(spec)),  # queries

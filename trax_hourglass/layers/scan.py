@@ -21,8 +21,8 @@ _HALVES = 2
 class Scanned(base.Layer):
   """N copies of a block behind each other: (x (B, L, D), what all blocks share ...) -> (B, L, D).
 
-  The block maps (x, shared ...) to a new x. Weights and states are the block's with a leading axis N, first block first; in
-  mode 'predict' the state is a tuple of the N blocks' states, and weights may also come as `Unstacked`.
+  The block maps (x, shared ...) to a new x. Weights and states are the block's with a leading axis N, first block
+  first; in mode 'predict' the state is a tuple of the N blocks' states, and weights may also come as `Unstacked`.
   """
 
   def __init__(self, block, n_blocks, recompute, decodes=False):
@@ -81,8 +81,8 @@ class Scanned(base.Layer):
 def init_pattern(layer, input_signature, rng):
   """Returns new weights and state of a layer that another one hands them to each time, as `pure_fn` takes them.
 
-  The layer itself would hold on to what it was initialised with, whatever becomes of the other's weights, so that memory for
-  it is never free again. It keeps shapes only.
+  The layer itself would hold on to what it was initialised with, whatever becomes of the other's weights, so that
+  memory for it is never free again. It keeps shapes only.
   """
   weights, state = layer.init(input_signature, rng=rng)
   layer.weights = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), weights)
@@ -119,9 +119,9 @@ def _blocks(tree, n):
 class Halved(base.Layer):
   """A layer whose vectors do not see each other, half by half: (B, L, D) -> (B, L, D); its weights are that layer's.
 
-  Activations so exist for one half at a time. Outside of a loop XLA takes what the backward pass makes again for what the
-  forward pass has made, and keeps it in between. A resampling has one feed-forward layer only; a loop over halves is one that
-  stays.
+  Activations so exist for one half at a time. Outside of a loop XLA takes what the backward pass makes again for what
+  the forward pass has made, and keeps it in between. A resampling has one feed-forward layer only; a loop over halves
+  is one that stays.
   """
 
   def __init__(self, layer, recompute):
@@ -146,7 +146,8 @@ class Halved(base.Layer):
       half, rng = half_and_rng
       return None, self._layer.pure_fn(half, self.weights, self.state, rng)[0]
 
-    halves = jnp.pad(x, ((0, 0), (0, _HALVES * half - length), (0, 0))).reshape(n_rows, _HALVES, half, width).swapaxes(0, 1)
+    padded = jnp.pad(x, ((0, 0), (0, _HALVES * half - length), (0, 0)))
+    halves = padded.reshape(n_rows, _HALVES, half, width).swapaxes(0, 1)
     rngs = fastmath.random.split(self.rng, _HALVES)
     _, halves = jax.lax.scan(recomputed(step, self._recompute), None, (halves, rngs))
     return halves.swapaxes(0, 1).reshape(n_rows, -1, width)[:, :length]

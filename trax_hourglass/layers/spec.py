@@ -54,7 +54,8 @@ class BlockSpec:
     if self.recompute not in recompute_lib.CHOICES:
       raise ValueError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
     if self.attention_form not in attention.FORMS:
-      raise ValueError(f'attention_form is {self.attention_form!r}: choose one of {", ".join(map(repr, attention.FORMS))}')
+      raise ValueError(f'attention_form is {self.attention_form!r}: choose one of '
+                       f'{", ".join(map(repr, attention.FORMS))}')
     if self.mode not in MODES:
       raise ValueError(f'mode is {self.mode!r}: choose one of {", ".join(map(repr, MODES))}')
 

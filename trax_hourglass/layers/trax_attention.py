@@ -1,7 +1,7 @@
 """Trax's own attention layers as plug-ins of an Hourglass.
 
-They are of two kinds, told apart by how many arrays they take: x -> x, causal by themselves, such as `CausalAttention` or
-LSH attention; and (q, k, v, mask) -> (x, mask), `AttentionQKV`, which is handed a causal mask.
+They are of two kinds, told apart by how many arrays they take: x -> x, causal by themselves, such as `CausalAttention`
+or LSH attention; and (q, k, v, mask) -> (x, mask), `AttentionQKV`, which is handed a causal mask.
 
 Letters: B batch, L vectors of a level, D model width.
 """
@@ -44,11 +44,13 @@ class PerSequence(base.Layer):
     super().__init__(name=f'PerSequence_{self._layer.name}', sublayers_to_print=[self._layer])
     self._length_multiple, self._mode = length_multiple, mode
     if (self._layer.n_in, self._layer.n_out) not in _KINDS:
-      raise ValueError(f'{self._layer.name} takes {self._layer.n_in} arrays and gives {self._layer.n_out}: plug in a layer '
-                       'x -> x or (q, k, v, mask) -> (x, mask)')
+      raise ValueError(f'{self._layer.name} takes {self._layer.n_in} arrays and gives {self._layer.n_out}: plug in a '
+                       'layer x -> x or (q, k, v, mask) -> (x, mask)')
 
   def check(self, d_model):
-    """Raises ValueError if the layer does not take every multiple of vectors; here, since inside a model no one reads it."""
+    """Raises ValueError if the layer does not take every multiple of vectors; here, since inside a model no one reads
+    it.
+    """
     n_vectors = 7 * self._length_multiple
     try:
       trial = PerSequence(self._make_layer, self._length_multiple, self._mode)
@@ -94,9 +96,9 @@ class PerSequence(base.Layer):
 def TraxAttention(spec, tokens_per_vector, layer=gin.REQUIRED, length_multiple=1):
   """Any attention layer of Trax in place of ours: (B, L, D) -> (B, L, D).
 
-  It must be causal, by itself or through the mask it is handed, and know of positions itself if it is to know of any. LSH
-  attention lets no vector see a later one; but which earlier ones it sees depends on how all were sorted into chunks, later
-  ones among them.
+  It must be causal, by itself or through the mask it is handed, and know of positions itself if it is to know of any.
+  LSH attention lets no vector see a later one; but which earlier ones it sees depends on how all were sorted into
+  chunks, later ones among them.
 
   Args:
     spec: the model's BlockSpec; of it, the layer's arguments of Trax's usual names are taken.
@@ -110,8 +112,8 @@ def TraxAttention(spec, tokens_per_vector, layer=gin.REQUIRED, length_multiple=1
   del tokens_per_vector
   refuse_to_predict(spec, 'TraxAttention')
   width = spec.d_model // spec.n_heads
-  arguments = dict(d_feature=spec.d_model, d_model=spec.d_model, n_heads=spec.n_heads, d_qk=width, d_v=width, causal=True,
-                   masked=False, dropout=spec.dropout, attention_dropout=spec.dropout, mode=spec.mode)
+  arguments = dict(d_feature=spec.d_model, d_model=spec.d_model, n_heads=spec.n_heads, d_qk=width, d_v=width,
+                   causal=True, masked=False, dropout=spec.dropout, attention_dropout=spec.dropout, mode=spec.mode)
   takes = _parameters(layer)
   make_layer = functools.partial(layer, **{name: value for name, value in arguments.items() if name in takes})
   plugged = PerSequence(make_layer, length_multiple, spec.mode)

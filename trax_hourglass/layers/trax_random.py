@@ -1,8 +1,9 @@
 """Stand-ins for Trax's random numbers: initial weights drawn by NumPy on the host, and keys split cheaply.
 
-Both are pure functions of Trax's PRNG keys. Initialising a Trax model runs one small JAX program for each shape of weight and traces each layer once for every
-combinator around it. Compiling and tracing take all the time: 15 s for a model of 6,000 numbers. NumPy's Philox
-generator, keyed by the same two words, needs no compilation; and a layer has to be traced only once.
+Both are pure functions of Trax's PRNG keys. Initialising a Trax model runs one small JAX program for each shape of
+weight and traces each layer once for every combinator around it. Compiling and tracing take all the time: 15 s for a
+model of 6,000 numbers. NumPy's Philox generator, keyed by the same two words, needs no compilation; and a layer has to
+be traced only once.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """Floating-point operations of a model's matrix products, counted from its own program.
 
-What a model must compute, whatever way it is computed: attention counts the pairs of query and key that a query may see,
-not what a tile holds above the diagonal, and nothing that a backward pass makes again. So it serves to compare models, and,
-over the time of a step, to say what share of a machine's arithmetic was used (MFU, arXiv 2204.02311, appendix B).
+What a model must compute, whatever way it is computed: attention counts the pairs of query and key that a query may
+see, not what a tile holds above the diagonal, and nothing that a backward pass makes again. So it serves to compare
+models, and, over the time of a step, to say what share of a machine's arithmetic was used (MFU, arXiv 2204.02311,
+appendix B).
 
 Letters: B batch, L tokens, H heads, E width of a head, Q queries, K keys.
 """
@@ -57,7 +58,8 @@ def _of_equation(equation):
   if equation.primitive.name == 'scan':
     return equation.params['length'] * inside
   if equation.primitive.name == 'while' and inside:
-    raise ValueError('a loop of the model has matrix products and ends when its condition says so: they cannot be counted')
+    raise ValueError('a loop of the model has matrix products and ends when its condition says so: they cannot be '
+                     'counted')
   return inside
 
 

@@ -2,8 +2,8 @@
 
 `N@f` is N layers on a sequence of one vector per f tokens (f is the *total* shorten factor). Factors rise from 1 to one
 deepest level and fall back through the same values; the numbers of layers on the way down and up may differ. `8@1` is
-the flat baseline. A factor may be a set to draw from in training, `2@1 8@2|3 2@1` (factor_dropout.py): such a string stands
-for several hierarchies, its `alternatives`.
+the flat baseline. A factor may be a set to draw from in training, `2@1 8@2|3 2@1` (factor_dropout.py): such a string
+stands for several hierarchies, its `alternatives`.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ def alternatives(hierarchy):
   sets = [(count, factors.split('|')) for count, _, factors in (part.partition('@') for part in hierarchy.split())]
   sizes = {len(factors) for _, factors in sets} - {1}
   if len(sizes) > 1:
-    raise ValueError(f'hierarchy {hierarchy!r} has sets of {" and ".join(map(str, sorted(sizes)))} factors: all sets of a '
-                     'hierarchy have equally many, as in 1@2|3 4@4|6 1@2|3')
+    raise ValueError(f'hierarchy {hierarchy!r} has sets of {" and ".join(map(str, sorted(sizes)))} factors: all sets '
+                     'of a hierarchy have equally many, as in 1@2|3 4@4|6 1@2|3')
   size = max(sizes, default=1)
   chosen = [' '.join(f'{count}@{factors[i % len(factors)]}' for count, factors in sets) for i in range(size)]
   for one, other in itertools.combinations(chosen, 2):

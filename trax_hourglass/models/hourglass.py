@@ -46,10 +46,11 @@ def Hourglass(vocab_size=256,
   Defaults are the paper's best for text. Weights are float32.
 
   In mode 'predict' the model is called with the beginning of a sequence and then with one token at a time, as
-  `trax.supervised.decoding` does. It does not shift: input 0 is the start token, 0, input i is token i - 1, and output i
-  is for token i, so the logits of both modes are the same row by row. What it needs of earlier calls it keeps in its state,
-  made for the batch that it was initialised with: before the first call of a new sequence, set `state` to what `init` gave.
-  With N = max_length, numbers of s bytes (4), and n(f) = ceil(N / f) vectors in a level of factor f, that is
+  `trax.supervised.decoding` does. It does not shift: input 0 is the start token, 0, input i is token i - 1, and output
+  i is for token i, so the logits of both modes are the same row by row. What it needs of earlier calls it keeps in its
+  state, made for the batch that it was initialised with: before the first call of a new sequence, set `state` to what
+  `init` gave. With N = max_length, numbers of s bytes (4), and n(f) = ceil(N / f) vectors in a level of factor f, that
+  is
 
       n_before + n_after layers at factor f        (2 B + 1) n(f) D s each, rotary attention 2 B n(f) D s
       shortening from f to K f by attention        (2 B + 1) K n(K f) D s
@@ -60,8 +61,9 @@ def Hourglass(vocab_size=256,
 
   Args:
     vocab_size: V.
-    hierarchy: layers and total shorten factors, for example '2@1 8@3 2@1'; see hierarchy.py. With sets of factors, as in
-      '2@1 8@2|3 2@1', each call in mode 'train' draws one alternative (factor_dropout.py), and other modes take the first.
+    hierarchy: layers and total shorten factors, for example '2@1 8@3 2@1'; see hierarchy.py. With sets of factors, as
+      in '2@1 8@2|3 2@1', each call in mode 'train' draws one alternative (factor_dropout.py), and other modes take the
+      first.
     d_model: D, even and a multiple of n_heads.
     d_ff: width inside feed-forward layers.
     n_heads: attention heads.
@@ -79,8 +81,8 @@ def Hourglass(vocab_size=256,
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 
   Raises:
-    ValueError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a resampling
-      whose weights depend on the factor.
+    ValueError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a
+      resampling whose weights depend on the factor.
   """
   check_plug_ins(shortening=shortening, upsampling=upsampling, vanilla_attention=vanilla_attention,
                  shortened_attention=shortened_attention, ff_activation=ff_activation)
@@ -100,14 +102,17 @@ def Hourglass(vocab_size=256,
     return blocks.Stack(spec, n_blocks, level.total_factor, attention)
 
   def from_level(*alternatives):
-    """Returns layers that map a level's vectors to themselves, through all deeper levels, of which there may be several."""
+    """Returns layers that map a level's vectors to themselves, through all deeper levels, of which there may be
+    several.
+    """
     level, *deeper = alternatives[0]
     if not deeper:
       return [stack(level, level.n_before)]                        # vecs
     valleys = [valley(*levels) for levels in alternatives]
+    factors = [levels[-1].total_factor for levels in alternatives]
     return [
         stack(level, level.n_before),                              # vecs
-        valleys[0] if len(valleys) == 1 else factor_dropout.DrawnValley(valleys, [a[-1].total_factor for a in alternatives]),
+        factor_dropout.DrawnValley(valleys, factors) if len(valleys) > 1 else valleys[0],  # vecs
         stack(level, level.n_after),                               # vecs
     ]
 
@@ -135,8 +140,8 @@ def Hourglass(vocab_size=256,
 def _valley(spec, shorten_factor, shorten, deeper, upsample):
   """Shortens, goes through the deeper levels, comes back and adds: (B, L, D) -> (B, L, D).
 
-  The shift by K - 1 is the smallest that is causal: coarse vector i is used at positions iK .. iK + K - 1, each of which
-  may know vectors up to its own, so i may hold nothing after position iK.
+  The shift by K - 1 is the smallest that is causal: coarse vector i is used at positions iK .. iK + K - 1, each of
+  which may know vectors up to its own, so i may hold nothing after position iK.
   """
   return tl.Serial(
       tl.Dup(),                                                    # vecs, residual

@@ -57,8 +57,8 @@ def from_trax(source, model):
   leaves, index, tree = _flatten(model.weights)
   slots = list(_trax_order(model, model.weights))
   if len(arrays) != len(slots):
-    raise ValueError(f'the source has {len(arrays)} weights and the model {len(slots)}: their hierarchies or layer types '
-                     'differ')
+    raise ValueError(f'the source has {len(arrays)} weights and the model {len(slots)}: their hierarchies or layer '
+                     'types differ')
 
   parts = {}
   for number, (slot, array) in enumerate(zip(slots, arrays)):
@@ -67,8 +67,8 @@ def from_trax(source, model):
     if slot.is_bias and array.shape == (1, shape[0], 1, *shape[1:]):
       array = array.reshape(shape)
     if array.shape != shape:
-      raise ValueError(f'weight {number} of the source has shape {array.shape} and the model wants {shape}: their widths '
-                       'or layer types differ')
+      raise ValueError(f'weight {number} of the source has shape {array.shape} and the model wants {shape}: their '
+                       'widths or layer types differ')
     parts.setdefault(leaf, []).append(array)
   for leaf, arrays in parts.items():
     value = arrays[0] if leaves[leaf].ndim == arrays[0].ndim else np.stack(arrays)

@@ -89,7 +89,9 @@ class LanguageModel(tl.Serial):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
 
   def n_tokens(self, state):
-    """Returns how many tokens a state of mode 'predict' has seen, int32 (); from `WithinLength`, the layer before the last two."""
+    """Returns how many tokens a state of mode 'predict' has seen, int32 (); from `WithinLength`, the layer before the
+    last two.
+    """
     return state[-3]
 
   def _check_room(self, state, n):
@@ -99,14 +101,16 @@ class LanguageModel(tl.Serial):
       return
     before = int(before)
     if before + n > self._max_length:
-      raise ValueError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a larger '
-                       'Hourglass.max_length, or begin a new sequence with the state that init gave')
+      raise ValueError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a '
+                       'larger Hourglass.max_length, or begin a new sequence with the state that init gave')
     if n > 1 and before:
       raise ValueError(f'{n} tokens at once after {before}: only the first call takes several; begin a new sequence '
                        'with the state that init gave, or give one token a call')
 
   def _check(self, inputs):
-    """Returns the tokens; raises ValueError for what no layer below would report, or only as a shape error of its own."""
+    """Returns the tokens; raises ValueError for what no layer below would report, or only as a shape error of its
+    own.
+    """
     tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
     shape = tuple(tokens.shape)
     if len(shape) != 2 or 0 in shape or not np.issubdtype(tokens.dtype, np.integer):
@@ -118,9 +122,11 @@ class LanguageModel(tl.Serial):
 
 
 class WithinLength(base.Layer):
-  """Counts the tokens of all calls and turns vectors into NaN where there was no room: (vecs (B, n, D), tokens) -> vecs.
+  """Counts the tokens of all calls and turns vectors into NaN where there was no room: (vecs (B, n, D), tokens) ->
+  vecs.
 
-  No error can be raised in compiled code, and numbers that are merely wrong would go unnoticed. State: tokens so far, int32.
+  No error can be raised in compiled code, and numbers that are merely wrong would go unnoticed. State: tokens so far,
+  int32.
   """
 
   def __init__(self, max_length):

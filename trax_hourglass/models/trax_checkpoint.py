@@ -46,7 +46,8 @@ def read_step(path):
     path: the `.pkl.gz` file.
 
   Raises:
-    ValueError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no number.
+    ValueError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no
+      number.
   """
   contents = restricted_pickle.unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None

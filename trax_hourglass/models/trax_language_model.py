@@ -13,8 +13,9 @@ from trax.layers import base
 class TraxLanguageModel(base.Layer):
   """A language model of Trax, causal and shifting its input itself: tokens (B, L) -> logits (B, L, V).
 
-  Tokens are filled up at their end to a multiple of M, which a causal model does not see. State is made anew at each call:
-  Trax's layers bind theirs to the batch and length that they were initialised with, and a language model that is trained on
+  Tokens are filled up at their end to a multiple of M, which a causal model does not see. State is made anew at each
+  call: Trax's layers bind theirs to the batch and length that they were initialised with, and a language model that is
+    trained on
   independent windows has nothing to remember. Weights are the model's own.
   """
 
@@ -52,8 +53,8 @@ class TraxLanguageModel(base.Layer):
     tokens = _tokens(inputs)
     state_rng, rng = fastmath.random.split(self.rng)
     length = tokens.shape[1]
-    # Another model of the same make: initialising the one whose weights are in use would replace them, and Trax's reversible
-    # layers can be run only when they have been initialised.
+    # Another model of the same make: initialising the one whose weights are in use would replace them, and Trax's
+    # reversible layers can be run only when they have been initialised.
     model = self._make()
     _, state = model.init(self._padded_signature(inputs), rng=state_rng)
     padded = jnp.pad(tokens, ((0, 0), (0, -length % self._length_multiple)))

@@ -1,7 +1,7 @@
 """Gives an attention a gradient of its own, and each device its own rows of the batch.
 
-Letters: B batch, H heads, P queries per group, Q queries, K keys or distances, E width of a head. See attention.py for the
-geometry.
+Letters: B batch, H heads, P queries per group, Q queries, K keys or distances, E width of a head. See attention.py for
+the geometry.
 """
 
 import functools
@@ -26,10 +26,10 @@ def with_gradient(forward, backward):
   On several devices each works out its own rows of the batch, with the masks that these rows have on a single one.
 
   Args:
-    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, tree of what backward needs
-      besides these, all with the batch as first axis).
-    backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output) ->
-      gradients of the first four.
+    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, tree of what backward
+      needs besides these, all with the batch as first axis).
+    backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output)
+      -> gradients of the first four.
   """
   @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
   def output(*args):
@@ -65,7 +65,8 @@ def with_gradient(forward, backward):
       q: queries of the content scores (B, Q, H, E), divided by sqrt(E).
       k: keys (B, K, H, E).
       v: values (B, K, H, E).
-      positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H, E)).
+      positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H,
+        E)).
       key: JAX PRNG key uint32 (2,); needed where rate > 0.
       queries_per_group: P.
       rate: dropout of attention weights, in [0, 1).

@@ -1,11 +1,12 @@
 """Causal softmax attention for NVIDIA GPUs by cuDNN's fused kernel, with the same arguments as tiled_attention.py's.
 
-cuDNN knows nothing of relative positions, but adds a bias to the scores: here the position scores, skewed to stand where
-their keys do, with the mask in them. They are Q x K numbers a head in the activations' type; content scores and weights
-never exist. cuDNN works out a gradient of a bias for a batch of one only, so all sequences of a batch go as heads of one.
+cuDNN knows nothing of relative positions, but adds a bias to the scores: here the position scores, skewed to stand
+where their keys do, with the mask in them. They are Q x K numbers a head in the activations' type; content scores and
+weights never exist. cuDNN works out a gradient of a bias for a batch of one only, so all sequences of a batch go as
+heads of one.
 
-It takes bfloat16 only. What is in float32, as initialisation and evaluation are, goes by the tiles of tiled_attention.py. Elsewhere
-than on a GPU the same formula goes through XLA, for tests.
+It takes bfloat16 only. What is in float32, as initialisation and evaluation are, goes by the tiles of
+tiled_attention.py. Elsewhere than on a GPU the same formula goes through XLA, for tests.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
 E width of a head. See attention.py for the geometry.
@@ -38,8 +39,8 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
   if on_gpu and q.dtype == jnp.float32:
     return tiled_attention.attend(q, k, v, positions, key, queries_per_group, rate)
   if on_gpu and q.shape[-1] % _WIDTHS:
-    raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; set "
-                     "Hourglass.attention_form to 'tiles' or 'pallas'")
+    raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; "
+                     "set Hourglass.attention_form to 'tiles' or 'pallas'")
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
   return sharding.on_own_rows(of_rows, attention_vjp.in_rows(positions)[:4], True)(q, k, v, positions)
 
@@ -50,10 +51,11 @@ def _attend_to(q, k, v, positions, queries_per_group, implementation):
   q, k, v = (jnp.pad(_rows_as_heads(x), ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
   bias = _bias(positions, queries_per_group, n_queries, k.shape[1], q.dtype) if positions is not None else None
   try:
-    out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None, implementation=implementation)
+    out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None,
+                                       implementation=implementation)
   except NotImplementedError as error:  # Heads that are too wide for the GPU, say.
-    raise ValueError(f"attention_form is 'cudnn', which refuses this ({error}): set Hourglass.attention_form to 'tiles' or "
-                     "'pallas'") from error
+    raise ValueError(f"attention_form is 'cudnn', which refuses this ({error}): set Hourglass.attention_form to "
+                     "'tiles' or 'pallas'") from error
   return out[:, :n_queries].reshape(n_queries, n_rows, n_heads, -1).swapaxes(0, 1)
 
 
@@ -73,4 +75,5 @@ def _bias(positions, queries_per_group, n_queries, n_keys, dtype):
   scores = positions_lib.skew(scores, keys_per_group).swapaxes(2, 3).reshape(1, -1, n_queries, n_distances)
   visible = jnp.arange(n_distances) < (jnp.arange(n_queries)[:, None] // queries_per_group + 1) * keys_per_group
   padding = ((0, 0), (0, 0), (0, n_queries % 2), (0, n_keys - n_distances))
-  return jnp.pad(jnp.where(visible, scores, attention_vjp.MASKED), padding, constant_values=attention_vjp.MASKED).astype(dtype)
+  return jnp.pad(jnp.where(visible, scores, attention_vjp.MASKED), padding,
+                 constant_values=attention_vjp.MASKED).astype(dtype)

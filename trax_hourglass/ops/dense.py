@@ -1,7 +1,7 @@
 """Affine maps, with gradients as plain products of matrices.
 
-Left to itself JAX differentiates products of (B, L, D) arrays, and XLA on a CPU then writes gradients out a second time,
-transposed, before it multiplies: elements that lie apart in memory, slower to move than to compute with.
+Left to itself JAX differentiates products of (B, L, D) arrays, and XLA on a CPU then writes gradients out a second
+time, transposed, before it multiplies: elements that lie apart in memory, slower to move than to compute with.
 
 Letters: D width of inputs, F width of outputs.
 """

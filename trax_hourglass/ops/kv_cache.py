@@ -8,11 +8,11 @@ The geometry is attention.py's: groups of P queries and A keys, one of the two b
     distances   (P, H, C, E): row d of phase p is the projected distance from the p-th query of a group to the key d places
                 before the last one that the group sees; the same for all groups. None without relative positions.
 
-Each of the three is cut along C into blocks, arrays of their own, whose ends double: 512, 1024, 2048 ... A query reads the
-blocks that hold something and no others, which a `lax.switch` chooses, so its time follows the length so far, not the
-capacity, and is at most twice what it has to be. Blocks are whole arrays because on a CPU a slice of an array is a copy, and
-reading keys is all that attention costs here. For the same reason they are written outside of the switch: XLA copies a
-block that some branches change and others pass on.
+Each of the three is cut along C into blocks, arrays of their own, whose ends double: 512, 1024, 2048 ... A query reads
+the blocks that hold something and no others, which a `lax.switch` chooses, so its time follows the length so far, not
+the capacity, and is at most twice what it has to be. Blocks are whole arrays because on a CPU a slice of an array is a
+copy, and reading keys is all that attention costs here. For the same reason they are written outside of the switch: XLA
+copies a block that some branches change and others pass on.
 
 Bytes of a cache: (2 B + P) C D s, or 2 B C D s without positions, with C keys of s bytes a number.
 
@@ -129,7 +129,9 @@ def attend(cache, n_seen, q, position=None, phase=0):
 
 
 def _from_last_key_back(rows, n_seen):
-  """Turns scores by distance, (..., C), row 0 for the last of the keys seen, into scores by key; others get anything."""
+  """Turns scores by distance, (..., C), row 0 for the last of the keys seen, into scores by key; others get
+  anything.
+  """
   n = rows.shape[-1]
   reversed_rows = jnp.pad(rows[..., ::-1], [(0, 0)] * (rows.ndim - 1) + [(0, n)])
   return jax.lax.dynamic_slice_in_dim(reversed_rows, n - n_seen, n, axis=-1)

@@ -29,8 +29,8 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
     q: queries (B, L, H, E).
     k: keys (B, L, H, E).
     v: values (B, L, H, E).
-    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0; W is how many vectors a query sees, itself among
-      them, and more than L are as good as L.
+    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0; W is how many vectors a query sees, itself
+      among them, and more than L are as good as L.
     context_bias: (H, E), c.
     location_bias: (H, E), l.
     rate: dropout of attention weights, in [0, 1).
@@ -40,7 +40,8 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   e = e[e.shape[0] - window:]
   n_blocks = -(-length // window)
   scale = float(q.shape[-1])**-0.5
-  queries = tuple(_blocks(((q + bias) * scale).astype(q.dtype), n_blocks, window) for bias in (context_bias, location_bias))
+  queries = tuple(
+      _blocks(((q + bias) * scale).astype(q.dtype), n_blocks, window) for bias in (context_bias, location_bias))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
   head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
@@ -79,8 +80,8 @@ def _with_block_before(x):
 def _skew(x):
   """Moves scores from their distance to their key: (..., W, W) -> (..., W, 2 W).
 
-  For query i of a block, place d of the distances belongs to key i + d + 1 of the two blocks. Rows lie behind each other in
-  memory, so that rows one number longer than they shall be move each by one more than the last.
+  For query i of a block, place d of the distances belongs to key i + d + 1 of the two blocks. Rows lie behind each
+  other in memory, so that rows one number longer than they shall be move each by one more than the last.
   """
   *lead, window, _ = x.shape
   x = jnp.pad(x, ((0, 0),) * (len(lead) + 1) + ((1, window),))

@@ -1,10 +1,10 @@
 """Causal softmax attention for GPUs as three Triton kernels by Pallas, with the same arguments as tiled_attention.py's.
 
-A kernel's program keeps one tile of scores in registers and walks over the others of its row or column (arXiv 2205.14135).
-Content scores it multiplies out; position scores come from memory, where one batched product put all of them, in the
-activations' type, by distance. A row's distances begin A places further left than those of the group before, so a tile
-reads rows that are skewed: an addition to the address, where other forms move the numbers. The backward pass writes the
-position scores' gradients to the same addresses, and two batched products finish it.
+A kernel's program keeps one tile of scores in registers and walks over the others of its row or column (arXiv
+2205.14135). Content scores it multiplies out; position scores come from memory, where one batched product put all of
+them, in the activations' type, by distance. A row's distances begin A places further left than those of the group
+before, so a tile reads rows that are skewed: an addition to the address, where other forms move the numbers. The
+backward pass writes the position scores' gradients to the same addresses, and two batched products finish it.
 
 Elsewhere than on a GPU the kernels are interpreted, one operation after the other: slow, for tests.
 
@@ -58,7 +58,8 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
   queries = [(padded, of_tile[0]), (d_out, of_tile[0]), (log_total, of_tile[1]), (inner, of_tile[1])]
   if positions is None:
     d_positions = None
-    dq, = _call(pallas_kernels.query_gradients, tiling, tiling.n_query_tiles, (like(padded),), of_tile[:1], *queries, *others)
+    dq, = _call(pallas_kernels.query_gradients, tiling, tiling.n_query_tiles, (like(padded),), of_tile[:1], *queries,
+                *others)
   else:
     zeros = jnp.zeros((*padded.shape[:2], q.shape[1] * k.shape[1]), q.dtype)  # Distances that no key has stay so.
     dq, d_scores = _call(pallas_kernels.query_gradients, tiling, tiling.n_query_tiles, (like(padded), like(zeros)),

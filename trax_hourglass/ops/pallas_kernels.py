@@ -1,11 +1,11 @@
 """The bodies of pallas_attention.py's kernels: what one program does with its tiles of scores.
 
-A program is for one row of the batch and one head. References (G, E) are of its tile, (Q, E) of all queries padded to whole
-tiles, (K, E) of all keys likewise; position scores are a flat (Q K,), unpadded. References that are None are of attentions
-without positions, or without dropout.
+A program is for one row of the batch and one head. References (G, E) are of its tile, (Q, E) of all queries padded to
+whole tiles, (K, E) of all keys likewise; position scores are a flat (Q K,), unpadded. References that are None are of
+attentions without positions, or without dropout.
 
-Letters: M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances, E width of a head; a tile
-is of G queries and C keys.
+Letters: M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances, E width of a head;
+a tile is of G queries and C keys.
 """
 
 import jax
@@ -64,7 +64,8 @@ def query_gradients(tiling, q_ref, d_out_ref, log_total_ref, inner_ref, k_ref, v
   dq_ref[...] = dq.astype(dq_ref.dtype)
 
 
-def key_gradients(tiling, q_ref, d_out_ref, log_total_ref, inner_ref, k_ref, v_ref, scores_ref, key_ref, dk_ref, dv_ref):
+def key_gradients(tiling, q_ref, d_out_ref, log_total_ref, inner_ref, k_ref, v_ref, scores_ref, key_ref, dk_ref,
+                  dv_ref):
   """Gradients (C, E) of a tile's keys and of its values."""
   row, span = pl.program_id(0), pl.program_id(2)
   k, v = k_ref[...], v_ref[...]
@@ -107,8 +108,8 @@ class _Place:
   def addresses(self):
     """Where in the flat position scores of all queries and distances those of the tile stand, (G, C).
 
-    What does not exist stands behind the end: rows overlap, and an interpreted store of one lane that is masked puts back
-    what another lane has just replaced.
+    What does not exist stands behind the end: rows overlap, and an interpreted store of one lane that is masked puts
+    back what another lane has just replaced.
     """
     tiling = self._tiling
     distances = self._columns + tiling.keys_per_group * (tiling.n_groups - 1 - self._groups)

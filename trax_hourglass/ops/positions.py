@@ -1,7 +1,7 @@
 """Relative and rotary positions of queries and keys.
 
-Letters: B batch, L vectors of a level, H heads, M groups, P queries per group, A keys per group, K = M A keys, D model width,
-E width of a head. See attention.py for the geometry.
+Letters: B batch, L vectors of a level, H heads, M groups, P queries per group, A keys per group, K = M A keys, D model
+width, E width of a head. See attention.py for the geometry.
 """
 
 import jax

@@ -1,8 +1,8 @@
 """Random keys of a model's layers by one multiplication and one addition.
 
 Every Trax combinator splits its key among its layers. With JAX's generator, built to withstand any statistical test,
-that is a hundred operations each time, and the splits became most of the program that XLA has to compile. Keys that only
-tell one dropout mask from another do not need it: what is drawn with a key is a hash of it (dropout.py).
+that is a hundred operations each time, and the splits became most of the program that XLA has to compile. Keys that
+only tell one dropout mask from another do not need it: what is drawn with a key is a hash of it (dropout.py).
 """
 
 import functools
@@ -32,7 +32,8 @@ def split(key, num=2):
   """Returns `num` keys made from one: uint32 (2,) -> (num, 2).
 
   Key i is an affine map of each word, modulo 2**32, whose odd factor and summand belong to i. Such maps do not commute:
-  the second layer within the third is not the third within the second. Factors and summands are constants of the program.
+  the second layer within the third is not the third within the second. Factors and summands are constants of the
+  program.
   """
   factors, summands = _affine_maps(num)
   return key * factors + summands

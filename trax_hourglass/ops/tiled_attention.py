@@ -1,19 +1,19 @@
 """Causal softmax attention in tiles of scores: exact, and nothing of size L x L ever exists, forward or backward.
 
-Queries are cut into blocks, keys into spans; a tile is the scores of one block against one span (tiling.py). One loop goes
-over all tiles up to the diagonal, of all heads, so that one body is compiled and nothing is handed from loop to loop. The
-softmax is gathered span by span (arXiv 1805.02867); the backward pass makes each tile again from the queries, the keys and
-the logarithm of the softmax's denominator (arXiv 2205.14135), and so do dropout masks (see dropout.py).
+Queries are cut into blocks, keys into spans; a tile is the scores of one block against one span (tiling.py). One loop
+goes over all tiles up to the diagonal, of all heads, so that one body is compiled and nothing is handed from loop to
+loop. The softmax is gathered span by span (arXiv 1805.02867); the backward pass makes each tile again from the queries,
+the keys and the logarithm of the softmax's denominator (arXiv 2205.14135), and so do dropout masks (see dropout.py).
 
-Relative positions add to each score a product of the query with an embedded distance. Distances within a tile overlap from
-query to query, so a tile's position scores are one product with a slice of the embedding, whose rows are then skewed
-(arXiv 1809.04281, generalised to groups).
+Relative positions add to each score a product of the query with an embedded distance. Distances within a tile overlap
+from query to query, so a tile's position scores are one product with a slice of the embedding, whose rows are then
+skewed (arXiv 1809.04281, generalised to groups).
 
 On a CPU heads and sequences go one after the other, so that a tile stays in the cache; elsewhere all go at once.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
-E width of a head; N blocks of G groups, and C keys in a span; h heads and b rows of the batch at once. See attention.py for
-the geometry.
+E width of a head; N blocks of G groups, and C keys in a span; h heads and b rows of the batch at once. See attention.py
+for the geometry.
 """
 
 
@@ -26,8 +26,8 @@ from trax_hourglass.ops import positions as positions_lib
 from trax_hourglass.ops import remat
 from trax_hourglass.ops import tiling as tiling_lib
 
-# On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the cache.
-# benchmarks/attention.py measures it.
+# On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the
+# cache. benchmarks/attention.py measures it.
 _BLOCK_QUERIES = 512
 _SPAN_KEYS = 512
 
@@ -48,7 +48,8 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
     return tuple(place.put_queries(x, block) for x, block in zip(carry, new))
 
   one = jnp.zeros(padded_q.shape[:-1] + (1,), jnp.float32)
-  highest, total, out = _over_tiles(tiling, padded_q, tile, (one + attention_vjp.MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
+  highest, total, out = _over_tiles(tiling, padded_q, tile,
+                                    (one + attention_vjp.MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
   out = checkpoint_name((out / (total * (1 - rate)))[:, :q.shape[1]].astype(v.dtype), remat.SAVED)
   return out, (out, checkpoint_name(highest + jnp.log(total), remat.SAVED))
 
@@ -152,8 +153,8 @@ def _unskew(tiling, scratch, x):
 
   Args:
     tiling: the tiles.Tiling.
-    scratch: zeros but for what earlier calls put in the same places, (h, b, P, G + 2, tile's distances - A); cheaper than
-      padding, which would write the zeros again each time, one by one.
+    scratch: zeros but for what earlier calls put in the same places, (h, b, P, G + 2, tile's distances - A); cheaper
+      than padding, which would write the zeros again each time, one by one.
     x: a tile.
 
   Returns:

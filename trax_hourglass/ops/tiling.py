@@ -1,4 +1,5 @@
-"""Where the tiles of tiled_attention.py lie: which there are, and what belongs to one of queries, keys, distances and masks.
+"""Where the tiles of tiled_attention.py lie: which there are, and what belongs to one of queries, keys, distances and
+masks.
 
 All arrays stay as attention gets them, padded to whole blocks and spans; a tile's share is cut out of them where it is
 needed. That copies it once, and no array needs to be transposed as a whole.
@@ -66,8 +67,8 @@ class Tiling:
   def tile_distances(self):
     """Different distances of a tile, a group more than occur: the skew cuts A from each row.
 
-    A single tile lies on the diagonal, where distances to the future, half of them, need not be worked out: what the skew
-    reads in their place is another query's, and masked.
+    A single tile lies on the diagonal, where distances to the future, half of them, need not be worked out: what the
+    skew reads in their place is another query's, and masked.
     """
     return self.span_keys + (self.keys_per_group if self.n_blocks == self.n_spans == 1 else self.block_keys)
 
@@ -167,7 +168,9 @@ class Place:
     return (key < (group[:, None] + 1) * self.tiling.keys_per_group)[None, None, None]
 
   def kept(self, head_keys, rate):
-    """Which weights survive dropout, (h, b, P, G, C); queries are counted through a sequence, then through the batch."""
+    """Which weights survive dropout, (h, b, P, G, C); queries are counted through a sequence, then through the
+    batch.
+    """
     tiling = self.tiling
     group = self.block * tiling.block_groups + jnp.arange(tiling.block_groups)
     query = group * tiling.queries_per_group + jnp.arange(tiling.queries_per_group)[:, None]

@@ -1,4 +1,5 @@
-"""Several hosts as one: every host starts the same command, and `connect` makes their devices one set (`jax.distributed`).
+"""Several hosts as one: every host starts the same command, and `connect` makes their devices one set
+(`jax.distributed`).
 
 Letters: H hosts.
 """
@@ -74,8 +75,8 @@ def _wait_for_all(coordinator, port, n_hosts, deadline):
     answer = _GO
   except TimeoutError:
     missing = sorted(set(range(1, n_hosts)) - set(callers))
-    answer = (f'hosts {missing} did not come up at {coordinator} in time: check that they run, that they can reach this '
-              'address, and that no firewall closes the port')
+    answer = (f'hosts {missing} did not come up at {coordinator} in time: check that they run, that they can reach '
+              'this address, and that no firewall closes the port')
   except OSError as error:
     answer = f'host 0 cannot listen on port {port} ({error}): choose another'
   except ValueError as error:
@@ -120,14 +121,15 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
       return
     except OSError as error:
       if time.monotonic() > deadline:
-        raise ValueError(f'host 0 did not answer at {coordinator} in time ({error}): check that it runs, that the address '
-                         'is right, and that no firewall closes the port') from error
+        raise ValueError(f'host 0 did not answer at {coordinator} in time ({error}): check that it runs, that the '
+                         'address is right, and that no firewall closes the port') from error
       time.sleep(_RETRY_SECONDS)
 
 
 def end_by_sigterm():
   """Lets SIGTERM end this process of several, for good: `connect` has made it a notice that only training looks at."""
-  if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():  # Elsewhere Python allows no handlers.
+  # Elsewhere Python allows no handlers.
+  if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -187,7 +189,8 @@ def from_the_start():
     yield
   except Exception:
     if jax.process_count() > 1 and not _spoken[0]:
-      with contextlib.suppress(Exception):  # What keeps hosts apart, such as unequal devices, keeps them from talking too.
+      # What keeps hosts apart, such as unequal devices, keeps them from talking too.
+      with contextlib.suppress(Exception):
         _tell(True)
     raise
 

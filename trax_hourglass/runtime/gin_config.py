@@ -12,13 +12,15 @@ from trax_hourglass.runtime.errors import UsageError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # Within the package where it was installed, beside it in a checkout.
-GIN_FOLDER = next((folder for folder in (_PACKAGE / 'gin', _PACKAGE.parent / 'gin') if folder.is_dir()), _PACKAGE / 'gin')
+GIN_FOLDER = next((folder for folder in (_PACKAGE / 'gin', _PACKAGE.parent / 'gin') if folder.is_dir()),
+                  _PACKAGE / 'gin')
 
 
 def parse_gin(files, bindings):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
 
-  Our models, layers and data have names in gin once `trax_hourglass.registry` is imported, which is left to the callers.
+  Our models, layers and data have names in gin once `trax_hourglass.registry` is imported, which is left to the
+  callers.
 
   Raises:
     UsageError: a file is missing, or gin refuses a line.
@@ -33,7 +35,8 @@ def parse_gin(files, bindings):
     if not error.filename:  # gin reads all bindings as one text.
       where = f'--config {bindings[min(error.lineno, len(bindings)) - 1]!r}'
     raise UsageError(f'{where}: {error.msg}') from error
-  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError, tokenize.TokenError) as error:
+  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError,
+          tokenize.TokenError) as error:
     raise UsageError(errors.one_line(error)) from error
   finally:
     logging.disable(logging.NOTSET)

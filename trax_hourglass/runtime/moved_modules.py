@@ -1,4 +1,6 @@
-"""Modules of the flat package of version 0.1 that have moved: an import of one says where it is now, or finds it there."""
+"""Modules of the flat package of version 0.1 that have moved: an import of one says where it is now, or finds it
+there.
+"""
 
 import importlib
 import importlib.abc

@@ -1,7 +1,7 @@
 """Reads pickles without running anything that they hold.
 
-A pickle can name any function to be called on reading. This reader knows NumPy arrays, plain containers and the two classes
-that Trax itself puts into its checkpoints, and refuses everything else by name.
+A pickle can name any function to be called on reading. This reader knows NumPy arrays, plain containers and the two
+classes that Trax itself puts into its checkpoints, and refuses everything else by name.
 """
 
 import collections
@@ -27,6 +27,8 @@ def _jax_array(function, args, array_state, *_):
   return array
 
 
+_NUMBERS = ('bool_', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
+            'float64')
 _ADMITTED = {
     ('numpy', 'ndarray'): np.ndarray,
     ('numpy', 'dtype'): np.dtype,
@@ -38,9 +40,7 @@ _ADMITTED = {
     ('jax._src.array', '_reconstruct_array'): _jax_array,
     ('jax._src.device_array', 'reconstruct_device_array'): _jax_array,
     ('jax.interpreters.xla', 'reconstruct_device_array'): _jax_array,
-    **{('numpy', name): getattr(np, name)
-       for name in ('bool_', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
-                    'float64')},
+    **{('numpy', name): getattr(np, name) for name in _NUMBERS},
     **{(module, name): getattr(multiarray, name)
        for module in ('numpy._core.multiarray', 'numpy.core.multiarray') for name in ('_reconstruct', 'scalar')},
 }

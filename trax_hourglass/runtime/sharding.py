@@ -1,7 +1,7 @@
 """All devices of all hosts as one line, along which a batch is divided; each host reads its own rows of it.
 
-A host is one process of `jax.distributed` (see distributed.py); without it there is one. Every host runs the same program with
-the same weights, and brings the rows of the batch that lie on its own devices.
+A host is one process of `jax.distributed` (see distributed.py); without it there is one. Every host runs the same
+program with the same weights, and brings the rows of the batch that lie on its own devices.
 
 XLA's partitioner divides a program written for the whole batch, but not everything in it: it does not look into Pallas
 kernels, nor see that a loop over rows has a share for each device, and lets every device do all of it. Within `divided`
@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 
-_ROWS = 'hourglass_rows'  # Not 'batch', as Trax's own pmap calls its axis, within which rows are the device's own already.
+# Not 'batch', as Trax's own pmap calls its axis, within which rows are the device's own already.
+_ROWS = 'hourglass_rows'
 
 
 def over_devices(n_devices=None):
@@ -28,17 +29,20 @@ def over_devices(n_devices=None):
     n_devices: devices in all, as many on each host; None for all there are.
 
   Raises:
-    ValueError: more devices than there are, a number that does not divide among the hosts, or hosts with unequal numbers.
+    ValueError: more devices than there are, a number that does not divide among the hosts, or hosts with unequal
+      numbers.
   """
   n_hosts, present = jax.process_count(), jax.device_count()
   n_devices = present if n_devices is None else n_devices
   by_host = [[device for device in jax.devices() if device.process_index == host] for host in range(n_hosts)]
   if len(set(map(len, by_host))) > 1:
-    raise ValueError(f'hosts have {", ".join(str(len(devices)) for devices in by_host)} devices: give each host as many')
+    raise ValueError(f'hosts have {", ".join(str(len(devices)) for devices in by_host)} devices: give each host as '
+                     'many')
   if not isinstance(n_devices, int) or not 1 <= n_devices <= present:
     raise ValueError(f'n_devices is {n_devices!r}: give a number from 1 to {present}, the devices that are present')
   if n_devices % n_hosts:
-    raise ValueError(f'n_devices is {n_devices}, which does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
+    raise ValueError(f'n_devices is {n_devices}, which does not divide among {n_hosts} hosts: give a multiple of '
+                     f'{n_hosts}')
   devices = [device for of_host in by_host for device in of_host[:n_devices // n_hosts]]
   # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
   return Mesh(np.array(devices), (_ROWS,), axis_types=(AxisType.Auto,))
@@ -63,10 +67,10 @@ def on_own_rows(function, in_rows, out_rows):
   """Returns a function of arrays that each device works out for its own rows, where batches are `divided`.
 
   Args:
-    function: takes a function (number of its rows) -> number of the first one, a function that adds up an array over all
-      devices, and then the arguments.
-    in_rows: for each argument whether its first axis is the batch, as a tree that is a prefix of theirs; arguments of which
-      this is not so are whole on every device.
+    function: takes a function (number of its rows) -> number of the first one, a function that adds up an array over
+      all devices, and then the arguments.
+    in_rows: for each argument whether its first axis is the batch, as a tree that is a prefix of theirs; arguments of
+      which this is not so are whole on every device.
     out_rows: the same for the result.
   """
   if jax.sharding.get_abstract_mesh().shape.get(_ROWS, 1) == 1:

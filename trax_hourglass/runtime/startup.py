@@ -11,8 +11,8 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 def is_command():
   """Returns whether one of our commands is starting, so that --help and errors in flags need not wait for Trax.
 
-  Python imports the package before the module that `-m` names, with '-m' in the place of the script; then the arguments that
-  Python was started with say which module that is. It may be a module of another package that imports this one.
+  Python imports the package before the module that `-m` names, with '-m' in the place of the script; then the arguments
+  that Python was started with say which module that is. It may be a module of another package that imports this one.
   """
   if sys.argv[:1] != ['-m']:
     return pathlib.PurePath(*sys.argv[:1]).stem == SCRIPT
@@ -21,7 +21,9 @@ def is_command():
 
 
 def other_copies():
-  """Returns folders of this package, but the one in use, that are in the working directory or where Python looks for modules."""
+  """Returns folders of this package, but the one in use, that are in the working directory or where Python looks for
+  modules.
+  """
   found = (pathlib.Path(folder or os.curdir) / _PACKAGE.name for folder in (os.curdir, *sys.path))
   copies = (copy.resolve() for copy in found if (copy / '__init__.py').is_file())
   return [copy for copy in dict.fromkeys(copies) if copy != _PACKAGE]

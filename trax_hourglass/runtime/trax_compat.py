@@ -15,8 +15,8 @@ import tempfile
 import types
 from unittest import mock
 
-# What these lines say is known and of no use to our users: TensorFlow's CPU features and missing GPU libraries (JAX does
-# the computing), and Gym's end of life (Trax imports it for reinforcement learning).
+# What these lines say is known and of no use to our users: TensorFlow's CPU features and missing GPU libraries (JAX
+# does the computing), and Gym's end of life (Trax imports it for reinforcement learning).
 _NOISE = ('WARNING: All log messages before absl::InitializeLog()', 'I0000 ', 'To enable the following instructions',
           'Gym has been unmaintained', 'Please upgrade to Gymnasium', 'Users of this version of Gym',
           'See the migration guide at https://gymnasium')
@@ -55,12 +55,13 @@ def _place(frame):
   return types.SimpleNamespace(filename=frame.f_code.co_filename, lineno=frame.f_lineno)
 
 
-# Trax's `assert_shape` asks Python where it was called from, once a layer class. Python then looks for the module of each
-# frame among all that are loaded, thousands with TensorFlow: nine tenths of the time that importing Trax takes.
+# Trax's `assert_shape` asks Python where it was called from, once a layer class. Python then looks for the module of
+# each frame among all that are loaded, thousands with TensorFlow: nine tenths of the time that importing Trax takes.
 _QUICK = {'stack': _frames, 'getframeinfo': _place}
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
-os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')  # Or it takes all memory of a GPU, which JAX needs, to read a file.
+# Or it takes all memory of a GPU, which JAX needs, to read a file.
+os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 with _without_noise(), mock.patch.multiple(inspect, **_QUICK):
   import gzip
 

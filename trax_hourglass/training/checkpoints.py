@@ -1,6 +1,7 @@
 """Checkpoints of a run: complete or absent, checked when they are read, written while training goes on.
 
-Orbax writes the arrays: in the background, each host what it holds, under another name until all is there. A checkpoint is
+Orbax writes the arrays: in the background, each host what it holds, under another name until all is there. A checkpoint
+is
 
     DIR/checkpoints/STEP/weights/      of the model
                         /state/        of the model, where it has any
@@ -81,7 +82,8 @@ class Store:
     self._kept, self._on_failure = kept, on_failure or (lambda step, error: None)
     self._on_written = on_written or (lambda step: None)
     self._writer = None
-    self._pending, self._thread, self._error = None, None, None  # Step that is being written, by whom, and why it failed.
+    # Step that is being written, by whom, and why it failed.
+    self._pending, self._thread, self._error = None, None, None
 
   def tidy(self):
     """Removes what a process that was killed has left half written or half deleted."""
@@ -152,7 +154,10 @@ class Store:
     self._on_written(step)
 
   def wait_alone(self):
-    """Waits until this host is no longer at work on a checkpoint, and says if it could not be written. Any host may ask."""
+    """Waits until this host is no longer at work on a checkpoint, and says if it could not be written.
+
+    Any host may ask.
+    """
     self._join()
     step, self._pending = self._pending, None
     if self._error is not None and step is not None:
@@ -257,7 +262,8 @@ class Store:
     for part, of_part in like.items():
       if stored[part] != _shapes(of_part):
         raise ValueError(f'the checkpoint of step {step} in {str(self.folder)!r} does not fit the model: '
-                         f'{_difference(stored[part], _shapes(of_part), part)}: give the config that it was trained with')
+                         f'{_difference(stored[part], _shapes(of_part), part)}: give the config that it was trained '
+                         'with')
     return self._read(step, like)
 
   def read(self, step):

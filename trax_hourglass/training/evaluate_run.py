@@ -55,8 +55,8 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
     The Evaluation.
 
   Raises:
-    ValueError: an unknown split or protocol, numbers out of their range, tokens outside the model's vocabulary, or hosts
-      with different data.
+    ValueError: an unknown split or protocol, numbers out of their range, tokens outside the model's vocabulary, or
+      hosts with different data.
   """
   with distributed.together('reading the data'):
     corpus = gin_config.setting('corpus')

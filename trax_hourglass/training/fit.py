@@ -113,8 +113,8 @@ def fit(output_dir,
     The Result.
 
   Raises:
-    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or reference
-      that is none, an output_dir that is a file, or hosts with different settings or data.
+    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or
+      reference that is none, an output_dir that is a file, or hosts with different settings or data.
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
@@ -128,7 +128,8 @@ def fit(output_dir,
       ('schedule', schedule, callable(schedule), '@WarmupCosine()'),
       ('corpus', corpus, hasattr(corpus, 'vocab_size'), '@ByteCorpus()'),
       ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
-    if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):  # A class is not one of its objects.
+    # A class is not one of its objects.
+    if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):
       raise ValueError(f'{name} is {value!r}: give a reference such as {example}')
   _check_schedule(schedule)
   _check_optimizer(optimizer)
@@ -198,8 +199,8 @@ def _check_schedule(schedule):
   try:
     float(schedule(1))
   except (TypeError, ValueError) as error:
-    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference such '
-                     'as @WarmupCosine()') from None
+    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference '
+                     'such as @WarmupCosine()') from None
 
 
 def _check_optimizer(optimizer):

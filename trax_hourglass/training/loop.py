@@ -36,7 +36,8 @@ _METRIC = 'BitsPerToken'
 
 
 class Loop(training.Loop):
-  """`trax.supervised.training.Loop` whose step is one compiled function and whose checkpoints are those of checkpoints.py.
+  """`trax.supervised.training.Loop` whose step is one compiled function and whose checkpoints are those of
+  checkpoints.py.
 
   It runs on all hosts alike; the first alone writes events and exports.
 
@@ -75,14 +76,16 @@ class Loop(training.Loop):
     self._unread = []  # (step, learning rate, statistics) since `settle`, on the device.
     self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
     self._saved = None
-    # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no folder,
-    # of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no compilation.
+    # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no
+    # folder, of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no
+    # compilation.
     with (_on_the_cpu(), trax_random.on_host(),
           mock.patch.object(training, 'init_host_and_devices', _as_one_device),
           mock.patch.object(training, '_log', lambda *_, **__: None)):
       model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
       eval_model.weights, eval_model.state = model.weights, model.state
-      super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None, **options)
+      super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None,
+                       **options)
     self._output_dir = str(record.path)
     if record.step is not None:
       self._restore(record.step, record.notes)
@@ -97,7 +100,9 @@ class Loop(training.Loop):
     """
     last = self.step + n_steps
     self._record.begin()
-    self._events = {part: tensorboard.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')}
+    self._events = {
+        part: tensorboard.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')
+    }
     self._clock, self._n_timed = time.monotonic(), 0  # Steps since then.
     try:
       with Stopping() as stopping:
@@ -123,8 +128,10 @@ class Loop(training.Loop):
         events.close()
     self._eval_model.weights = self._model.weights
     if self._saved != self.step:
-      raise ValueError(f'the checkpoint of step {self.step} could not be written to {self._record.store.folder}: make room '
-                       f'there and start the same command again; it goes on from step {max(self._record.store.steps(), default=0)}')
+      raise ValueError(f'the checkpoint of step {self.step} could not be written to {self._record.store.folder}: make '
+                       'room '
+                       'there and start the same command again; it goes on from step '
+                       f'{max(self._record.store.steps(), default=0)}')
 
   def _run_one_step(self, task_index, task_changed):
     step, task = self.step, self._tasks[task_index]
@@ -174,8 +181,8 @@ class Loop(training.Loop):
         self._record.store.wait()
         kept = max(self._record.store.steps(), default=None)
         kept = 'no checkpoint was written yet' if kept is None else f'the last good checkpoint is of step {kept}'
-        raise ValueError(f'loss, gradient or weights of step {step} are not finite, at learning rate {learning_rate:.3g}; {kept}: '
-                         'lower the learning rate or lengthen the warm-up')
+        raise ValueError(f'loss, gradient or weights of step {step} are not finite, at learning rate '
+                         f'{learning_rate:.3g}; {kept}: lower the learning rate or lengthen the warm-up')
       if not was_skipped:
         self._n_skipped = 0
         self._n_summed += 1
@@ -311,8 +318,10 @@ def _dropout_rng(seed, step):
 
 def _history(as_json):
   """Returns Trax's History of what JSON made of its dictionary."""
-  values = {part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
-            for part, of_part in as_json['_values'].items()}
+  values = {
+      part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
+      for part, of_part in as_json['_values'].items()
+  }
   return history.History.from_dict({'_values': values})
 
 

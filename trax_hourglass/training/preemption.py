@@ -17,7 +17,8 @@ SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class Stopping:
-  """While it is entered, the first signal is a request; a second Ctrl-C ends the process at once, whatever its threads do.
+  """While it is entered, the first signal is a request; a second Ctrl-C ends the process at once, whatever its threads
+  do.
 
   Attributes:
     signal: the signal that asked, or None.

@@ -28,7 +28,8 @@ class Progress(callbacks.TrainingStepCallback):
     self._tokens_per_step, self._unit = tokens_per_step, unit
     self._on_terminal = loop.is_chief and sys.stderr.isatty()
     self._prints_lines = loop.is_chief and not self._on_terminal
-    self._bar = tqdm.tqdm(total=n_steps, unit='step', dynamic_ncols=True, file=sys.stderr, disable=not self._on_terminal)
+    self._bar = tqdm.tqdm(total=n_steps, unit='step', dynamic_ncols=True, file=sys.stderr,
+                          disable=not self._on_terminal)
     self._n_steps = n_steps
     self._shown_at, self._shown_step = time.monotonic(), None
     self._printed_at = -math.inf

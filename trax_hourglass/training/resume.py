@@ -43,8 +43,9 @@ class RunRecord:
     self.store = checkpoints.Store(output_dir, kept, **on)
     self.step, self.notes = None, {}
     # Without gin's comments, among them rulers as wide as a line may be.
-    self._config = ''.join(f'{line}\n' for line in gin.operative_config_str(max_line_length=run_config.ONE_LINE).splitlines()
-                           if line and not line.startswith('#'))
+    self._config = ''.join(
+        f'{line}\n' for line in gin.operative_config_str(max_line_length=run_config.ONE_LINE).splitlines()
+        if line and not line.startswith('#'))
     self._corpus, self._vocab_size = corpus, vocab_size
     self._data, self._is_new, self._lock = None, False, None
 
@@ -56,8 +57,9 @@ class RunRecord:
     """Takes the directory.
 
     Raises:
-      ValueError: it is a file, its run is of another format, another process trains there, all its checkpoints are damaged, it holds another run, a token
-        is outside the vocabulary, or hosts were given different settings or data.
+      ValueError: it is a file, its run is of another format, another process trains there, all its checkpoints are
+        damaged, it holds another run, a token is outside the vocabulary, or hosts were given different settings or
+        data.
     """
     self._is_new = not self.path.exists()
     try:
@@ -69,7 +71,9 @@ class RunRecord:
       self.store.tidy()
       self.step = self.store.newest_sound(put_aside=True)
       with distributed.together(f'going on in {str(self.path)!r}'):
-        self._data = {name: fingerprint.fingerprint(self._corpus.split(name), self._vocab_size) for name in ('train', 'valid')}
+        self._data = {
+            name: fingerprint.fingerprint(self._corpus.split(name), self._vocab_size) for name in ('train', 'valid')
+        }
         if self.step is not None:
           self.notes = self.store.notes(self.step)
           self._check_same_run()
@@ -94,7 +98,8 @@ class RunRecord:
         versions.write(self.path)
 
   def __exit__(self, *_):
-    self.store.wait_alone()  # Nobody else may take the directory while this process writes there, even if this is cut short.
+    # Nobody else may take the directory while this process writes there, even if this is cut short.
+    self.store.wait_alone()
     self._release()
 
   def _take_lock(self):
@@ -106,12 +111,14 @@ class RunRecord:
     except OSError as error:
       raise ValueError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The system lets go of it when the process ends, however it ends.
+      # The system lets go of it when the process ends, however it ends.
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
       who = os.read(lock, 1000).decode(errors='replace').strip()
       os.close(lock)
       self._is_new = False
-      raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another output_dir'
+      raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another '
+                       'output_dir'
                        ) from None
     self._lock = lock
     os.ftruncate(lock, 0)
@@ -120,12 +127,13 @@ class RunRecord:
   def _check_same_run(self):
     changed = run_config.differences(self.notes['config'], self._config)
     if changed:
-      raise ValueError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another output_dir; '
+      raise ValueError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another '
+                       'output_dir; '
                        'a run may go on with other steps, frequencies, devices and places of its data only')
     for name, before in self.notes['data'].items():
       if self._data[name] != before:
-        raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, and is '
-                         f'{self._data[name]}')
+        raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, '
+                         f'and is {self._data[name]}')
 
   def _last_logged(self, part):
     """Returns the last step that the checkpoint's history tells of; what was logged later is logged anew."""
@@ -139,4 +147,3 @@ class RunRecord:
       shutil.rmtree(self.path, ignore_errors=True)
     os.close(self._lock)
     self._lock = None
-

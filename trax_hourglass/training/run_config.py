@@ -6,14 +6,14 @@ import gin
 
 # They say how long, how often and on what a run goes on, not what it computes but for rounding. `fit.accumulate` is not
 # among them: each part of a batch has dropout masks of its own.
-FREE = frozenset((
-    'fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every',
-    'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices',
-    'Hourglass.recompute', 'Hourglass.attention_form'))
+FREE = frozenset(('fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last',
+                  'fit.keep_every', 'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk',
+                  'fit.shard_weights', 'fit.n_devices', 'Hourglass.recompute', 'Hourglass.attention_form'))
 ONE_LINE = 1 << 20  # Characters, so that gin breaks no binding into lines.
 # By the last part of a gin name. Where data lie may change, what it is may not: see data/fingerprint.py.
 PLACES = frozenset(('path', 'cache_dir', 'data_dir'))
-# What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not change.
+# What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not
+# change.
 FREE_MACRO = 'n_steps'
 _MACRO = re.compile(r'%([\w./]+)')
 
@@ -30,8 +30,8 @@ def differences(before, now):
   for bindings in before, now:
     bindings.pop(FREE_MACRO, None)
   followed, follows = _resolved(before), _resolved(now)
-  # gin lists what has been called so far, so one text may know more parameters than the other. Another layer or corpus shows
-  # where it is chosen, which both know.
+  # gin lists what has been called so far, so one text may know more parameters than the other. Another layer or corpus
+  # shows where it is chosen, which both know.
   return [f'{name} was {was[name]} and is {is_[name]}' for name in sorted(was.keys() & is_.keys())
           if was[name] != is_[name] and followed[name] != follows[name]
           and name not in FREE and name.rsplit('.', 1)[-1] not in PLACES]
@@ -39,8 +39,9 @@ def differences(before, now):
 
 def of_all_hosts():
   """Returns what all hosts must have configured alike, as text: gin's bindings but those that say where data lie."""
-  return '\n'.join(f'{name} = {value}' for name, value in sorted(_bindings(gin.config_str(max_line_length=ONE_LINE)).items())
-                   if name.rsplit('.', 1)[-1] not in PLACES)
+  return '\n'.join(
+      f'{name} = {value}' for name, value in sorted(_bindings(gin.config_str(max_line_length=ONE_LINE)).items())
+      if name.rsplit('.', 1)[-1] not in PLACES)
 
 
 def _bindings(text):

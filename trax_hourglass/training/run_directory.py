@@ -58,8 +58,8 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     The Run.
 
   Raises:
-    ValueError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one that does not fit the
-      config's model.
+    ValueError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one
+      that does not fit the config's model.
     UsageError: gin refuses the config.
   """
   with distributed.together(f'opening {output_dir!r}'):
@@ -103,15 +103,16 @@ def _choose(directory, which):
     step = store.newest_sound()
     if step is None:
       if (directory / _OF_TRAX).exists():
-        raise ValueError(f"{str(directory)!r} is a run of Trax's own trainer: give --checkpoint {directory / _OF_TRAX} and the "
+        raise ValueError(f"{str(directory)!r} is a run of Trax's own trainer: give --checkpoint {directory / _OF_TRAX} "
+                         "and the "
                          'config file of its model')
       raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
     with distributed.together(f'opening the checkpoint {which!r}'):
       step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
       if step is None:
-        raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where the run was '
-                         'evaluated, or a file that ends with .pkl.gz')
+        raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where '
+                         'the run was evaluated, or a file that ends with .pkl.gz')
       store.check(step)
   return store.folder / str(step)
 
@@ -153,5 +154,5 @@ def _check_ends(path, found, model):
   found = found[0] if found else ()
   for axis, (what, parameter) in enumerate((('vocabulary', 'vocab_size'), ('width', 'd_model'))):
     if len(found) == len(wanted) == 2 and found[axis] != wanted[axis]:
-      raise ValueError(f'{path} has a {what} of {found[axis]} and the config one of {wanted[axis]}: give the config that '
-                       f'it was trained with ({parameter})')
+      raise ValueError(f'{path} has a {what} of {found[axis]} and the config one of {wanted[axis]}: give the config '
+                       f'that it was trained with ({parameter})')

@@ -21,8 +21,8 @@ def WarmupCosine(peak, warmup_steps, n_steps):
   """
   _check_numbers(peak=peak, warmup_steps=warmup_steps, n_steps=n_steps)
   if not 0 <= warmup_steps <= n_steps or n_steps < 1:
-    raise ValueError(f'warmup_steps is {warmup_steps} of n_steps {n_steps}: give at least one step, and no more warm-up '
-                     'than steps')
+    raise ValueError(f'warmup_steps is {warmup_steps} of n_steps {n_steps}: give at least one step, and no more '
+                     'warm-up than steps')
 
   def learning_rate(step):
     if step < warmup_steps:

@@ -1,8 +1,8 @@
 """One training step as one compiled function over a mesh of devices, behind the interface of Trax's trainers.
 
 A batch is divided among the devices. Weights and optimizer slots lie on each of them, or each holds its share (FSDP,
-arXiv 2004.13336) and XLA gathers a layer when it is needed. What goes in is donated, so that only one copy of weights and
-slots exists, and what comes out stays on the devices.
+arXiv 2004.13336) and XLA gathers a layer when it is needed. What goes in is donated, so that only one copy of weights
+and slots exists, and what comes out stays on the devices.
 
 Letters: B batch, L tokens.
 """
@@ -44,8 +44,8 @@ class Trainer:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
       optimizer: Trax optimizer with slots (`tree_init` was called), which the trainer takes over.
       mesh: the devices to train on, see sharding.py; None for all there are.
-      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations, for which weights are rounded; the
-        weights that are trained, slots, norms, softmax and loss are float32 in any case.
+      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations, for which weights are rounded;
+        the weights that are trained, slots, norms, softmax and loss are float32 in any case.
       accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
         activations falls with it, the result stays the same but for rounding and dropout.
       shard_weights: whether each device holds only its share of weights and slots.
@@ -104,7 +104,9 @@ class Trainer:
     return loss / total, state, jax.tree.map(lambda g: g / total, gradients)
 
   def sharding(self, x):
-    """Returns where a weight, slot or state lies: everywhere, or along its longest axis that divides among the devices."""
+    """Returns where a weight, slot or state lies: everywhere, or along its longest axis that divides among the
+    devices.
+    """
     shape = np.shape(x)
     axes = [axis for axis, size in enumerate(shape) if size % self._mesh.size == 0]
     if not self._shard_weights or not axes:

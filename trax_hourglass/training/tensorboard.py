@@ -85,8 +85,8 @@ def drop_after(folder, step):
     try:
       _drop_after(path, step)
     except (OSError, tf.errors.OpError) as error:
-      raise ValueError(f'TensorBoard events of steps after {step} cannot be taken out of {str(path)!r} ({error}): make it '
-                       'readable and writable, or remove it') from None
+      raise ValueError(f'TensorBoard events of steps after {step} cannot be taken out of {str(path)!r} ({error}): make '
+                       'it readable and writable, or remove it') from None
 
 
 def _drop_after(path, step):

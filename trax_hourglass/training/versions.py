@@ -22,7 +22,8 @@ def write(directory):
   """
   packages = {}
   for name in _PACKAGES:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # A checkout, or something else stands in for it.
+    # A checkout, or something else stands in for it.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       packages[name] = importlib.metadata.version(name)
   atomic_files.write(directory / _FILE, json.dumps({
       'format': FORMAT, **packages, 'python': platform.python_version(),
@@ -41,8 +42,8 @@ def check_format(directory):
   except FileNotFoundError:
     return
   except (OSError, ValueError, AttributeError) as error:
-    raise ValueError(f'{str(path)!r} does not say the format of the run ({error}): restore it, or delete it if the run is of '
-                     f'format {FORMAT}') from None
+    raise ValueError(f'{str(path)!r} does not say the format of the run ({error}): restore it, or delete it if the run '
+                     f'is of format {FORMAT}') from None
   if not isinstance(found, int) or not 1 <= found <= FORMAT:
-    raise ValueError(f'{str(directory)!r} holds a run of format {found!r}, and this version of trax_hourglass reads format '
-                     f'{FORMAT}: install the version that {str(path)!r} names, or a newer one')
+    raise ValueError(f'{str(directory)!r} holds a run of format {found!r}, and this version of trax_hourglass reads '
+                     f'format {FORMAT}: install the version that {str(path)!r} names, or a newer one')
