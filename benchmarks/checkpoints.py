@@ -24,6 +24,7 @@ from trax_hourglass.cli import command_line  # pylint: disable=wrong-import-posi
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import checkpoints  # pylint: disable=wrong-import-position
 from trax_hourglass.training import fit  # pylint: disable=wrong-import-position
+from trax_hourglass.training import retention
 
 _POINTS = 200  # Of each curve, in a run of 200,000 steps.
 
@@ -61,7 +62,7 @@ def measure(args, folder):
     subject.step(number)
   subject.summarise()
   alone = subject.result['step_seconds']
-  store = checkpoints.Store(folder, checkpoints.Kept(last=1), on_failure=failed)
+  store = checkpoints.Store(folder, retention.Kept(last=1), on_failure=failed)
   arrays = subject.trainer.arrays()
   store.save(1, arrays, notes())  # The first one makes the writer as well.
   store.wait()

@@ -16,6 +16,7 @@ from tests.helpers import runs
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
+from trax_hourglass.training import retention
 
 
 def arrays(seed):
@@ -78,7 +79,7 @@ def test_arrays_may_be_donated_while_they_are_written(tmp_path):
 @hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8), max_size=9), st.integers(1, 4),
                   st.none() | st.integers(1, 9), st.booleans())
 def test_which_are_kept(bits, last, every, best):
-  kept = checkpoints.Kept(last, every, best).of(bits)
+  kept = retention.Kept(last, every, best).of(bits)
   assert kept <= bits.keys() and set(sorted(bits)[-last:]) <= kept
   scored = {step: value for step, value in bits.items() if value is not None}
   for step in bits:
@@ -90,7 +91,7 @@ def test_which_are_kept(bits, last, every, best):
 
 
 def test_old_ones_are_deleted(tmp_path):
-  store = checkpoints.Store(tmp_path, checkpoints.Kept(last=1, every=4))
+  store = checkpoints.Store(tmp_path, retention.Kept(last=1, every=4))
   for step, bits in ((2, 3.0), (4, 5.0), (6, 4.0), (8, None), (10, 6.0)):
     store.save(step, arrays(step), {'bits': bits})
   store.wait()
@@ -98,7 +99,7 @@ def test_old_ones_are_deleted(tmp_path):
 
 
 def test_what_cannot_be_deleted_is_said_and_tried_again(tmp_path, monkeypatch, capsys):
-  store = checkpoints.Store(tmp_path, checkpoints.Kept(last=1))
+  store = checkpoints.Store(tmp_path, retention.Kept(last=1))
   def refuse(*_):
     raise PermissionError('not yours')
 
@@ -135,7 +136,7 @@ def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, mon
                                               (dict(last='all'), "keep_last is 'all'")])
 def test_bad_numbers_to_keep(options, message):
   with pytest.raises(ValueError, match=message):
-    checkpoints.Kept(**options)
+    retention.Kept(**options)
 
 
 @hypothesis.settings(max_examples=120, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])

@@ -1,8 +1,8 @@
 """Trains a model from gin files.
 
-    python -m trax_hourglass.train                                   the quickstart: a small Hourglass, 3 minutes on a CPU
+    python -m trax_hourglass.train                      the quickstart: a small Hourglass, 3 minutes on a CPU
     python -m trax_hourglass.train --config_file gin/quickstart.gin --config 'Hourglass.hierarchy = "1@1 4@4 1@1"'
-    python -m trax_hourglass.train --output_dir DIR                  goes on with the run in DIR
+    python -m trax_hourglass.train --output_dir DIR     goes on with the run in DIR
 """
 
 import json

@@ -1,8 +1,10 @@
 """The contract of plug-ins: an attention, a shortening or an upsampling is a function that returns a Trax layer.
 
-    attention(spec, tokens_per_vector)                     layer  x (B, L, D) -> (B, L, D), or (x, context bias, location bias)
-    shortening(spec, shorten_factor, tokens_per_vector)    layer  x (B, L, D) -> x' (B, L/K, D)
-    upsampling(spec, shorten_factor, tokens_per_vector)    layer  (x' (B, L/K, D), x (B, L, D)) -> (B, L, D), or x' alone
+    attention(spec, tokens_per_vector)                     x (B, L, D) -> (B, L, D)
+                                                           or (x, context bias, location bias) -> (B, L, D)
+    shortening(spec, shorten_factor, tokens_per_vector)    x (B, L, D) -> x' (B, L/K, D)
+    upsampling(spec, shorten_factor, tokens_per_vector)    (x' (B, L/K, D), x (B, L, D)) -> (B, L, D)
+                                                           or x' alone -> (B, L, D)
 
 `spec` is the model's BlockSpec (layers/spec.py), `shorten_factor` is K, from the finer to the coarser level, and
 `tokens_per_vector` is the total factor of the level, for resampling of the finer level. A plug-in is registered with
@@ -24,8 +26,8 @@ def decodes(plug_in):
 
       attention     a vector of the level
       shortening    a group of K shifted vectors, so one that sees its own group only needs no state
-      upsampling    the coarse vector that serves now and the finer vector, (x', x); or, if it maps x' alone to K vectors,
-                    each coarse vector once, and it needs no state
+      upsampling    the coarse vector that serves now and the finer vector, (x', x); or, if it maps x' alone to K
+                    vectors, each coarse vector once, and it needs no state
   """
   @functools.wraps(plug_in)
   def marked(*args, **kwargs):

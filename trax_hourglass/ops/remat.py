@@ -1,6 +1,6 @@
 """What the backward pass of a stack makes again instead of keeping: memory against time.
 
-    'none'          keeps all that a block computes, but attention scores, which never exist as a whole (tiled_attention.py)
+    'none'          keeps all that a block computes, but attention scores, which never exist as a whole
     'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
     'products'      keeps attention's outputs and the inputs of each block, and makes all else again
     'blocks'        keeps the inputs of each block only, and computes each block twice

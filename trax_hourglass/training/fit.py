@@ -18,10 +18,10 @@ from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.runtime.progress import ScoringProgress
 from trax_hourglass.runtime import sharding as mesh_lib
-from trax_hourglass.training import checkpoints
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training.progress import Progress
 from trax_hourglass.training.resume import RunRecord
+from trax_hourglass.training import retention
 from trax_hourglass.training import step as step_lib
 
 _ON_NON_FINITE = 'stop', 'skip'
@@ -138,7 +138,7 @@ def fit(output_dir,
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
   if on_non_finite not in _ON_NON_FINITE:
     raise ValueError(f'on_non_finite is {on_non_finite!r}: choose one of {", ".join(map(repr, _ON_NON_FINITE))}')
-  kept = checkpoints.Kept(keep_last, keep_every, keep_best)
+  kept = retention.Kept(keep_last, keep_every, keep_best)
   with distributed.together('reading the data'):
     valid = corpus.split('valid')
     if not len(valid):

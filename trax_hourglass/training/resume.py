@@ -12,6 +12,7 @@ from trax_hourglass.data import fingerprint
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import distributed
 from trax_hourglass.training import checkpoints
+from trax_hourglass.training import retention
 from trax_hourglass.training import run_config
 from trax_hourglass.training import tensorboard
 from trax_hourglass.training import versions
@@ -29,7 +30,7 @@ class RunRecord:
     notes: of that checkpoint: what `identity` returned then and what the loop added.
   """
 
-  def __init__(self, output_dir, corpus, vocab_size, kept=checkpoints.Kept(), **on):
+  def __init__(self, output_dir, corpus, vocab_size, kept=retention.Kept(), **on):
     """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
 
     Args:
