@@ -44,7 +44,7 @@ def connect_hosts(args):
 
   Raises:
     UsageError: flags that contradict each other.
-    ValueError: the hosts do not come up; see `hosts.connect`.
+    ValueError: the hosts do not come up; see `distributed.connect`.
   """
   given = {name: getattr(args, name) for name in ('coordinator', 'n_hosts', 'host') if getattr(args, name) is not None}
   if args.cluster and given:

@@ -13,7 +13,7 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
   """Returns -log p of each target in nats, (B, L) float32, and the model's new state.
 
   Args:
-    model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the two halves of `hourglass.LanguageModel`.
+    model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the two halves of `language_model.LanguageModel`.
     tokens: (B, L).
     targets: (B, L), or those of the last tokens if the model gives outputs for these only.
     weights: the model's.
@@ -65,7 +65,7 @@ class LossInChunks(tl.Serial):
     """Creates the layer; it is initialised if the model is.
 
     Args:
-      model: a `hourglass.LanguageModel`.
+      model: a `language_model.LanguageModel`.
       chunk: C.
     """
     super().__init__(model, tl.WeightedCategoryCrossEntropy())

@@ -38,7 +38,7 @@ def from_trax(source, model):
 
   Args:
     source: an initialised `trax.models.HourglassLM`, the path of its `.pkl.gz` checkpoint, or the list of arrays that
-      `trax_files.read_weights` makes of one.
+      `trax_checkpoint.read_weights` makes of one.
     model: a `Hourglass` with the same options; initialised here if it is not yet.
 
   Returns:

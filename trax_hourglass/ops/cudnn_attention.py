@@ -27,7 +27,7 @@ _WIDTHS = 8  # What widths of heads must be a multiple of.
 
 @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
 def attend(q, k, v, positions, key, queries_per_group, rate):
-  """Returns the attention's output (B, Q, H, E); arguments are those of `blockwise.attend`.
+  """Returns the attention's output (B, Q, H, E); arguments are those of `tiled_attention.attend`.
 
   Raises:
     ValueError: rate > 0, since JAX offers cuDNN's attention without dropout of weights; or what else cuDNN refuses.

@@ -6,7 +6,7 @@ The geometry is attention.py's: groups of P queries and A keys, one of the two b
     keys        (B, H, C, E)
     values      (B, H, C, E)
     distances   (P, H, C, E): row d of phase p is the projected distance from the p-th query of a group to the key d
-                places before the last one that the group sees; the same for all groups. None without relative positions.
+                places before the last one that the group sees; equal for all groups. None without relative positions.
 
 Each of the three is cut along C into blocks, arrays of their own, whose ends double: 512, 1024, 2048 ... A query reads
 the blocks that hold something and no others, which a `lax.switch` chooses, so its time follows the length so far, not
