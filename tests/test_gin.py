@@ -9,6 +9,7 @@ import pytest
 import trax
 from trax import shapes
 
+from trax_hourglass import registry
 import trax_hourglass as th
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import gin_config
@@ -75,7 +76,7 @@ def bindings():
 
 def test_names_of_trax_stay_unambiguous():
   known = gin.config._REGISTRY  # pylint: disable=protected-access
-  for name in th.configurables._registered.values():
+  for name in registry._registered.values():
     assert len(known.matching_selectors(name.__name__)) == 1, name
   gin.parse_config(TRAX_CONFIG)
   # Trax recognises its own attention by identity, which gin's wrapper has not; the name resolved, that is all we ask.

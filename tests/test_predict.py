@@ -156,7 +156,7 @@ def test_what_is_shortened_runs_once_per_group(hierarchy, n_prompts):
       # Groups of a level that begin within the prompt run together, each later one when its first token comes.
       groups = lambda level: 1 + sum(i % level.total_factor == 0 for i in range(n_prompt, length))
       assert calls == {level.total_factor: (level.n_before + level.n_after) * groups(level)
-                       for level in th.hourglass.hierarchy_lib.parse(hierarchy)}
+                       for level in th.hierarchy.parse(hierarchy)}
 
 
 BOTH = 'attention_average', 'attention_linear'
@@ -171,7 +171,7 @@ def test_bytes_of_the_state_are_as_predicted(hierarchy, batch, length, pair, att
   model.init(shapes.ShapeDtype((batch, 1), np.int32))
   d, counters = OPTIONS[attention].get('d_model', pairs.D_MODEL), 1  # One of the tokens in all.
   shortening_attends, upsampling_attends = (name.startswith('attention') for name in pair)
-  levels = th.hourglass.hierarchy_lib.parse(hierarchy)
+  levels = th.hierarchy.parse(hierarchy)
   n = lambda level: -(-length // level.total_factor)
   numbers = 0
   for level in levels:
@@ -241,7 +241,7 @@ def test_several_tokens_in_a_later_call(small):
     ({'upsampling': lambda *_: tl.Serial()}, "upsampling Serial has no mode 'predict'"),
     ({'upsampling': lambda *a: th.UpsampleByAttention(*a, added=lambda *_: tl.Serial())}, "added Serial has no mode"),
     ({'shortening': lambda *a: th.ShortenByAttention(*a, query=lambda *_: tl.Serial())}, "query Serial has no mode"),
-    ({'shortened_attention': th.configurables.CausalLocalAttention}, "CausalLocalAttention has no mode 'predict'"),
+    ({'shortened_attention': th.CausalLocalAttention}, "CausalLocalAttention has no mode 'predict'"),
 ])
 def test_what_cannot_decode_says_so(options, message):
   build = lambda: th.Hourglass(11, '1@1 1@3 1@1', 14, 10, 7, mode='predict', **options)

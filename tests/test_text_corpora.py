@@ -97,7 +97,7 @@ def test_text_of_another_alphabet(tmp_path):
     texts.open_corpus(texts.packed(tmp_path, 'raw'), tmp_path, letters)
   assert enwik8.TEXT8.ends == enwik8.ENWIK8.ends == [90_000_000, 95_000_000, 100_000_000]
   assert len(set(enwik8.TEXT8.alphabet)) == 27
-  for corpus in (th.configurables.Enwik8, th.configurables.Text8):  # The real ones know this one from themselves.
+  for corpus in (th.Enwik8, th.Text8):  # The real ones know this one from themselves.
     with pytest.raises(ValueError, match="begins with b'<begin>"):
       corpus(texts.packed(tmp_path, 'raw'))
 

@@ -15,9 +15,8 @@ def main(argv=None):
   """Parses the command line, scores, prints one line."""
   parser = command_line.parser('evaluate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in Trax's "
-                                                            "format; "
-                      'default: the newest')
+  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in "
+                      "Trax's format; default: the newest")
   parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
   parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 moved by 128, the last 128 scored; "
                       "'notebook': of 6912; 'ablation': of 2048 without context; images are scored whole by all")
@@ -53,8 +52,7 @@ def evaluate(args):
   score, unit = result.score, result.unit
   error = '' if score.standard_error is None else f' ± {score.standard_error:.4f}'
   print(f'{score.bits_per_token:.4f}{error} bits per {unit} ({score.n_tokens:,} {unit}s of the {result.split} split '
-        'scored '
-        f'in {score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride {score.stride:,}; '
+        f'scored in {score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride {score.stride:,}; '
         f'{score.tokens_per_second:,.0f} {unit}s/s; step {result.step}) of {result.checkpoint}')
 
 
