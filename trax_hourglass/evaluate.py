@@ -52,8 +52,8 @@ def evaluate(args):
   score, unit = result.score, result.unit
   error = '' if score.standard_error is None else f' ± {score.standard_error:.4f}'
   print(f'{score.bits_per_token:.4f}{error} bits per {unit} ({score.n_tokens:,} {unit}s of the {result.split} split '
-        f'scored in {score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride {score.stride:,}; '
-        f'{score.tokens_per_second:,.0f} {unit}s/s; step {result.step}) of {result.checkpoint}')
+        f'scored in {score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride '
+        f'{score.stride:,}; {score.tokens_per_second:,.0f} {unit}s/s; step {result.step}) of {result.checkpoint}')
 
 
 if __name__ == '__main__':

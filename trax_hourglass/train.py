@@ -47,10 +47,9 @@ def train(args):
     print(json.dumps(result.as_dict()))
     return
   print(f'{result.valid_bits_per_token:.4f} valid bits per {result.unit} ({result.n_tokens_scored:,} {result.unit}s '
-        'scored, '
-        f'{result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in {result.output_dir}; '
-        f"train on: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir {result.output_dir} "
-        f"--config 'n_steps = {2 * result.step}'")
+        f'scored, {result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in '
+        f'{result.output_dir}; train on: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir '
+        f"{result.output_dir} --config 'n_steps = {2 * result.step}'")
 
 
 if __name__ == '__main__':

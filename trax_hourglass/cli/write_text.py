@@ -24,8 +24,7 @@ def write_texts(args):
   model = sampling.open_model(args)
   if model.vocab_size > 256:
     raise ValueError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be '
-                     'shown '
-                     'as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')
+                     'shown as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')
   if model.vocab_size < 256 and max(prompt, default=0) >= model.vocab_size:
     raise ValueError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
   # Raises what there is to raise.

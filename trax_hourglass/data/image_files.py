@@ -146,8 +146,7 @@ def _unpacked(packed, path):
   except OSError as error:
     unpacked.close()
     raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): '
-                     'free '
-                     'space there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
+                     'free space there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
   return unpacked
 
 

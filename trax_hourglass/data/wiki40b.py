@@ -20,8 +20,7 @@ _NAME = 'wiki40b/en'
 _TFDS_SPLITS = {'train': 'train', 'valid': 'validation', 'test': 'test'}
 _BY_HAND = ('prepare it where there is a network, by python -c "import tensorflow_datasets as tfds; '
             'tfds.builder(\'wiki40b/en\', data_dir=\'FOLDER\').download_and_prepare()", copy the folder here, and name '
-            'it '
-            "by Wiki40b.data_dir = 'FOLDER'")
+            "it by Wiki40b.data_dir = 'FOLDER'")
 
 
 class Wiki40b(Corpus):

@@ -13,7 +13,8 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
   """Returns -log p of each target in nats, (B, L) float32, and the model's new state.
 
   Args:
-    model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the two halves of `language_model.LanguageModel`.
+    model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the halves of
+      `language_model.LanguageModel`.
     tokens: (B, L).
     targets: (B, L), or those of the last tokens if the model gives outputs for these only.
     weights: the model's.

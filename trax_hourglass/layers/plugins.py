@@ -41,8 +41,7 @@ def check_decodes(spec, layer, role):
   """Returns a plug-in's layer, and raises ValueError in mode 'predict' unless its plug-in is marked by `decodes`."""
   if spec.decodes and not getattr(layer, '_decodes', False):
     raise ValueError(f"{role} {layer.name or type(layer).__name__} has no mode 'predict': choose another, or teach it "
-                     "to "
-                     'decode and mark the function that makes it with trax_hourglass.decodes')
+                     'to decode and mark the function that makes it with trax_hourglass.decodes')
   return layer
 
 

@@ -119,8 +119,7 @@ class RunRecord:
       os.close(lock)
       self._is_new = False
       raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another '
-                       'output_dir'
-                       ) from None
+                       'output_dir') from None
     self._lock = lock
     os.ftruncate(lock, 0)
     os.write(lock, f'process {os.getpid()} of {platform.node()}'.encode())
@@ -129,8 +128,7 @@ class RunRecord:
     changed = run_config.differences(self.notes['config'], self._config)
     if changed:
       raise ValueError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another '
-                       'output_dir; '
-                       'a run may go on with other steps, frequencies, devices and places of its data only')
+                       'output_dir; a run may go on with other steps, frequencies, devices and places of its data only')
     for name, before in self.notes['data'].items():
       if self._data[name] != before:
         raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, '

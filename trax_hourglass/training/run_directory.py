@@ -104,8 +104,7 @@ def _choose(directory, which):
     if step is None:
       if (directory / _OF_TRAX).exists():
         raise ValueError(f"{str(directory)!r} is a run of Trax's own trainer: give --checkpoint {directory / _OF_TRAX} "
-                         "and the "
-                         'config file of its model')
+                         'and the config file of its model')
       raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
     with distributed.together(f'opening the checkpoint {which!r}'):
