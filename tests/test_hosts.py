@@ -16,6 +16,7 @@ import pytest
 
 from tests.helpers import processes
 from tests.helpers import runs as runs_lib
+from tests.helpers import sampling
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import sharding
@@ -48,11 +49,12 @@ def run_hosts(n_hosts, n_devices, *arguments):
 
 
 def test_devices_and_hosts_do_not_change_the_losses():
-  one, = run_hosts(1, 8, 'tests.helpers.many_devices', 'our_steps')
-  two, silent = run_hosts(2, 4, 'tests.helpers.many_devices', 'our_steps', '{coordinator}', '{n_hosts}', '{host}')
+  part, = sampling.some(['our_steps'], ['all_our_steps'])
+  one, = run_hosts(1, 8, 'tests.helpers.many_devices', part)
+  two, silent = run_hosts(2, 4, 'tests.helpers.many_devices', part, '{coordinator}', '{n_hosts}', '{host}')
   assert '{' not in silent
   of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one, two))
-  assert len(of_one) == 13 and len(of_two) == 8
+  assert (len(of_one), len(of_two)) == sampling.some([(11, 6)], [(13, 8)])[0]
   for runs in (of_one, of_two):
     for name, losses in runs.items():
       expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']

@@ -70,7 +70,7 @@ def _of_product(equation):
 
 
 def _of_attention(equation):
-  """Products of `tiled_attention.attend` for each visible pair: scores of content and position, and the mean of values."""
+  """Products of `tiled_attention.attend` for visible pairs: scores of content and position, mean of values."""
   inputs = [variable.aval for variable in equation.invars if variable.aval.ndim == 4]
   (batch, n_queries, n_heads, width), (_, n_keys, *_) = (x.shape for x in inputs[:2])
   n_groups = min(n_queries, n_keys)  # Of queries or of keys one is alone in its group.
