@@ -4,12 +4,13 @@ import pathlib
 
 import gin
 
+from tests.helpers import processes
 from trax_hourglass.comparison import step_cost
 from trax_hourglass import registry
 from trax_hourglass.runtime import gin_config
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny_compare.gin')
-CORPUS = f"ByteCorpus.path = '{__file__}'"  # To look through the standard library would take most of the time.
+CORPUS = f"ByteCorpus.path = '{processes.ROOT}/README.md'"  # To look through the standard library would take most of the time.
 MEASURED = step_cost.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000,
                                  step_seconds=0.25)
 

@@ -99,7 +99,7 @@ def attention_of_own_rows():
       np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
 
 
-def our_steps(numbers=(1, 2, 8), n_steps=25):
+def our_steps(numbers=(1, 2, 8)):
   """Prints losses by setting; weights' and slots' bytes fall in proportion where they are shared out."""
   if jax.process_count() == 1:
     attention_of_own_rows()
@@ -109,7 +109,7 @@ def our_steps(numbers=(1, 2, 8), n_steps=25):
       continue
     for shard_weights in (False, True)[:n_devices]:
       key = f'small, {n_devices} devices, shared out: {shard_weights}'
-      losses[key], trainer = train(n_devices, shard_weights, n_steps, SMALL)
+      losses[key], trainer = train(n_devices, shard_weights, 50, SMALL)
       if not shard_weights:
         whole_bytes = whole_bytes or bytes_per_device(trainer)
         assert bytes_per_device(trainer) == whole_bytes
@@ -130,7 +130,7 @@ def our_steps(numbers=(1, 2, 8), n_steps=25):
     for n_devices, shard_weights in ((1, False), (2, True)):
       if n_devices % jax.process_count() == 0:
         key = f'{name}, {n_devices} devices, shared out: {shard_weights}'
-        losses[key] = train(n_devices, shard_weights, n_steps, SMALL, **options)[0]
+        losses[key] = train(n_devices, shard_weights, 50, SMALL, **options)[0]
   if distributed.is_first():
     print(json.dumps(losses))
 
@@ -140,4 +140,4 @@ def main(arguments):
   part, *host = arguments
   if host:
     distributed.connect(host[0], int(host[1]), int(host[2]), seconds=120)
-  {'trax_loop': trax_loop, 'our_steps': our_steps, 'all_our_steps': lambda: our_steps((1, 2, 4, 8), 50)}[part]()
+  {'trax_loop': trax_loop, 'our_steps': our_steps, 'all_our_steps': lambda: our_steps((1, 2, 4, 8))}[part]()
