@@ -2,9 +2,9 @@
 
     python benchmarks/attention.py [--json] [--length 2046] [--factor 3] [--rate 0.1] [--dtype float32]
 
-Each of the three uses is measured: within a level, shortening and upsampling by the factor. On a GPU the Triton kernels run
-beside the tiles, in several sizes, and cuDNN's attention where there is no dropout and `--dtype bfloat16`. Runs alternate
-between the variants; seconds are medians. Bytes are the compiler's own count of temporaries.
+Each of the three uses is measured: within a level, shortening and upsampling by the factor. On a GPU the Triton kernels
+run beside the tiles, in several sizes, and cuDNN's attention where there is no dropout and `--dtype bfloat16`. Runs
+alternate between the variants; seconds are medians. Bytes are the compiler's own count of temporaries.
 """
 
 import argparse
@@ -68,13 +68,16 @@ def arguments(args, queries_per_group, keys_per_group):
 def compiled(function, arrays):
   """Returns the gradient of the function's sum of squares, compiled, with seconds and bytes."""
   started = time.perf_counter()
-  gradient = jax.jit(jax.grad(lambda *a: (function(*a).astype(jnp.float32)**2).sum(), argnums=range(6))).lower(*arrays).compile()
+  gradient = jax.jit(jax.grad(lambda *a: (function(*a).astype(jnp.float32)**2).sum(),
+                              argnums=range(6))).lower(*arrays).compile()
   seconds = time.perf_counter() - started
   return gradient, {'compile_seconds': seconds, 'temporary_bytes': gradient.memory_analysis().temp_size_in_bytes}
 
 
 def forms(args, arrays):
-  """Yields what there is to compile, name and function (arguments of `relative_attention`) -> output, each at its turn."""
+  """Yields what there is to compile, name and function (arguments of `relative_attention`) -> output, each at its
+  turn.
+  """
   def form(name):
     return lambda *a: attention.relative_attention(*a, rate=args.rate, key=jax.random.PRNGKey(0), form=name)
 
@@ -125,7 +128,8 @@ def main():
   if args.json:
     print(json.dumps({'device': device, 'settings': vars(args), 'rows': rows}))
     return
-  print(f'{device}; {vars(args)}\n\n| use | variant | seconds | compile seconds | temporary bytes |\n|---|---|---|---|---|')
+  print(f'{device}; {vars(args)}\n\n| use | variant | seconds | compile seconds | temporary bytes '
+        '|\n|---|---|---|---|---|')
   for row in rows:
     if 'left_out' in row:
       print(f'| {row["use"]} | {row["variant"]} | {row["left_out"]} | | |')

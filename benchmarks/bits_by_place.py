@@ -2,8 +2,8 @@
 
     python benchmarks/bits_by_place.py DIR [DIR ...] [--windows 400] [--factors 3,4] [--json]
 
-Each DIR is a run directory, such as one of a comparison's row and seed. The first windows of the first run's valid split, each as
-long as those of its training, are scored by all runs; "more" are differences to the first.
+Each DIR is a run directory, such as one of a comparison's row and seed. The first windows of the first run's valid
+split, each as long as those of its training, are scored by all runs; "more" are differences to the first.
 """
 
 import argparse
@@ -64,7 +64,8 @@ def places(texts, factors):
   for factor in factors:
     for offset in range(factor):
       masks[f'place {offset} in groups of {factor}'] = (place % factor == offset) & (place >= _START)
-  edges = [edge for edge in (0, 8, 32, 128, *range(256, texts.shape[1], 256)) if edge < texts.shape[1]] + [texts.shape[1]]
+  edges = [edge for edge in (0, 8, 32, 128, *range(256, texts.shape[1], 256)) if edge < texts.shape[1]
+          ] + [texts.shape[1]]
   for begin, end in zip(edges, edges[1:]):
     masks[f'bytes {begin} to {end - 1} of a window'] = (place >= begin) & (place < end)
   is_letter = np.isin(texts, np.frombuffer(bytes(range(65, 91)) + bytes(range(97, 123)), np.uint8))

@@ -1,11 +1,12 @@
-"""Measures what checkpoints cost: seconds that training waits, how much a step slows down meanwhile, bytes, seconds to restore.
+"""Measures what checkpoints cost: seconds that training waits, how much a step slows down meanwhile, bytes, seconds to
+restore.
 
     python benchmarks/checkpoints.py [--json] [--hierarchy '5@1 24@3 5@1'] [--d_model 512] ...
 
 Steps are those of a training run of our model; some are made while a checkpoint is written. What training loses to a
 checkpoint is what it waits at its beginning and end, the one before being deleted at the end, and what those steps take
-longer than others. The share of time is that at `fit.checkpoint_every`'s default. The checkpoint that is restored was just
-written, so it is read from memory and not from a disk.
+longer than others. The share of time is that at `fit.checkpoint_every`'s default. The checkpoint that is restored was
+just written, so it is read from memory and not from a disk.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Measures the host's side of training: how fast batches are made, what memory that takes, how long a step waits for them.
+"""Measures the host's side of training: how fast batches are made, what memory that takes, how long a step waits for
+them.
 
     python benchmarks/data.py [--json] [--gigabytes 10] [--steps 40] [--path FILE]
 
-Batches are made on one core, of bytes of a file that lies in the system's page cache, by the iterators that training uses:
-reading, conversion to int32, the weights and the check of the vocabulary included; processor time counts, so that other
-work on the machine does not. Memory is the growth of the process while random windows are read all over a sparse file of
-that many gigabytes, beside what a memory map would come to; steps are those of the quickstart's model, on all cores, with
-batches made ahead in a thread and, for comparison, between the steps.
+Batches are made on one core, of bytes of a file that lies in the system's page cache, by the iterators that training
+uses: reading, conversion to int32, the weights and the check of the vocabulary included; processor time counts, so that
+other work on the machine does not. Memory is the growth of the process while random windows are read all over a sparse
+file of that many gigabytes, beside what a memory map would come to; steps are those of the quickstart's model, on all
+cores, with batches made ahead in a thread and, for comparison, between the steps.
 """
 
 import argparse
@@ -136,8 +137,10 @@ def waiting(path, n_steps):
       if number >= 2:  # The first ones compile.
         waited.append(came - started)
         seconds.append(time.perf_counter() - started)
-    results[name] = {'step_seconds': statistics.median(seconds), 'waiting_microseconds': 1e6 * statistics.median(waited),
-                     'waiting_share': sum(waited) / sum(seconds)}
+    results[name] = {
+        'step_seconds': statistics.median(seconds), 'waiting_microseconds': 1e6 * statistics.median(waited),
+        'waiting_share': sum(waited) / sum(seconds)
+    }
   stream.close()
   return results
 
@@ -159,11 +162,13 @@ def table(report):
   lines += [f'| {name} | {row["megabytes_per_second"]:.0f} | {row["spread"]:.0f} |'
             for name, row in report['speed_on_one_core'].items()]
   memory_ = report['memory']
-  lines += ['', f'{memory_["batches"]:,} batches of 8 x 2048 all over {memory_["file_bytes"] / 1e9:g} GB: resident memory '
-            f'grew by {memory_["read_growth_bytes"] / 1e6:.1f} MB; by {memory_["map_growth_bytes"] / 1e6:.1f} MB with a memory '
-            'map.', '',
+  lines += ['', f'{memory_["batches"]:,} batches of 8 x 2048 all over {memory_["file_bytes"] / 1e9:g} GB: resident '
+                'memory '
+            f'grew by {memory_["read_growth_bytes"] / 1e6:.1f} MB; by {memory_["map_growth_bytes"] / 1e6:.1f} MB with '
+            'a memory map.', '',
             '| batches | step ms | waiting microseconds | share |', '|---|---|---|---|']
-  lines += [f'| {name} | {1e3 * row["step_seconds"]:.0f} | {row["waiting_microseconds"]:.0f} | {row["waiting_share"]:.2%} |'
+  lines += [f'| {name} | {1e3 * row["step_seconds"]:.0f} | {row["waiting_microseconds"]:.0f} | '
+            f'{row["waiting_share"]:.2%} |'
             for name, row in report['steps'].items()]
   return '\n'.join(lines)
 

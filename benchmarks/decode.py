@@ -1,6 +1,7 @@
 """Measures sampling, token by token: our Hourglass, our flat baselines and Trax's models, side by side.
 
-    python benchmarks/decode.py [--json] [--lengths 256,2046] [--batches 1] [--models ours,flat,flat_equal_time,trax,trax_lm]
+    python benchmarks/decode.py [--json] [--lengths 256,2046] [--batches 1]
+        [--models ours,flat,flat_equal_time,trax,trax_lm]
 
     ours              Hourglass in mode 'predict', decoding.Sampler
     flat              as many blocks on tokens, the same code
@@ -8,9 +9,9 @@
     trax              trax.models.HourglassLM, which has no mode 'predict': a whole forward pass for each token
     trax_lm           trax.models.TransformerLM in mode 'predict', trax.supervised.decoding.autoregressive_sample_stream
 
-At each length, a prompt takes a model to just below it, and a few tokens are written from there; models and lengths take
-turns, and times are medians over the turns. Ours have room for the longest of the lengths throughout. Bytes are those of the
-whole state, at a room of just that length. Weights are initial ones: time does not depend on them.
+At each length, a prompt takes a model to just below it, and a few tokens are written from there; models and lengths
+take turns, and times are medians over the turns. Ours have room for the longest of the lengths throughout. Bytes are
+those of the whole state, at a room of just that length. Weights are initial ones: time does not depend on them.
 """
 
 import argparse
@@ -98,9 +99,8 @@ class TraxHourglass:
     del batch
     first, *inner, last = args.hierarchy.split()
     self._factor = subjects.hierarchy_lib.parse(args.hierarchy)[-1].total_factor
-    self._model = trax.models.HourglassLM(
-        **sizes(args), vanilla_layers=tuple(int(part.split('@')[0]) for part in (first, last)), hierarchy=' '.join(inner),
-        mode='eval')
+    self._model = trax.models.HourglassLM(**sizes(args), vanilla_layers=tuple(
+        int(part.split('@')[0]) for part in (first, last)), hierarchy=' '.join(inner), mode='eval')
     self._model.init(shapes.ShapeDtype((1, self._factor), np.int32))
     self._forward = jax.jit(lambda weights, state, x: self._model.pure_fn(x, weights, state, jax.random.PRNGKey(0))[0])
 
@@ -123,8 +123,8 @@ class TraxLM:
   """Trax's flat model in mode 'predict', by Trax's sampler."""
 
   def __init__(self, args, room, batch):
-    self._model = trax.models.TransformerLM(
-        **sizes(args), n_layers=int(subjects.flat_hierarchy(args.hierarchy).split('@')[0]), max_len=room, mode='predict')
+    self._model = trax.models.TransformerLM(**sizes(args), n_layers=int(
+        subjects.flat_hierarchy(args.hierarchy).split('@')[0]), max_len=room, mode='predict')
     self._model.init(shapes.ShapeDtype((batch, 1), np.int32))
     self._start = self._model.state
 
@@ -185,7 +185,9 @@ def measure(args):
   names = args.models.split(',')
   room = max(lengths)
   rows = []
-  hierarchies = {'ours': args.hierarchy, 'flat': subjects.flat_hierarchy(args.hierarchy), 'flat_equal_time': args.flat_equal_time}
+  hierarchies = {
+      'ours': args.hierarchy, 'flat': subjects.flat_hierarchy(args.hierarchy), 'flat_equal_time': args.flat_equal_time
+  }
   samplers = {name: Sampling(args, hierarchy, room) for name, hierarchy in hierarchies.items() if name in names}
   models = {name: functools.partial(Ours, sampling) for name, sampling in samplers.items()}
   if 'trax' in names:
@@ -199,7 +201,8 @@ def measure(args):
             'settings': {k: v for k, v in vars(args).items() if k != 'json'}, 'rows': rows}
   rate = {(row['model'], row['batch'], row['length']): row.get('tokens_per_second') for row in rows}
   at = batches[0], room
-  for key, other in (('trax', 'trax'), ('flat', 'flat'), ('flat_equal_time', 'flat_equal_time'), ('trax_lm', 'trax_lm')):
+  for key, other in (('trax', 'trax'), ('flat', 'flat'), ('flat_equal_time', 'flat_equal_time'),
+                     ('trax_lm', 'trax_lm')):
     if rate.get(('ours', *at)) and rate.get((other, *at)):
       report[f'tokens_per_second_ratio_ours_over_{key}'] = rate['ours', *at] / rate[other, *at]
   if rate.get(('ours', *at)) and len(lengths) > 1:
@@ -209,7 +212,8 @@ def measure(args):
 
 def table(report):
   """Returns the report as a markdown table."""
-  columns = ('model', 'batch', 'length', 'state_bytes', 'seconds_per_token', 'seconds_per_token_spread', 'tokens_per_second')
+  columns = ('model', 'batch', 'length', 'state_bytes', 'seconds_per_token', 'seconds_per_token_spread',
+             'tokens_per_second')
   machine = {key: report[key] for key in (*subjects.machine(), 'dtype', 'settings')}
   lines = [str(machine), '', subjects.markdown(report['rows'], columns)]
   lines += [''] + [f'{key}: {value:.2f}' for key, value in report.items() if 'ratio' in key]

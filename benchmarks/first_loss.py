@@ -17,7 +17,8 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_FINISHED = re.compile(r'Finished (tracing|jaxpr to MLIR module conversion|XLA compilation)(?: of)? (\S+).* in ([\d.]+) sec')
+_FINISHED = re.compile(r'Finished (tracing|jaxpr to MLIR module conversion|XLA compilation)(?: of)? (\S+).* in '
+                       r'([\d.]+) sec')
 _STEP = '_update', 'jit(_update)'  # As JAX calls it while it traces and while it compiles.
 
 
@@ -36,8 +37,9 @@ def lines_to_first_loss(**environment):
   lines = []
   with tempfile.TemporaryDirectory() as folder:
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, '-m', 'trax_hourglass.train', '--output_dir', os.path.join(folder, 'run')],
-                               stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment})
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'trax_hourglass.train', '--output_dir',
+         os.path.join(folder, 'run')], stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment})
     try:
       for line in process.stderr:
         lines.append((time.monotonic() - started, line))
@@ -59,7 +61,8 @@ def parts(lines):
       continue
     stage, name, taken = told[1], told[2], float(told[3])
     seconds['until the first program'] = seconds['until the first program'] or at - taken
-    part = 'all other programs' if name not in _STEP else 'XLA, the step' if stage.startswith('XLA') else 'tracing and lowering the step'
+    part = 'all other programs' if name not in _STEP else 'XLA, the step' if stage.startswith(
+        'XLA') else 'tracing and lowering the step'
     seconds[part] += taken
   return {**seconds, 'all else': lines[-1][0] - sum(seconds.values())}
 

@@ -1,10 +1,11 @@
-"""Measures how time and memory of a training step grow with the sequence: ours, our flat baseline, Trax's until it fails.
+"""Measures how time and memory of a training step grow with the sequence: ours, our flat baseline, Trax's until it
+fails.
 
     python benchmarks/scaling.py [--json] [--lengths 512,1024,2048,4096,8192,16384] [--plot scaling.png] ...
 
-One sequence a step. Lengths are rounded down to a multiple of the deepest factor, for Trax's model. A model is left out from
-the first length on whose temporaries, by the compiler's count, exceed `--max_bytes`, or whose step would take longer than
-`--max_seconds`, as the step before lets expect (quadratic growth).
+One sequence a step. Lengths are rounded down to a multiple of the deepest factor, for Trax's model. A model is left out
+from the first length on whose temporaries, by the compiler's count, exceed `--max_bytes`, or whose step would take
+longer than `--max_seconds`, as the step before lets expect (quadratic growth).
 """
 
 import argparse
@@ -13,7 +14,8 @@ import sys
 
 import subjects
 
-COLUMNS = ('model', 'length', 'step_seconds', 'microseconds_per_token', 'temporary_bytes', 'bytes_per_token', 'step_flops', 'left_out')
+COLUMNS = ('model', 'length', 'step_seconds', 'microseconds_per_token', 'temporary_bytes', 'bytes_per_token',
+           'step_flops', 'left_out')
 
 
 def parse_arguments():
@@ -95,7 +97,9 @@ def main():
   """Prints the results."""
   args = parse_arguments()
   rows = measure(args)
-  report = {**subjects.machine(), 'settings': {key: value for key, value in vars(args).items() if key != 'json'}, 'rows': rows}
+  report = {
+      **subjects.machine(), 'settings': {key: value for key, value in vars(args).items() if key != 'json'}, 'rows': rows
+  }
   if args.plot:
     plot(rows, args.plot)
   if args.json:

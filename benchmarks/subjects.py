@@ -1,4 +1,6 @@
-"""Models to measure, each with the trainer it is trained by: ours, our flat baseline, and Trax's Hourglass in Trax's trainer."""
+"""Models to measure, each with the trainer it is trained by: ours, our flat baseline, and Trax's Hourglass in Trax's
+trainer.
+"""
 
 import argparse
 import os
@@ -139,7 +141,8 @@ class Subject:
     if len(self.seconds) > 1:
       middle = statistics.median(self.seconds[1:])
       self.result.update(step_seconds=middle, step_seconds_spread=max(self.seconds[1:]) - min(self.seconds[1:]),
-                         tokens_per_second=self.shape[0] * self.shape[1] / middle, steps_measured=(len(self.seconds) - 1) * _TOGETHER)
+                         tokens_per_second=self.shape[0] * self.shape[1] / middle,
+                         steps_measured=(len(self.seconds) - 1) * _TOGETHER)
 
 
 def peak_resident_bytes():
@@ -152,7 +155,9 @@ def peak_resident_bytes():
 
 
 def peak_device_bytes():
-  """Returns the most memory that this program has held on its first device, in bytes, or None where JAX does not say."""
+  """Returns the most memory that this program has held on its first device, in bytes, or None where JAX does not
+  say.
+  """
   return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 

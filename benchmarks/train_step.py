@@ -6,8 +6,8 @@ Steps alternate between the models (A B C A B C ...); times are medians, the spr
 `temporary_bytes` are the compiler's own count for the compiled step. `step_flops` are the matrix products a step needs
 (flops.py), the same for Trax's model as for ours; their rate is also given as a share of a large matrix product's rate,
 measured in the same run, and with --peak_flops as one of a rate that is stated (`mfu`; an H200 has 788e12 in bfloat16).
-`peak_resident_bytes` (--peak) are those of a process of its own that trains one model, and `peak_device_bytes` its first
-device's, where that has memory of its own.
+`peak_resident_bytes` (--peak) are those of a process of its own that trains one model, and `peak_device_bytes` its
+first device's, where that has memory of its own.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import sys
 import subjects
 
 COLUMNS = ('model', 'parameters', 'init_seconds', 'trace_seconds', 'compile_seconds', 'temporary_bytes',
-           'peak_resident_bytes', 'peak_device_bytes', 'step_seconds', 'step_seconds_spread', 'tokens_per_second', 'step_flops',
-           'flops_per_second', 'share_of_matmul_rate', 'mfu', 'last_loss')
+           'peak_resident_bytes', 'peak_device_bytes', 'step_seconds', 'step_seconds_spread', 'tokens_per_second',
+           'step_flops', 'flops_per_second', 'share_of_matmul_rate', 'mfu', 'last_loss')
 RATIOS = {'step_seconds': 'step_time', 'temporary_bytes': 'temporary_bytes', 'compile_seconds': 'compile_seconds',
           'peak_resident_bytes': 'peak_resident_bytes', 'peak_device_bytes': 'peak_device_bytes'}
 
@@ -31,9 +31,10 @@ def parse_arguments():
   subjects.add_flags(parser, d_model=512, d_ff=2048, n_heads=8)
   parser.add_argument('--length', type=int, default=2046, help='tokens; a multiple of the factors, for Trax\'s model')
   parser.add_argument('--steps', type=int, default=7, help='measured steps of each model')
-  parser.add_argument('--peak_flops', type=float, metavar='RATE', help='FLOP/s of the device, to give model FLOPs as a share of')
+  parser.add_argument('--peak_flops', type=float, metavar='RATE',
+                      help='FLOP/s of the device, to give model FLOPs as a share of')
   parser.add_argument('--compile_only', action='store_true', help='bytes and compile time, no steps')
-  parser.add_argument('--peak', action='store_true', help='also train each model in a process of its own, for its memory')
+  parser.add_argument('--peak', action='store_true', help='also train each model in its own process, for its memory')
   return parser.parse_args()
 
 

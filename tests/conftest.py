@@ -25,7 +25,8 @@ hypothesis.settings.load_profile('repeatable')
 
 
 def pytest_addoption(parser):
-  parser.addoption('--thorough', action='store_true', help='try all examples of what is sampled otherwise; an hour or more')
+  parser.addoption('--thorough', action='store_true',
+                   help='try all examples of what is sampled otherwise; an hour or more')
 
 
 def pytest_configure(config):

@@ -2,13 +2,14 @@
 
     python tests/crash.py [--kills 50] [--seed 0] [--devices N] [--resume_devices M]
 
-Real processes of `python -m trax_hourglass.train` are ended by SIGKILL: at any moment, within a step, while a checkpoint is
-written, within an evaluation; or asked to stop by SIGTERM or Ctrl-C, which they must answer by 143 or 130. The same command
-then goes on. Each finished run must have the weights, optimizer slots and logged losses of the unkilled run, bit by bit, in
-TensorBoard every point once, and the same checkpoints, unless it was asked to stop, which saves one more.
+Real processes of `python -m trax_hourglass.train` are ended by SIGKILL: at any moment, within a step, while a
+checkpoint is written, within an evaluation; or asked to stop by SIGTERM or Ctrl-C, which they must answer by 143 or
+130. The same command then goes on. Each finished run must have the weights, optimizer slots and logged losses of the
+unkilled run, bit by bit, in TensorBoard every point once, and the same checkpoints, unless it was asked to stop, which
+saves one more.
 
-With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding; how near that is
-stands in helpers/outcomes.py.
+With --resume_devices a run goes on with M virtual devices and with N by turns, and is equal up to rounding; how near
+that is stands in helpers/outcomes.py.
 """
 
 import argparse

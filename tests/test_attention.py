@@ -49,7 +49,10 @@ def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
 def masks(key, rate, n_queries, n_keys):
   """The dropout masks of all heads as whole matrices (H, B, Q, K)."""
   rows = jnp.arange(attention_inputs.B * n_queries).reshape(attention_inputs.B, -1, 1)
-  return np.stack([dropout.keep_mask(head, rows, jnp.arange(n_keys)[None, None], rate) for head in prng.split(key, attention_inputs.H)])
+  return np.stack([
+      dropout.keep_mask(head, rows,
+                        jnp.arange(n_keys)[None, None], rate) for head in prng.split(key, attention_inputs.H)
+  ])
 
 
 @settings(max_examples=25)
@@ -62,7 +65,8 @@ def test_equals_the_definition(groups, geometry):
 
 
 @settings(max_examples=12)
-@given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES), rate=st.sampled_from([0.0, 0.3]),
+@given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES),
+       rate=st.sampled_from([0.0, 0.3]),
        tile=st.sampled_from([(256, 512), (4, 8), (8, 4), (3, 5)]))
 def test_gradients_equal_those_of_the_whole_matrix(groups, geometry, rate, tile):
   arrays, _ = attention_inputs.inputs(groups, *geometry)
@@ -113,7 +117,8 @@ def test_bfloat16_is_near(geometry, small_tiles):
   exact = [a.astype(jnp.float32) for a in rounded]
   out = attention.relative_attention(*rounded)
   assert out.dtype == jnp.bfloat16
-  fast, slow = attention_inputs.gradients(attention.relative_attention, rounded), attention_inputs.gradients(lambda *a: whole(*a, geometry), exact)
+  fast, slow = attention_inputs.gradients(attention.relative_attention, rounded), attention_inputs.gradients(
+      lambda *a: whole(*a, geometry), exact)
   # bfloat16 keeps 8 bits, 0.4 %; queries, weights and result are each rounded once on the way.
   for got, expected in zip([out, *fast], [whole(*exact, geometry), *slow]):
     np.testing.assert_allclose(got.astype(jnp.float32), expected, atol=0.02 * float(jnp.abs(expected).max()))
@@ -128,7 +133,8 @@ def test_rotary_scores_depend_on_the_distance_alone(small_tiles):
   frequencies = 10000 ** -(np.arange(0, width, 2) / width)
   pair = lambda x: x[..., :width // 2] + 1j * x[..., width // 2:]
   distance = unit * (np.arange(length)[:, None] - np.arange(length))
-  scores = np.einsum('bihf,bjhf,ijf->bhij', pair(q), pair(k).conj(), np.exp(1j * distance[..., None] * frequencies)).real
+  scores = np.einsum('bihf,bjhf,ijf->bhij', pair(q),
+                     pair(k).conj(), np.exp(1j * distance[..., None] * frequencies)).real
   scores = np.where(np.tril(np.ones((length, length))), scores / np.sqrt(width), -np.inf)
   weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
   expected = np.einsum('bhij,bjhe->bihe', weights / weights.sum(axis=-1, keepdims=True), v)

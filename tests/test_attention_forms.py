@@ -67,21 +67,24 @@ def test_bfloat16_and_no_positions(form):
   np.testing.assert_allclose(other, tiles, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('geometry, width, rate, dtype', [((1, 1), 64, 0.1, jnp.bfloat16), ((1, 3), 96, 0.0, jnp.bfloat16),
+@pytest.mark.parametrize('geometry, width, rate, dtype',
+                         [((1, 1), 64, 0.1, jnp.bfloat16), ((1, 3), 96, 0.0, jnp.bfloat16),
                                                           ((3, 1), 64, 0.1, jnp.float32)])
 def test_kernels_lower_to_triton_for_a_gpu(geometry, width, rate, dtype):
   """No GPU is needed to make the program; whether it is fast only one can tell."""
   queries_per_group, keys_per_group = geometry
   n_groups, shape = 682, (4, width)
-  q, k, e = (jax.ShapeDtypeStruct((n, m, *shape), dtype) for n, m in (
-      (2, n_groups * queries_per_group), (2, n_groups * keys_per_group), (queries_per_group, n_groups * keys_per_group)))
+  q, k, e = (jax.ShapeDtypeStruct((n, m, *shape), dtype)
+             for n, m in ((2, n_groups * queries_per_group), (2, n_groups * keys_per_group),
+                          (queries_per_group, n_groups * keys_per_group)))
   bias = jax.ShapeDtypeStruct(shape, dtype)
   function = lambda *arrays: attention.relative_attention(
       *arrays, rate=rate, key=jnp.zeros(2, jnp.uint32), form='pallas').astype(jnp.float32).sum()
   gpu = jax.sharding.AbstractDevice(device_kind='NVIDIA H100', num_cores=132, platform='gpu')
   mesh = jax.sharding.AbstractMesh((1,), ('x',), abstract_device=gpu)
   with mock.patch.object(jax, 'default_backend', lambda: 'gpu'), jax.sharding.use_abstract_mesh(mesh):
-    lowered = jax.jit(jax.grad(function, argnums=range(6))).trace(q, k, k, e, bias, bias).lower(lowering_platforms=('cuda',))
+    lowered = jax.jit(jax.grad(function, argnums=range(6))).trace(q, k, k, e, bias,
+                                                                  bias).lower(lowering_platforms=('cuda',))
   assert lowered.as_text().count('__gpu$xla.gpu.triton') == 3  # Forward, and for the gradients of queries and of keys.
 
 
@@ -89,7 +92,8 @@ def test_a_model_takes_its_form():
   tokens = np.arange(12)[None] % 7
   weights, outputs = None, []
   for form in attention.FORMS:
-    model = th.Hourglass(vocab_size=7, hierarchy='1@1 1@3 1@1', d_model=8, d_ff=8, n_heads=2, mode='eval', attention_form=form)
+    model = th.Hourglass(vocab_size=7, hierarchy='1@1 1@3 1@1', d_model=8, d_ff=8, n_heads=2, mode='eval',
+                         attention_form=form)
     model.init(jax.ShapeDtypeStruct(tokens.shape, np.int32))
     weights = weights or model.weights
     outputs.append(model.pure_fn(tokens, weights, model.state, jax.random.PRNGKey(0))[0])
@@ -104,7 +108,8 @@ def test_float32_goes_by_the_tiles_where_cudnn_would_be_asked(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   jax.clear_caches()  # Compiled functions do not ask for the backend again.
   asked = []
-  monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda q, k, v, **options: asked.append(options['implementation']) or q)
+  monkeypatch.setattr(jax.nn, 'dot_product_attention',
+                      lambda q, k, v, **options: asked.append(options['implementation']) or q)
   np.testing.assert_allclose(attention.relative_attention(*arrays, form='cudnn'), tiles, rtol=1e-5, atol=1e-6)
   assert not asked
   eight_wide = [jnp.pad(x, (*[(0, 0)] * (x.ndim - 1), (0, -x.shape[-1] % 8))).astype(jnp.bfloat16) for x in arrays]
@@ -138,7 +143,8 @@ def test_mistakes_name_the_remedy(monkeypatch):
     attention.relative_attention(*arrays, rate=0.1, key=jax.random.PRNGKey(0), form='cudnn')
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   jax.clear_caches()
-  with pytest.raises(ValueError, match="heads are 5 wide: it takes multiples of 8; set Hourglass.attention_form to 'tiles'"):
+  with pytest.raises(ValueError, match="heads are 5 wide: it takes multiples of 8; set Hourglass.attention_form to "
+                                       "'tiles'"):
     attention.relative_attention(*(x.astype(jnp.bfloat16) for x in arrays), form='cudnn')
   def refuse(*_, **__):
     raise NotImplementedError('no such GPU')

@@ -90,9 +90,10 @@ def test_random_windows_begin_with_an_example_and_reach_all():
   assert set(windows.starts(0).tolist()) == {0, 7, 14, 21, 28}
 
 
-@given(kind=st.sampled_from([batches.RandomWindows, batches.Epochs]), batch=st.integers(1, 4), n_hosts=st.integers(1, 4),
-       step=st.integers(0, 60), example_length=st.sampled_from([None, 5]))
+@given(kind=st.sampled_from([batches.RandomWindows, batches.Epochs]), batch=st.integers(1, 4), n_hosts=st.integers(
+    1, 4), step=st.integers(0, 60), example_length=st.sampled_from([None, 5]))
 def test_hosts_batches_together_are_one_host_s(kind, batch, n_hosts, step, example_length):
+
   def take(host, n_hosts_):
     return next(stream(kind, 200, batch * n_hosts, 5, 3, host, n_hosts_, step, example_length))[0]
 
@@ -173,6 +174,7 @@ def test_prefetching_holds_no_more_than_its_depth_and_ends():
 
 
 def test_what_fails_in_the_thread_is_raised_at_its_batch():
+
   class Failing(batches.RandomWindows):
 
     def __next__(self):

@@ -18,8 +18,10 @@ TINY = ('--hierarchy', '0@1 1@3 1@1', '--d_model', '8', '--d_ff', '8', '--n_head
 
 @pytest.mark.parametrize('name, flags, ratios', [
     ('train_step', ('--length', '6', '--steps', '1', '--models', 'ours,trax', '--peak_flops', '1e12'),
-     ['step_time_ratio_trax_over_ours', 'temporary_bytes_ratio_trax_over_ours', 'compile_seconds_ratio_trax_over_ours']),
-    ('decode', ('--lengths', '5,9', '--tokens', '1', '--turns', '2', '--models', 'ours,flat,trax', '--flat_equal_time', '1@1'),
+     ['step_time_ratio_trax_over_ours', 'temporary_bytes_ratio_trax_over_ours',
+      'compile_seconds_ratio_trax_over_ours']),
+    ('decode', ('--lengths', '5,9', '--tokens', '1', '--turns', '2', '--models', 'ours,flat,trax', '--flat_equal_time',
+                '1@1'),
      ['tokens_per_second_ratio_ours_over_trax', 'tokens_per_second_ratio_ours_over_flat',
       'time_ratio_longest_over_shortest_length']),
 ])
@@ -31,7 +33,8 @@ def test_prints_its_ratios(name, flags, ratios, monkeypatch, capsys):
 
 
 def test_scaling_leaves_out_what_would_take_too_long_and_draws(tmp_path, monkeypatch, capsys):
-  flags = '--lengths', '6,9', '--steps', '1', '--models', 'ours,flat', '--max_seconds', '1e-9', '--plot', str(tmp_path / 'plot.png')
+  flags = '--lengths', '6,9', '--steps', '1', '--models', 'ours,flat', '--max_seconds', '1e-9', '--plot', str(
+      tmp_path / 'plot.png')
   rows = run('scaling', (*TINY, *flags), monkeypatch, capsys)['rows']
   assert [(row['model'], row['length'], 'left_out' in row) for row in rows] == [
       ('ours', 6, False), ('flat', 6, False), ('ours', 9, True), ('flat', 9, True)]
@@ -42,10 +45,15 @@ def test_scaling_leaves_out_what_would_take_too_long_and_draws(tmp_path, monkeyp
 def test_attention_measures_every_form_and_use(monkeypatch, capsys):
   for name in '_BLOCK_QUERIES', '_SPAN_KEYS':  # The benchmark tries others; they come back at the end.
     monkeypatch.setattr(tiled_attention, name, getattr(tiled_attention, name))
-  rows = run('attention', ('--length', '6', '--n_heads', '1', '--head_width', '2', '--runs', '1', '--json'), monkeypatch, capsys)['rows']
+  rows = run('attention', ('--length', '6', '--n_heads', '1', '--head_width', '2', '--runs', '1', '--json'),
+             monkeypatch, capsys)['rows']
   tiled_attention.attend.clear_cache()
-  variants = {use: [row['variant'] for row in rows if row['use'] == use] for use in ('within a level', 'shortening', 'upsampling')}
-  assert variants['within a level'] == [*variants['shortening'], 'one matrix'] and variants['upsampling'] == variants['shortening']
+  variants = {
+      use: [row['variant'] for row in rows if row['use'] == use]
+      for use in ('within a level', 'shortening', 'upsampling')
+  }
+  assert variants['within a level'] == [*variants['shortening'], 'one matrix'
+                                       ] and variants['upsampling'] == variants['shortening']
   assert len(variants['shortening']) == 6 and all(row['seconds'] > 0 for row in rows)
 
 
@@ -53,7 +61,8 @@ def test_first_loss_takes_its_seconds_apart(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
   first_loss = importlib.import_module('first_loss')
   lines = [(6.0, 'a note\n'), (7.5, 'Finished tracing pure_fn for jit in 0.500000000 sec'),
-           (9.0, 'Finished XLA compilation of jit(unstack) in 0.250 sec'), (12.0, 'Finished tracing _update for jit in 2.0 sec'),
+           (9.0, 'Finished XLA compilation of jit(unstack) in 0.250 sec'),
+           (12.0, 'Finished tracing _update for jit in 2.0 sec'),
            (12.5, 'Finished jaxpr to MLIR module conversion jit(_update) in 0.5 sec'),
            (20.0, 'Finished XLA compilation of jit(_update) in 7.0 sec'), (20.25, 'step 1/500: 7.8 bits/byte')]
   assert list(first_loss.parts(lines).values()) == [7.0, 2.5, 7.0, 0.75, 3.0]
@@ -63,10 +72,13 @@ def test_bits_by_place(tmp_path, monkeypatch, capsys):
   for name in 'one', 'other':
     runs.run(tmp_path / name, 'n_steps = 2', "Hourglass.hierarchy = '1@1 1@3 0@1'", f'fit.seed = {len(name)}')
   folders = str(tmp_path / 'one'), str(tmp_path / 'other')
-  all_bytes, *rows = run('bits_by_place', (*folders, '--windows', '9', '--factors', '3', '--json'), monkeypatch, capsys)['rows']
+  all_bytes, *rows = run('bits_by_place', (*folders, '--windows', '9', '--factors', '3', '--json'), monkeypatch,
+                         capsys)['rows']
   assert all_bytes['share'] == 1 and all_bytes['other, more'] != 0
   # Whole windows, and bytes that are a letter, by its number, or none: each divides the bytes.
-  for parts in ([row for row in rows if 'of a window' in row['bytes']], [row for row in rows if 'letter' in row['bytes']]):
+  for parts in ([row for row in rows if 'of a window' in row['bytes']], [
+      row for row in rows if 'letter' in row['bytes']
+  ]):
     np.testing.assert_allclose(sum(row['share'] for row in parts), 1)
     for name in 'one', 'other', 'other, more':
       np.testing.assert_allclose(sum(row['share'] * row[name] for row in parts), all_bytes[name], rtol=1e-5, atol=1e-6)
@@ -74,7 +86,8 @@ def test_bits_by_place(tmp_path, monkeypatch, capsys):
 
 def test_letters_and_groups_of_a_text(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
-  places = importlib.import_module('bits_by_place').places(np.frombuffer(b'ab, Words 1 x' + b'.' * 27, np.uint8)[None], [3])
+  places = importlib.import_module('bits_by_place').places(
+      np.frombuffer(b'ab, Words 1 x' + b'.' * 27, np.uint8)[None], [3])
   found = {name: np.flatnonzero(mask).tolist() for name, mask in places.items()}
   assert found['letter 1 of a word'] == [0, 4, 12] and found['letter 5 of a word and later'] == [8]
   assert found['place 1 in groups of 3'] == [25, 28, 31, 34, 37] and len(found['not a letter']) == 40 - 8

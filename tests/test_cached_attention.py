@@ -1,4 +1,6 @@
-"""Cached attention as plain functions: equal to its definition at every step, across blocks, for all three geometries."""
+"""Cached attention as plain functions: equal to its definition at every step, across blocks, for all three
+geometries.
+"""
 
 import hypothesis
 from hypothesis import strategies as st
@@ -26,7 +28,8 @@ def first_block(monkeypatch):
 
 
 @hypothesis.settings(max_examples=8, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-@hypothesis.given(st.sampled_from([(1, 1), (1, 3), (2, 1), (1, 2), (3, 1)]), st.integers(1, 6), st.integers(2, 7), st.data())
+@hypothesis.given(st.sampled_from([(1, 1), (1, 3), (2, 1), (1, 2), (3, 1)]), st.integers(1, 6), st.integers(2, 7),
+                  st.data())
 def test_every_step_equals_the_definition(first_block, geometry, block, n_groups, data):
   first_block(block)
   per_query, per_key = geometry

@@ -23,7 +23,10 @@ def arrays(seed):
   """Weights, no state, and slots, of different shapes and types."""
   random = np.random.RandomState(seed)
   make = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
-  return {'weights': [make(5, 7), make(3), make()], 'state': [], 'slots': [make(5, 7), jnp.asarray(random.randint(9), jnp.int32)]}
+  return {
+      'weights': [make(5, 7), make(3), make()], 'state': [],
+      'slots': [make(5, 7), jnp.asarray(random.randint(9), jnp.int32)]
+  }
 
 
 def like(of):
@@ -218,7 +221,8 @@ def test_a_step_that_is_saved_again_is_always_there(saved, tmp_path, monkeypatch
   assert store.newest_sound() == store.best() == 20
   shutil.rmtree(tmp_path / 'checkpoints' / '20')
   store.tidy()
-  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20 and store.best() == 10
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'
+                                                         ] and store.newest_sound() == 20 and store.best() == 10
   (tmp_path / 'checkpoints' / '10.replaced').mkdir()
   store.tidy()
   assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20

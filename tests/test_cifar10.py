@@ -28,7 +28,8 @@ def python2_pickle(rows):
     return b'U' + bytes([len(text)]) + text
 
   minus_1 = b'J' + struct.pack('<i', -1)
-  dtype = b'cnumpy\ndtype\n' + string(b'u1') + b'K\x00K\x01\x87R(K\x03' + string(b'|') + b'NNN' + 2 * minus_1 + b'K\x00tb'
+  dtype = b'cnumpy\ndtype\n' + string(b'u1') + b'K\x00K\x01\x87R(K\x03' + string(
+      b'|') + b'NNN' + 2 * minus_1 + b'K\x00tb'
   array = (b'cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85' + string(b'b') + b'\x87R(K\x01'
            + b''.join(b'J' + struct.pack('<i', n) for n in rows.shape) + b'\x86' + dtype + b'\x89T'
            + struct.pack('<i', rows.size) + rows.tobytes() + b'tb')
@@ -40,7 +41,9 @@ def write_python(folder, n_first=4):
     (folder / name).write_bytes(python2_pickle(planes(images)))
 
 
-@pytest.mark.parametrize('write, subfolder', [(pictures.write_binary, ''), (pictures.write_binary, 'cifar-10-batches-bin'), (write_python, ''),
+@pytest.mark.parametrize('write, subfolder',
+                         [(pictures.write_binary, ''), (pictures.write_binary, 'cifar-10-batches-bin'),
+                          (write_python, ''),
                                               (write_python, 'cifar-10-batches-py')])
 def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
   (tmp_path / subfolder).mkdir(exist_ok=True)
@@ -65,7 +68,8 @@ def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
 @pytest.mark.parametrize('size', [16, 8, 1])
 def test_smaller_images_are_rounded_means_of_squares(tmp_path, small_cifar10, size):
   pictures.write_binary(tmp_path)
-  corpora = [cifar10.Cifar10(tmp_path, 2, size=s, cache_dir=tmp_path / 'cache') for s in (32, size)]  # Each its own file.
+  # Each its own file.
+  corpora = [cifar10.Cifar10(tmp_path, 2, size=s, cache_dir=tmp_path / 'cache') for s in (32, size)]
   assert_split(corpora[0], 'train', TRAIN[:5])
   tokens, side = corpora[1].split('train'), 32 // size
   assert tokens.example_length == 3 * size * size and len(tokens) == 5 * tokens.example_length
@@ -105,7 +109,8 @@ class Evil:
     (b'\x01' * 3000, 'has 3,000 bytes, no multiple of 3073'), (b'', 'has 0 bytes, no multiple'),
     (b'\x63' * 3073, 'has the label 99 where CIFAR-10 has 0 .. 9'),
     (pickle.dumps(Evil()), 'refused, it names posix.mkdir, and only numpy arrays and plain containers are read'),
-    (python2_pickle(planes(TRAIN))[:-500], 'refused, '), (pickle.dumps({'a': 1}), 'holds no uint8 array of 3072 columns'),
+    (python2_pickle(planes(TRAIN))[:-500], 'refused, '),
+    (pickle.dumps({'a': 1}), 'holds no uint8 array of 3072 columns'),
     (python2_pickle(planes(random_images(2, 16))), 'holds no uint8 array of 3072 columns named data'),
 ])
 def test_bad_files_of_cifar10(tmp_path, monkeypatch, content, message):
@@ -131,7 +136,8 @@ def test_files_with_a_published_name_must_be_the_published_ones(tmp_path, name, 
 def test_bad_settings_of_cifar10(tmp_path, small_cifar10):
   with pytest.raises(ValueError, match='does not exist: give a folder or a file'):
     cifar10.Cifar10(tmp_path / 'none')
-  with pytest.raises(ValueError, match='holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the python version'):
+  with pytest.raises(ValueError, match='holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the python '
+                                       'version'):
     cifar10.Cifar10(tmp_path)
   with pytest.raises(ValueError, match='n_valid is -1'):
     cifar10.Cifar10(tmp_path, n_valid=-1)

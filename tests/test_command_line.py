@@ -32,7 +32,8 @@ def test_package_lists_the_commands_and_runs_them():
 def test_within_another_package_under_dash_m_all_names_are_there(tmp_path):
   (tmp_path / 'other').mkdir()
   (tmp_path / 'other' / '__init__.py').write_text('import trax_hourglass\n')
-  (tmp_path / 'other' / 'run.py').write_text('import trax_hourglass as th\nprint(th.Hourglass.__name__, "fit" in vars(th))\n')
+  (tmp_path / 'other' / 'run.py').write_text('import trax_hourglass as th\nprint(th.Hourglass.__name__, "fit" in '
+                                             'vars(th))\n')
   result = processes.python('-m', 'other.run', PYTHONPATH=f'{processes.ROOT}:{tmp_path}')
   assert result.stdout == 'Hourglass True\n', result.stderr
 
@@ -50,42 +51,38 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
   assert '-m trax_hourglass.train --output_dir' in lines[0]
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--config_file', 'no_such.gin'], 'no_such.gin'),
-    (['--config', 'Hourglas.d_model = 3'], 'Hourglas'),
-    (['--config', 'Hourglass.d_modell = 3'], 'd_modell'),
-    (['--config', 'Hourglass.d_model'], 'Hourglass.d_model'),
-    (['--config', 'Hourglass.d_model = 15'], 'd_model is 15'),
-    (['--config', 'Hourglass.n_heads = 3'], '14 does not divide among 3 heads'),
-    (['--config', 'Hourglass.hierarchy = "3@2"'], '3@2'),
-    (['--config', 'Hourglass.hierarchy = 3'], 'hierarchy 3'),
-    (['--config', 'Hourglass.vocab_size = 50'], 'outside the vocabulary'),
-    (['--config', 'length = 999999999'], 'longer than'),
-    (['--config', 'batch_size = 0'], 'batch_size is 0'),
-    (['--config', 'batch_size = "many"'], 'batch_size'),
-    (['--config', 'peak_learning_rate = "fast"'], 'fast'),
-    (['--config', 'ByteCorpus.path = "{tmp}/empty"'], '0 bytes'),
-    (['--config', 'ByteCorpus.path = "{tmp}/one"'], '1 bytes'),
-    (['--config', 'ByteCorpus.path = "{tmp}/none"'], 'does not exist'),
-    (['--config', 'Hourglass.shortening = @NoSuchShortening'], 'NoSuchShortening'),
-    (['--config', 'Hourglass.d_model = "wide"'], "d_model is 'wide'"),
-    (['--config', 'Hourglass.d_ff = 100000000000'], 'not enough memory, Unable to allocate 5.09 TiB'),
-    (['--config', 'Hourglass.d_ff = 12345678901234567890'], 'Maximum allowed dimension exceeded'),
-    (['--config', 'Hourglass.ff_activation = 3'], 'ff_activation is 3'),
-    (['--config', 'Hourglass.dropout_shared_axes = 3'], 'dropout_shared_axes is 3'),
-    (['--config', 'Hourglass.vanilla_attention = @UpsampleByNothing'], 'UpsampleByNothing cannot be made, '),
-    (['--config', 'trax.optimizers.Adam.eps = "x"'], 'Adam cannot be made, '),
-    (['--config', 'trax.optimizers.Adam.b1 = (1, 2)'], 'b1 of the optimizer is [1, 2]'),
-    (['--config', 'trax.optimizers.Adam.clip_grad_norm = "x"'], "clip_grad_norm of the optimizer is 'x'"),
-    (['--config', 'fit.optimizer = @trax.optimizers.Adam'], 'give a reference such as @trax.optimizers.Adam()'),
-    (['--config', 'fit.corpus = @ByteCorpus'], 'give a reference such as @ByteCorpus()'),
-    (['--config', 'fit.corpus = "text"'], "corpus is 'text': give a reference such as @ByteCorpus()"),
-    (['--config', 'fit.schedule = @WarmupCosine'], 'gives no learning rate for a step'),
-    (['--config', 'fit.schedule = @CosineEnd()', '--config', 'CosineEnd.before = 3', '--config', 'CosineEnd.first_step = 1',
-      '--config', 'CosineEnd.n_steps = 3'], 'before of the learning rate schedule is 3'),
-    (['--config', 'fit.callbacks = 3'], 'callbacks'),
-    (['--output_dir', '{tmp}/one'], '{tmp}/one'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [(['--config_file', 'no_such.gin'], 'no_such.gin'), (['--config', 'Hourglas.d_model = 3'], 'Hourglas'),
+     (['--config', 'Hourglass.d_modell = 3'], 'd_modell'), (['--config', 'Hourglass.d_model'], 'Hourglass.d_model'),
+     (['--config', 'Hourglass.d_model = 15'], 'd_model is 15'),
+     (['--config', 'Hourglass.n_heads = 3'], '14 does not divide among 3 heads'),
+     (['--config', 'Hourglass.hierarchy = "3@2"'], '3@2'), (['--config', 'Hourglass.hierarchy = 3'], 'hierarchy 3'),
+     (['--config', 'Hourglass.vocab_size = 50'], 'outside the vocabulary'),
+     (['--config', 'length = 999999999'], 'longer than'), (['--config', 'batch_size = 0'], 'batch_size is 0'),
+     (['--config', 'batch_size = "many"'], 'batch_size'), (['--config', 'peak_learning_rate = "fast"'], 'fast'),
+     (['--config', 'ByteCorpus.path = "{tmp}/empty"'], '0 bytes'),
+     (['--config', 'ByteCorpus.path = "{tmp}/one"'], '1 bytes'),
+     (['--config', 'ByteCorpus.path = "{tmp}/none"'], 'does not exist'),
+     (['--config', 'Hourglass.shortening = @NoSuchShortening'], 'NoSuchShortening'),
+     (['--config', 'Hourglass.d_model = "wide"'], "d_model is 'wide'"),
+     (['--config', 'Hourglass.d_ff = 100000000000'], 'not enough memory, Unable to allocate 5.09 TiB'),
+     (['--config', 'Hourglass.d_ff = 12345678901234567890'], 'Maximum allowed dimension exceeded'),
+     (['--config', 'Hourglass.ff_activation = 3'], 'ff_activation is 3'),
+     (['--config', 'Hourglass.dropout_shared_axes = 3'], 'dropout_shared_axes is 3'),
+     (['--config', 'Hourglass.vanilla_attention = @UpsampleByNothing'], 'UpsampleByNothing cannot be made, '),
+     (['--config', 'trax.optimizers.Adam.eps = "x"'], 'Adam cannot be made, '),
+     (['--config', 'trax.optimizers.Adam.b1 = (1, 2)'], 'b1 of the optimizer is [1, 2]'),
+     (['--config', 'trax.optimizers.Adam.clip_grad_norm = "x"'], "clip_grad_norm of the optimizer is 'x'"),
+     (['--config', 'fit.optimizer = @trax.optimizers.Adam'], 'give a reference such as @trax.optimizers.Adam()'),
+     (['--config', 'fit.corpus = @ByteCorpus'], 'give a reference such as @ByteCorpus()'),
+     (['--config', 'fit.corpus = "text"'], "corpus is 'text': give a reference such as @ByteCorpus()"),
+     (['--config', 'fit.schedule = @WarmupCosine'], 'gives no learning rate for a step'),
+     ([
+         '--config', 'fit.schedule = @CosineEnd()', '--config', 'CosineEnd.before = 3', '--config',
+         'CosineEnd.first_step = 1', '--config', 'CosineEnd.n_steps = 3'
+     ], 'before of the learning rate schedule is 3'), (['--config', 'fit.callbacks = 3'], 'callbacks'),
+     (['--output_dir', '{tmp}/one'], '{tmp}/one'),])
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
   (tmp_path / 'empty').write_bytes(b'')
   (tmp_path / 'one').write_bytes(b'x')
@@ -109,7 +106,8 @@ def test_an_error_of_ours_keeps_its_traceback():
 def test_memory_of_a_device_is_one_line(capsys):
   with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
     raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.')
-  assert stop.value.code == 2 and capsys.readouterr().err.startswith('train: not enough memory, RESOURCE_EXHAUSTED: Out of')
+  said = capsys.readouterr().err
+  assert stop.value.code == 2 and said.startswith('train: not enough memory, RESOURCE_EXHAUSTED: Out of')
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(capsys):

@@ -1,4 +1,6 @@
-"""Comparisons: rows train alike under an equal budget, what is finished stays, what fails is told, own variants join in."""
+"""Comparisons: rows train alike under an equal budget, what is finished stays, what fails is told, own variants join
+in.
+"""
 
 import csv
 import json
@@ -100,7 +102,8 @@ def test_tables_agree_with_the_results(finished):
     for line in csv.DictReader(file):
       if line['name'] != 'fails':
         assert float(line['bits_per_byte']) == rows[line['name']]['bits_per_byte']
-  assert f'| flat | {rows["flat"]["bits_per_byte"]:.4f} ± {rows["flat"]["spread"]:.4f} | 5.500 |' in report.table(results)
+  assert f'| flat | {rows["flat"]["bits_per_byte"]:.4f} ± {rows["flat"]["spread"]:.4f} | 5.500 |' in report.table(
+      results)
 
 
 def test_plots_are_small_images(finished):
@@ -114,7 +117,9 @@ def test_every_row_is_a_run_directory_of_its_own_data_and_seed(finished):
   for seed in (0, 1):
     opened = run_directory.load(folder / 'flat' / f'seed_{seed}')
     assert opened.step == 3 and gin_config.bound('fit.seed') == seed
-  settings = [json.loads((folder / name / 'row.json').read_text())['settings'].splitlines() for name in ('flat', 'maximum')]
+  settings = [
+      json.loads((folder / name / 'row.json').read_text())['settings'].splitlines() for name in ('flat', 'maximum')
+  ]
   assert all(line.startswith('Hourglass.') for line in set(settings[0]) ^ set(settings[1]))
 
 
@@ -148,7 +153,8 @@ def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatc
 
 def test_a_folder_of_other_results_is_refused(finished):
   folder, _ = finished
-  with pytest.raises(ValueError, match="flat holds results of other settings, 'batch_size = 2' where.*'batch_size = 3' now"):
+  with pytest.raises(ValueError, match="flat holds results of other settings, 'batch_size = 2' where.*'batch_size = 3' "
+                                       "now"):
     comparisons.run(folder, 'batch_size = 3')
   with pytest.raises(ValueError, match="'compare.steps = 3' where there is 'compare.steps = 4' now"):
     comparisons.run(folder, 'compare.steps = 4')
@@ -163,14 +169,16 @@ def test_some_rows_by_name(tmp_path, monkeypatch):
   monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   rows = comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("drawn",)'))
   assert list(rows) == ['drawn', 'drawn, k = 3']
-  assert list(comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
+  assert list(comparisons.by_name(comparisons.run(
+      tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
 
 
 def test_own_shortening_is_causal_and_samples(finished):
   model = th.Hourglass(pairs.VOCAB, '1@1 1@3 0@1', pairs.D_MODEL, pairs.D_FF, pairs.N_HEADS, mode='eval',
                        shortening=ShortenByMaximum)
   assert_causal(pairs.initialise(model, 13), 13)
-  opened = run_directory.load(finished[0] / 'maximum' / 'seed_0', mode='predict', bindings=['Hourglass.max_length = 20'])
+  opened = run_directory.load(finished[0] / 'maximum' / 'seed_0', mode='predict',
+                              bindings=['Hourglass.max_length = 20'])
   sample, = decoding.Sampler(opened.model, decoding.Choice(temperature=0.0)).sample([b'def'], length=5)
   assert len(sample.tokens) == 5
   text = b'def' + bytes(sample.tokens.astype(np.uint8))
@@ -210,7 +218,8 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('bindings, message', [
     (['compare.rows = {}'], 'compare.rows is {}'), (['compare.rows = None'], 'compare.rows is None'),
     (['compare.rows = ["6@1"]'], "compare.rows is ['6@1']"), (['compare.own_rows = {"a": 3}'], "own_rows has 'a': 3"),
-    (['compare.own_rows = {"a": "fit.model = @NoSuchModel"}'], "row 'a': No configurable matching reference '@NoSuchModel'"),
+    (['compare.own_rows = {"a": "fit.model = @NoSuchModel"}'], "row 'a': No configurable matching reference "
+                                                               "'@NoSuchModel'"),
     (['compare.own_rows = {"a": "Hourglass.hierarchy = \'3@2\'"}'], "row 'a': hierarchy '3@2'"),
     (['compare.own_rows = {"a": "Hourglass.d_model ="}'], "row 'a'"),
     (['compare.own_rows = {"a b": "", "a_b": ""}'], "'a b' and 'a_b'"),
@@ -229,10 +238,12 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     (['compare.warmup = 0.3', 'WarmupCosine.warmup_steps = 1'], 'no schedule takes the macro warmup_steps'),
     ([f'compare.own_rows = {{"a": {TRANSFORMER}}}', 'compare.protocol = "ablation"'],
      "row 'a': it does not take windows of 2048 tokens"),
-    (['compare.own_rows = {"flat": ""}'], "own_rows has 'flat', as compare.rows has"), (['compare.seeds = ([0],)'], 'seeds is ([0],)'),
+    (['compare.own_rows = {"flat": ""}'], "own_rows has 'flat', as compare.rows has"),
+    (['compare.seeds = ([0],)'], 'seeds is ([0],)'),
     (['compare.paper = {"no such row": 1.0}'], "'no such row'"), (['compare.paper = 1.1'], 'compare.paper is 1.1'),
     (['compare.paper = {"flat": "1.18"}'], "'flat': '1.18'"), (['compare.max_tokens = 0'], 'compare.max_tokens is 0'),
-    (['compare.own_rows = {"a": "fit.corpus = None"}'], "row 'a'"), (['warmup_steps = 4'], 'warmup_steps is 4 of n_steps 3'),
+    (['compare.own_rows = {"a": "fit.corpus = None"}'], "row 'a'"),
+    (['warmup_steps = 4'], 'warmup_steps is 4 of n_steps 3'),
     (['compare.steps = 0'], 'compare.steps is 0'), (['compare.steps = 1.5'], 'compare.steps is 1.5'),
     (['compare.seconds = 5'], 'compare.steps = 3 and compare.seconds = 5 given'),
     (['compare.steps = None'], 'no budget given'),
@@ -270,8 +281,8 @@ def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
     original(self, step)
 
   monkeypatch.setattr(step_timer.Clock, 'on_step_end', die_at_step_3)
-  row = ('compare.rows = {"flat": "Hourglass.hierarchy = \'1@1\'"}', 'compare.also_evaluate = None', 'compare.paper = None',
-         'compare.seeds = (0,)')
+  row = ('compare.rows = {"flat": "Hourglass.hierarchy = \'1@1\'"}', 'compare.also_evaluate = None',
+         'compare.paper = None', 'compare.seeds = (0,)')
   with pytest.raises(SystemExit):
     comparisons.run(tmp_path, *row)
   seconds = tmp_path / 'flat' / 'seed_0' / 'seconds.json'
@@ -293,6 +304,7 @@ def test_other_scoring_trains_nothing(finished, tmp_path, monkeypatch):
   original, seen = report.write, []
   monkeypatch.setattr(report, 'write', lambda folder, results: (seen.append(results), original(folder, results)))
   rows = comparisons.by_name(comparisons.run(folder, FAILS, 'compare.max_tokens = 40', 'compare.seeds = (0,)'))
-  assert rows['flat']['bits_per_byte'] != comparisons.by_name(finished[1])['flat']['bits_of_seeds'][0] and not rows['flat']['errors']
+  assert rows['flat']['bits_per_byte'] != comparisons.by_name(
+      finished[1])['flat']['bits_of_seeds'][0] and not rows['flat']['errors']
   # Between the first row and the last none has the bits of the other scoring.
   assert [row['n_seeds'] for row in seen[0]['rows'][:2]] == [1, 0]

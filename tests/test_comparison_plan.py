@@ -81,11 +81,13 @@ def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
 
   def run_once(self, seed, directory, row):
     tried.append(row.name)
-    assert 'ended' in json.loads((directory / 'result.json').read_text())['error']  # What is left if the process is killed.
+    # What is left if the process is killed.
+    assert 'ended' in json.loads((directory / 'result.json').read_text())['error']
     raise ValueError('no')
 
   monkeypatch.setattr(planning.Planner, 'measure', lambda self, row: MEASURED)
   monkeypatch.setattr(compare.Comparison, '_run_once', run_once)
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None')
-  run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
+  run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = "
+                                                                        "11'}")
   assert tried == ['flat', 'drawn', 'late', 'flat', 'drawn']

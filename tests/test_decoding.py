@@ -39,15 +39,22 @@ def full_pass(models):
   def log_probs(sequence):
     padded = np.pad(sequence, (0, ROOM - len(sequence)))[None].astype(np.int32)
     return np.asarray(jax.nn.log_softmax(forward(models[0].weights, padded)))[0, :len(sequence)]
+
   return log_probs
 
 
-@pytest.mark.parametrize('choice, kept', [
-    (decoding.Choice(), [0, 1, 2, 3, 4]), (decoding.Choice(top_k=2), [1, 3]), (decoding.Choice(top_k=9), [0, 1, 2, 3, 4]),
-    (decoding.Choice(top_p=0.4), [1]), (decoding.Choice(top_p=0.41), [1, 3]), (decoding.Choice(top_p=0.84), [1, 3, 4]),
-    (decoding.Choice(top_k=3, top_p=0.8), [1, 3]),  # Of three, 0.4 and 0.3 are 0.82 of 0.85.
-    (decoding.Choice(temperature=0.25, top_p=0.7), [1]),  # 0.4^4 is 0.73 of all fourth powers.
-])
+@pytest.mark.parametrize(
+    'choice, kept',
+    [
+        (decoding.Choice(), [0, 1, 2, 3, 4]),
+        (decoding.Choice(top_k=2), [1, 3]),
+        (decoding.Choice(top_k=9), [0, 1, 2, 3, 4]),
+        (decoding.Choice(top_p=0.4), [1]),
+        (decoding.Choice(top_p=0.41), [1, 3]),
+        (decoding.Choice(top_p=0.84), [1, 3, 4]),
+        (decoding.Choice(top_k=3, top_p=0.8), [1, 3]),  # Of three, 0.4 and 0.3 are 0.82 of 0.85.
+        (decoding.Choice(temperature=0.25, top_p=0.7), [1]),  # 0.4^4 is 0.73 of all fourth powers.
+    ])
 def test_which_tokens_are_kept(choice, kept):
   filtered = np.asarray(choice.filtered(LOGITS))[0]
   assert np.flatnonzero(np.isfinite(filtered)).tolist() == kept
@@ -63,9 +70,10 @@ def test_draws_follow_the_probabilities():
   assert (np.asarray(decoding.Choice(0.0)(jnp.repeat(LOGITS, 3, axis=0), keys[:3])) == 1).all()
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'temperature': -0.1}, 'temperature is -0.1'), ({'temperature': float('nan')}, 'temperature is nan'),
-    ({'top_k': 0}, 'top_k is 0'), ({'top_p': 0.0}, 'top_p is 0.0'), ({'top_p': 1.1}, 'top_p is 1.1')])
+@pytest.mark.parametrize('options, message', [({'temperature': -0.1}, 'temperature is -0.1'),
+                                              ({'temperature': float('nan')}, 'temperature is nan'),
+                                              ({'top_k': 0}, 'top_k is 0'), ({'top_p': 0.0}, 'top_p is 0.0'),
+                                              ({'top_p': 1.1}, 'top_p is 1.1')])
 def test_choices_out_of_range(options, message):
   with pytest.raises(ValueError, match=message):
     decoding.Choice(**options)
@@ -119,10 +127,11 @@ def test_nothing_to_begin_with(random):
   assert len(sample.tokens) == ROOM and sample.tokens.min() >= 0 and sample.tokens.max() < pairs.VOCAB
 
 
-@pytest.mark.parametrize('prompts, length, message', [
-    ([], 3, '0 prompts'), ([[1]], 0, '0 tokens to write'), ([[1, 2]], ROOM - 1, 'a prompt of 2 tokens and 23 more.*24'),
-    ([[pairs.VOCAB]], 3, f'token {pairs.VOCAB} is outside'), (['text'], 3, 'is a str'), ([[[1]]], 3, 'shape'),
-    ([[0.5]], 3, 'float64')])
+@pytest.mark.parametrize('prompts, length, message', [([], 3, '0 prompts'), ([[1]], 0, '0 tokens to write'),
+                                                      ([[1, 2]], ROOM - 1, 'a prompt of 2 tokens and 23 more.*24'),
+                                                      ([[pairs.VOCAB]], 3, f'token {pairs.VOCAB} is outside'),
+                                                      (['text'], 3, 'is a str'), ([[[1]]], 3, 'shape'),
+                                                      ([[0.5]], 3, 'float64')])
 def test_prompts_out_of_range(random, prompts, length, message):
   with pytest.raises(ValueError, match=message):
     random.stream(prompts, length)

@@ -19,7 +19,9 @@ from tests.helpers.texts import read
 
 @contextlib.contextmanager
 def server(content, ranges=True, cuts=(), status=None):
-  """Serves content, and yields (address, list of the Range headers that came); transfers break off after `cuts` bytes."""
+  """Serves content, and yields (address, list of the Range headers that came); transfers break off after `cuts`
+  bytes.
+  """
   asked, cuts = [], list(cuts)
 
   class Handler(http.server.BaseHTTPRequestHandler):
@@ -129,7 +131,8 @@ def test_no_network_and_other_answers(tmp_path, archive):
   with server(archive, status=404) as (url, _):
     with pytest.raises(ValueError, match=f'the server answers 404 Not Found. {by_hand}'):
       download(url, tmp_path)
-  with server(archive) as (url, _), limited_files(5_000), pytest.raises(ValueError, match='cannot write .*File too large'):
+  with server(archive) as (url, _), limited_files(5_000), pytest.raises(ValueError,
+                                                                        match='cannot write .*File too large'):
     download(url, tmp_path)
   assert left(tmp_path) == ['tiny8.zip.unfinished']
   with server(archive) as (url, _):

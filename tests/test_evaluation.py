@@ -111,8 +111,9 @@ def test_score_of_the_first_tokens_only(model, scorer):
 def test_logits_in_chunks_give_the_same_score(model, scorer):
   for stride in (12, 5):
     arguments = model.weights, model.state, corpora.Numbers(31), 4, 12, stride
-    np.testing.assert_allclose(scoring.Scorer(model, chunk=4).score(*arguments).bits_per_token,
-                               scorer.score(*arguments).bits_per_token, rtol=1e-5)
+    np.testing.assert_allclose(
+        scoring.Scorer(model, chunk=4).score(*arguments).bits_per_token,
+        scorer.score(*arguments).bits_per_token, rtol=1e-5)
 
 
 def test_logits_exist_for_scored_tokens_only(model, scorer):
@@ -167,30 +168,33 @@ def test_uniform_model_scores_eight_bits(data):
     assert all(abs(bits - 8) < 3e-6 for _, _, bits in seen)
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'batch_size': 0}, 'batch_size is 0'), ({'length': 0}, 'length is 0'), ({'stride': 0}, 'stride is 0'),
-    ({'stride': 7}, 'stride 7 is larger than the window of 6'), ({'max_tokens': 0}, 'nothing to score'),
-    ({'data': corpora.Numbers(0)}, 'nothing to score'),
-])
+@pytest.mark.parametrize('options, message', [({'batch_size': 0}, 'batch_size is 0'), ({'length': 0}, 'length is 0'),
+                                              ({'stride': 0}, 'stride is 0'),
+                                              ({'stride': 7}, 'stride 7 is larger than the window of 6'),
+                                              ({'max_tokens': 0}, 'nothing to score'),
+                                              ({'data': corpora.Numbers(0)}, 'nothing to score'),])
 def test_bad_sizes(options, message):
   with pytest.raises(ValueError, match=message):
     scoring.score(**{'model': uniform(), 'data': corpora.Numbers(9), 'batch_size': 2, 'length': 6, **options})
 
 
-@pytest.mark.parametrize('arguments, expected', [
-    ((None, None, None, 99), (99, 99)), (('paper', None, None, 99), (4096, 128)),
-    (('ablation', None, None, 99), (2048, 2048)), (('notebook', None, None, 99), (6912, 128)),
-    ((None, 10, None, 99), (99, 89)), ((None, None, 10, 99), (99, 10)), ((None, 10, 5, 99), (15, 5)),
-    (('paper', 1000, None, 99), (4096, 3096)), (('paper', None, None, 99, 12), (12, 12)), ((None, 8, None, 99, 12), (12, 4)),
-])
+@pytest.mark.parametrize('arguments, expected', [((None, None, None, 99), (99, 99)),
+                                                 (('paper', None, None, 99), (4096, 128)),
+                                                 (('ablation', None, None, 99), (2048, 2048)),
+                                                 (('notebook', None, None, 99), (6912, 128)),
+                                                 ((None, 10, None, 99), (99, 89)), ((None, None, 10, 99), (99, 10)),
+                                                 ((None, 10, 5, 99), (15, 5)),
+                                                 (('paper', 1000, None, 99), (4096, 3096)),
+                                                 (('paper', None, None, 99, 12), (12, 12)),
+                                                 ((None, 8, None, 99, 12), (12, 4)),])
 def test_windows_of_protocols_and_flags(arguments, expected):
   assert evaluate_run.window_sizes(*arguments) == expected
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (('papers', None, None, 99), "'papers' does not exist: choose one of paper"), ((None, -1, None, 99), 'context is -1'),
-    ((None, None, 0, 99), 'stride is 0'), ((None, 99, None, 99), 'give both'), ((None, None, 100, 99), 'give both'),
-])
+@pytest.mark.parametrize('arguments, message',
+                         [(('papers', None, None, 99), "'papers' does not exist: choose one of paper"),
+                          ((None, -1, None, 99), 'context is -1'), ((None, None, 0, 99), 'stride is 0'),
+                          ((None, 99, None, 99), 'give both'), ((None, None, 100, 99), 'give both'),])
 def test_windows_that_make_no_sense(arguments, message):
   with pytest.raises(ValueError, match=message):
     evaluate_run.window_sizes(*arguments)
@@ -203,5 +207,5 @@ def test_progress_tells_running_bits_in_plain_lines(monkeypatch, capsys):
     for n_done, bits in ((100, 8.0), (200, 7.5), (500, 7.25)):
       progress(n_done, 1000, bits)
   assert capsys.readouterr().err.splitlines() == [
-      'scoring: 100 of 1,000 dims, 8.0000 bits/dim',
-      'scoring: 500 of 1,000 dims, 7.2500 bits/dim, 10 dims/s, 50 s left']
+      'scoring: 100 of 1,000 dims, 8.0000 bits/dim', 'scoring: 500 of 1,000 dims, 7.2500 bits/dim, 10 dims/s, 50 s left'
+  ]

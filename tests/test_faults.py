@@ -1,4 +1,6 @@
-"""Runs that cannot be lost: stopped, killed, refused, damaged; each with its message and what is left in the directory."""
+"""Runs that cannot be lost: stopped, killed, refused, damaged; each with its message and what is left in the
+directory.
+"""
 
 import fcntl
 import os
@@ -141,7 +143,9 @@ def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatc
 
 @pytest.mark.parametrize('step', [3, 6])
 def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
-  """The step is saved, and its evaluation made when the run goes on, once for TensorBoard, and known to the checkpoint."""
+  """The step is saved, and its evaluation made when the run goes on, once for TensorBoard, and known to the
+  checkpoint.
+  """
   original = loop_lib.Loop._check_stop
 
   def check_stop(self):
@@ -189,9 +193,10 @@ def test_short_crash_test(tmp_path, monkeypatch):
   """Real processes, really killed; `python tests/crash.py --kills 50` is the long one."""
   monkeypatch.setattr(crash, 'N_STEPS', 80)
   monkeypatch.setattr(crash, 'MODEL', ("Hourglass.hierarchy = '1@1'",))
-  start = lambda arguments, stderr, variables: processes.Command('trax_hourglass.train', *arguments, stderr=stderr, **variables)
-  kills, n_runs, differing = crash.crash(3, random.randrange(1 << 30), tmp_path, {'XLA_FLAGS': processes.QUICK}, start=start,
-                                        moments=[moment for moment in crash.MOMENTS if moment != 'asked'])
+  start = lambda arguments, stderr, variables: processes.Command('trax_hourglass.train', *arguments, stderr=stderr, **
+                                                                 variables)
+  kills, n_runs, differing = crash.crash(3, random.randrange(1 << 30), tmp_path, {'XLA_FLAGS': processes.QUICK},
+                                         start=start, moments=[moment for moment in crash.MOMENTS if moment != 'asked'])
   assert sum(kills.values()) == 3 and n_runs and differing == []
 
 
@@ -242,13 +247,15 @@ def test_data_that_grew_is_refused(tmp_path):
   moved = text.rename(tmp_path / 'moved')
   runs.run(tmp_path / 'run', *once, 'n_steps = 2', f'ByteCorpus.path = {str(moved)!r}')
   moved.write_bytes(moved.read_bytes().replace(b'not', b'now', 1))
-  with pytest.raises(ValueError, match='the train split has changed since the run in .*run. began: it was 1026 tokens, '):
+  with pytest.raises(ValueError, match='the train split has changed since the run in .*run. began: it was 1026 '
+                                       'tokens, '):
     runs.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
 
 
 def test_events_that_cannot_be_read_are_refused(copy):
   (copy / 'train' / 'events.out.tfevents.0').mkdir()
-  with pytest.raises(ValueError, match='TensorBoard events of steps after 6 cannot be taken out of .*events.out.tfevents.0'):
+  with pytest.raises(ValueError, match='TensorBoard events of steps after 6 cannot be taken out of '
+                                       '.*events.out.tfevents.0'):
     runs.run(copy, *runs.LONG)
 
 
@@ -264,7 +271,8 @@ def test_two_processes(copy):
 def test_not_finite_stops_at_the_last_good_checkpoint(tmp_path):
   gin.external_configurable(lambda step: 1e-3 if step < 4 else float('inf'), name='explode', module='test_faults')
   bindings = (*runs.LONG, 'fit.checkpoint_every = 1', 'fit.keep_best = False', 'fit.schedule = @test_faults.explode')
-  with pytest.raises(ValueError, match=r'weights of step 4 are not finite, at learning rate inf; the last good checkpoint is of '
+  with pytest.raises(ValueError, match=r'weights of step 4 are not finite, at learning rate inf; the last good '
+                                       r'checkpoint is of '
                      'step 3: lower the learning rate'):
     runs.run(tmp_path, *bindings)
   store = checkpoints.Store(tmp_path)

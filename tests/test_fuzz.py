@@ -24,41 +24,53 @@ from trax_hourglass.training import checkpoints
 EXAMPLES = sampling.examples(70, 520)
 
 # Small enough to be trained at once where they are right, and mostly wrong.
-NUMBERS = st.sampled_from(['0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '100000000000',
-                           '12345678901234567890'])
+NUMBERS = st.sampled_from([
+    '0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '100000000000',
+    '12345678901234567890'
+])
 VALUES = st.one_of(
-    NUMBERS, st.sampled_from(["'stop'", "'skip'", "'bfloat16'", "'blocks'", "'tokens'", "''", '()', '(1, 2)', '[]', '{}', "b'x'",
-                              '@ByteCorpus()', '@ShortenByLinear', '@UpsampleByNothing', '@Epochs', '@RandomWindows()', '@NoSuchThing',
-                              '%n_steps', '%no_such_macro', 'no quotes', '1 +', "'unclosed", '@', '%', '"""']))
+    NUMBERS,
+    st.sampled_from([
+        "'stop'", "'skip'", "'bfloat16'", "'blocks'", "'tokens'", "''", '()', '(1, 2)', '[]', '{}', "b'x'",
+        '@ByteCorpus()', '@ShortenByLinear', '@UpsampleByNothing', '@Epochs', '@RandomWindows()', '@NoSuchThing',
+        '%n_steps', '%no_such_macro', 'no quotes', '1 +', "'unclosed", '@', '%', '"""'
+    ]))
 NAMES = st.sampled_from([
-    'n_steps', 'batch_size', 'length', 'warmup_steps', 'peak_learning_rate', 'fit.seed', 'fit.eval_every', 'fit.eval_batches',
-    'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every', 'fit.max_valid_tokens', 'fit.dtype', 'fit.accumulate',
-    'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices', 'fit.on_non_finite', 'fit.windows', 'fit.corpus', 'fit.schedule',
-    'fit.optimizer', 'fit.model', 'Hourglass.vocab_size', 'Hourglass.hierarchy', 'Hourglass.d_model', 'Hourglass.d_ff',
-    'Hourglass.n_heads', 'Hourglass.dropout', 'Hourglass.recompute', 'Hourglass.shortening', 'Hourglass.upsampling',
-    'Hourglass.vanilla_attention', 'Hourglass.mode', 'UpsampleByAttention.distances_in', 'ShortenByAttention.query',
-    'Hourglass.ff_activation', 'Hourglass.max_length', 'Hourglass.dropout_shared_axes', 'trax.optimizers.Adam.eps',
-    'trax.optimizers.Adam.b1', 'trax.optimizers.Adam.clip_grad_norm', 'fit.callbacks', 'fit.keep_best',
-    'WarmupCosine.n_steps', 'ByteCorpus.path', 'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2',
-    'fit.output_dir', '.', 'fit.'])
+    'n_steps', 'batch_size', 'length', 'warmup_steps', 'peak_learning_rate', 'fit.seed', 'fit.eval_every',
+    'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last', 'fit.keep_every', 'fit.max_valid_tokens', 'fit.dtype',
+    'fit.accumulate', 'fit.loss_chunk', 'fit.shard_weights', 'fit.n_devices', 'fit.on_non_finite', 'fit.windows',
+    'fit.corpus', 'fit.schedule', 'fit.optimizer', 'fit.model', 'Hourglass.vocab_size', 'Hourglass.hierarchy',
+    'Hourglass.d_model', 'Hourglass.d_ff', 'Hourglass.n_heads', 'Hourglass.dropout', 'Hourglass.recompute',
+    'Hourglass.shortening', 'Hourglass.upsampling', 'Hourglass.vanilla_attention', 'Hourglass.mode',
+    'UpsampleByAttention.distances_in', 'ShortenByAttention.query', 'Hourglass.ff_activation', 'Hourglass.max_length',
+    'Hourglass.dropout_shared_axes', 'trax.optimizers.Adam.eps', 'trax.optimizers.Adam.b1',
+    'trax.optimizers.Adam.clip_grad_norm', 'fit.callbacks', 'fit.keep_best', 'WarmupCosine.n_steps', 'ByteCorpus.path',
+    'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2', 'fit.output_dir', '.', 'fit.'
+])
 RIGHT = st.sampled_from([
-    'fit.seed = 3', "fit.dtype = 'bfloat16'", 'fit.accumulate = 2', "fit.on_non_finite = 'skip'", 'batch_size = 3', 'length = 7',
-    'fit.keep_every = 1', 'Hourglass.dropout = 0.3', 'fit.windows = @Epochs', 'fit.loss_chunk = 5', 'fit.shard_weights = True',
-    'Hourglass.vocab_size = 300', 'fit.eval_batches = 1', 'n_steps = 2'])
-PARTS = st.one_of(st.sampled_from(['1@1', '0@1', '1@3', '1@2', '2@6', '1@0', '1@-1', '-1@1', '1', '@', '1@', '@1', '1@x', '1.5@1', '']),
-                  st.builds('{}@{}'.format, st.integers(0, 2), st.integers(1, 7)))
+    'fit.seed = 3', "fit.dtype = 'bfloat16'", 'fit.accumulate = 2', "fit.on_non_finite = 'skip'", 'batch_size = 3',
+    'length = 7', 'fit.keep_every = 1', 'Hourglass.dropout = 0.3', 'fit.windows = @Epochs', 'fit.loss_chunk = 5',
+    'fit.shard_weights = True', 'Hourglass.vocab_size = 300', 'fit.eval_batches = 1', 'n_steps = 2'
+])
+PARTS = st.one_of(
+    st.sampled_from(
+        ['1@1', '0@1', '1@3', '1@2', '2@6', '1@0', '1@-1', '-1@1', '1', '@', '1@', '@1', '1@x', '1.5@1', '']),
+    st.builds('{}@{}'.format, st.integers(0, 2), st.integers(1, 7)))
 HIERARCHIES = st.lists(PARTS, max_size=5).map(lambda parts: f'Hourglass.hierarchy = {" ".join(parts)!r}')
 BINDINGS = st.builds('{} = {}'.format, NAMES, VALUES)
 ENDS = st.builds('CosineEnd.{} = {}'.format, st.sampled_from(['before', 'first_step', 'n_steps']),
                  st.one_of(VALUES, st.just('@WarmupCosine()')))
 CONTENTS = st.one_of(st.binary(max_size=70), st.sampled_from([b'', b'a', b'ab' * 300]))
-FLAGS = st.sampled_from(['--json', '--no_such_flag', '--n_hosts=2', '--host=0', '--cluster=1', '--coordinator=here', 'word',
-                         '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x'])
+FLAGS = st.sampled_from([
+    '--json', '--no_such_flag', '--n_hosts=2', '--host=0', '--cluster=1', '--coordinator=here', 'word',
+    '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x'
+])
 WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0x1', '-', 'é', '/',
                          '{folder}/no.pkl.gz', '{run}/config.gin'])
 # Of each command: flags that take numbers, flags that take words, and flags that take nothing.
 OTHER_COMMANDS = {
-    evaluate: (['context', 'stride', 'max_tokens', 'batch_size'], ['split', 'protocol', 'checkpoint', 'config'], ['json']),
+    evaluate: (['context', 'stride', 'max_tokens', 'batch_size'],
+               ['split', 'protocol', 'checkpoint', 'config'], ['json']),
     generate: (['length', 'temperature', 'top_k', 'top_p', 'seed', 'count', 'stop'],
                ['prompt', 'prompt_file', 'checkpoint', 'dtype', 'image', 'complete', 'config'], ['json']),
     export: ([], ['to', 'checkpoint'], ['authors']),
@@ -70,8 +82,9 @@ USUAL = {evaluate: ['--max_tokens=20'], generate: ['--length=3'], export: ['--to
 @st.composite
 def commands(draw):
   """Returns (command, arguments, contents of a corpus or None, whether the directory holds a finished run)."""
-  kind = draw(st.sampled_from(['bindings'] * 14 + ['hierarchy'] * 4 + ['corpus'] * 3 + ['flags'] * 3 + ['going on'] * 5 +
-                              ['other'] * 6 + ['right', 'schedule']))
+  kind = draw(
+      st.sampled_from(['bindings'] * 14 + ['hierarchy'] * 4 + ['corpus'] * 3 + ['flags'] * 3 + ['going on'] * 5 +
+                      ['other'] * 6 + ['right', 'schedule']))
   bindings, contents, flags = [], None, []
   if kind == 'other':
     command = draw(st.sampled_from(list(OTHER_COMMANDS)))

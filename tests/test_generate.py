@@ -108,8 +108,8 @@ def test_what_stdout_cannot_show_is_replaced(monkeypatch):
 def check_greedy(folder, n, monkeypatch, capsys):
   """Asserts that n bytes at temperature 0 are the argmax of the full forward pass, each after all before."""
   prompt = 'def '
-  assert run(generate.main, monkeypatch, '--output_dir', folder, '--prompt', prompt, '--length', n, '--temperature', '0',
-             '--config', f'Hourglass.max_length = {n + len(prompt)}', '--json') == 0
+  assert run(generate.main, monkeypatch, '--output_dir', folder, '--prompt', prompt, '--length', n, '--temperature',
+             '0', '--config', f'Hourglass.max_length = {n + len(prompt)}', '--json') == 0
   bits = json.loads(capsys.readouterr().out)['bits_per_byte']
   cached = run_directory.load(folder, mode='predict', bindings=[f'Hourglass.max_length = {n + len(prompt)}']).model
   sample, = decoding.Sampler(cached, decoding.Choice(0.0)).sample([prompt.encode()], n)
@@ -124,7 +124,8 @@ def test_greedy_decoding_of_a_trained_model_is_the_argmax_of_the_full_pass(texts
   check_greedy(texts, 80, monkeypatch, capsys)
 
 
-@pytest.mark.skipif('QUICKSTART_RUN' not in os.environ, reason='QUICKSTART_RUN names no run directory of the quickstart')
+@pytest.mark.skipif('QUICKSTART_RUN' not in os.environ, reason='QUICKSTART_RUN names no run directory of the '
+                                                               'quickstart')
 def test_greedy_decoding_of_the_quickstart(monkeypatch, capsys):
   check_greedy(os.environ['QUICKSTART_RUN'], 1000, monkeypatch, capsys)
 
@@ -165,31 +166,31 @@ def test_the_lower_half_is_filled_in(images, tmp_path, monkeypatch, capsys):
   assert not np.array_equal(completed[0], completed[1])
 
 
-MISTAKES = [
-    (['--length', '200'], 'a prompt of 0 tokens and 200 more are over the maximum of 90'),
-    (['--prompt', 'x' * 91], 'a prompt of 91 tokens'),
-    (['--prompt_file', '{tmp}/empty'], 'is empty'), (['--prompt_file', '{tmp}/none'], 'cannot be read'),
-    (['--temperature', '-1'], 'temperature is -1.0'), (['--top_p', '0'], 'top_p is 0.0'),
-    (['--top_p', '1.5'], 'top_p is 1.5'), (['--top_k', '0'], 'top_k is 0'), (['--count', '0'], 'count is 0'), (['--length', '0'], '0 tokens to write'),
-    (['--stop', '256', '--length', '9'], 'stop is 256'), (['--output_dir', '{tmp}/none'], '{tmp}/none'),
-    (['--config', 'Hourglass.d_model = 28'], 'd_model'), (['--config', 'Hourglass.hierarchy = "2@1"'], 'does not fit'),
-    (['--complete', '{tmp}/image.png'], '--image OUT.png'), (['--image', '{tmp}/out.png'], 'not images'),
-    (['--image', '{tmp}/none/out.png'], 'no folder'), (['--image', '{tmp}/out.gin'], 'no kind of image'),
-    (['--seed', '9223372036854775808'], 'seed is 9223372036854775808: give a whole number'),
-    (['--seed', '-1'], 'seed is -1'),
-    (['--image', '{tmp}'], 'is a folder: name a file in it'), (['--image', '{tmp}/out.psd'], 'cannot be written here'),
-    (['--image', '{tmp}/out.xbm'], "'.xbm', a kind of image that cannot be written here: end it with .png"),
-    (['--image', '{tmp}/out.png', '--complete', '{tmp}/empty'], 'cannot be read: it begins like no known kind of image'),
-    (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
-    (['--image', '{tmp}/out.png', '--complete', '{tmp}/none.png'], 'cannot be read'),
-]
+MISTAKES = [(['--length', '200'], 'a prompt of 0 tokens and 200 more are over the maximum of 90'),
+            (['--prompt', 'x' * 91], 'a prompt of 91 tokens'), (['--prompt_file', '{tmp}/empty'], 'is empty'),
+            (['--prompt_file', '{tmp}/none'], 'cannot be read'), (['--temperature', '-1'], 'temperature is -1.0'),
+            (['--top_p', '0'], 'top_p is 0.0'), (['--top_p', '1.5'], 'top_p is 1.5'), (['--top_k', '0'], 'top_k is 0'),
+            (['--count', '0'], 'count is 0'), (['--length', '0'], '0 tokens to write'),
+            (['--stop', '256', '--length', '9'], 'stop is 256'), (['--output_dir', '{tmp}/none'], '{tmp}/none'),
+            (['--config', 'Hourglass.d_model = 28'], 'd_model'),
+            (['--config', 'Hourglass.hierarchy = "2@1"'], 'does not fit'),
+            (['--complete', '{tmp}/image.png'], '--image OUT.png'), (['--image', '{tmp}/out.png'], 'not images'),
+            (['--image', '{tmp}/none/out.png'], 'no folder'), (['--image', '{tmp}/out.gin'], 'no kind of image'),
+            (['--seed', '9223372036854775808'], 'seed is 9223372036854775808: give a whole number'),
+            (['--seed', '-1'], 'seed is -1'), (['--image', '{tmp}'], 'is a folder: name a file in it'),
+            (['--image', '{tmp}/out.psd'], 'cannot be written here'),
+            (['--image', '{tmp}/out.xbm'], "'.xbm', a kind of image that cannot be written here: end it with .png"),
+            (['--image', '{tmp}/out.png', '--complete',
+              '{tmp}/empty'], 'cannot be read: it begins like no known kind of '
+             'image'), (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
+            (['--image', '{tmp}/out.png', '--complete', '{tmp}/none.png'], 'cannot be read'),]
 
 
 @pytest.mark.parametrize('arguments, message', MISTAKES)
 def test_mistakes_are_one_line_and_exit_code_2(texts, tmp_path, monkeypatch, capsys, arguments, message):
   (tmp_path / 'empty').write_bytes(b'')
-  check_mistake([*(['--output_dir', str(texts)] if '--output_dir' not in arguments else []), *arguments], message, tmp_path,
-                monkeypatch, capsys)
+  check_mistake([*(['--output_dir', str(texts)] if '--output_dir' not in arguments else []), *arguments], message,
+                tmp_path, monkeypatch, capsys)
 
 
 def test_an_image_of_another_size(images, tmp_path, monkeypatch, capsys):
@@ -211,8 +212,8 @@ def damaged_pngs():
 def test_an_image_to_complete_that_is_damaged(tmp_path, monkeypatch, capsys):
   for content, message in zip(damaged_pngs(), ('broken PNG file', 'decompression bomb')):
     (tmp_path / 'image.png').write_bytes(content)
-    check_mistake(['--output_dir', 'any', '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'], message, tmp_path,
-                  monkeypatch, capsys)
+    check_mistake(['--output_dir', 'any', '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'], message,
+                  tmp_path, monkeypatch, capsys)
 
 
 def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts, tmp_path, monkeypatch, capsys):
@@ -234,7 +235,8 @@ def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
   model.init(shapes.ShapeDtype((1, 1), np.int32))
   interop.to_trax(model, tmp_path / 'model.pkl.gz')
   flags = [flag for binding in bindings for flag in ('--config', binding)]
-  check_mistake(['--checkpoint', '{tmp}/model.pkl.gz', '--config_file', TINY, *flags], 'the model knows 300 tokens, pieces of a '
+  check_mistake(['--checkpoint', '{tmp}/model.pkl.gz', '--config_file', TINY, *flags],
+                'the model knows 300 tokens, pieces of a '
                 'learnt vocabulary, and only bytes can be shown', tmp_path, monkeypatch, capsys)
 
 

@@ -54,8 +54,8 @@ def test_every_run_file_parses_and_its_model_builds(file):
 
 
 BASELINES = sorted(path.name for path in FOLDER.glob('baselines/*.gin'))
-OF_THE_MODEL = ('fit.model', 'hierarchy', 'chunk', 'Hourglass', 'HourglassLM', 'TransformerLM', 'ReformerLM', 'LSHSelfAttention',
-                'TraxLanguageModel')
+OF_THE_MODEL = ('fit.model', 'hierarchy', 'chunk', 'Hourglass', 'HourglassLM', 'TransformerLM', 'ReformerLM',
+                'LSHSelfAttention', 'TraxLanguageModel')
 
 
 @pytest.mark.parametrize('baseline', BASELINES)
@@ -65,7 +65,8 @@ def test_baseline_differs_in_the_model_only(baseline):
   before = bindings()
   gin_config.parse_gin([f'baselines/{baseline}'], [])
   changed = [name for name, value in bindings().items() if before.get(name) != value]
-  assert changed and all(name.rsplit('.', 1)[0].split('.')[-1] in OF_THE_MODEL or name in OF_THE_MODEL for name in changed), changed
+  assert changed and all(
+      name.rsplit('.', 1)[0].split('.')[-1] in OF_THE_MODEL or name in OF_THE_MODEL for name in changed), changed
 
 
 def bindings():

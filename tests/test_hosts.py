@@ -63,7 +63,8 @@ def test_devices_and_hosts_do_not_change_the_losses():
       # Sums over devices are added in another order; Adam carries that through 50 steps, and bfloat16 has 8 bits.
       is_coarse = name.startswith('bfloat16')
       np.testing.assert_allclose(losses[:5], expected[:5], rtol=5e-4 if is_coarse else 1e-5, err_msg=name)
-      np.testing.assert_allclose(losses[5:], expected[5:], rtol=0, atol=(0.01 if is_coarse else 1e-4) * learnt, err_msg=name)
+      np.testing.assert_allclose(losses[5:], expected[5:], rtol=0, atol=(0.01 if is_coarse else 1e-4) * learnt,
+                                 err_msg=name)
 
 
 def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
@@ -83,7 +84,8 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
 
   scored = ['trax_hourglass.evaluate', '--output_dir', str(tmp_path / 'two'), '--json', *hosts_flags]
   stdout, silent = run_hosts(2, 1, *scored, '--max_tokens', '100')
-  np.testing.assert_allclose(json.loads(stdout.splitlines()[-1])['bits_per_byte'], resumed.valid_bits_per_token, rtol=1e-5)
+  np.testing.assert_allclose(
+      json.loads(stdout.splitlines()[-1])['bits_per_byte'], resumed.valid_bits_per_token, rtol=1e-5)
   assert 'bits_per_byte' not in silent  # JAX's connections write lines of their own.
   shutil.copy(tmp_path / 'two' / 'config.gin', tmp_path / 'config-0.gin')
   for flags, messages in ((('--max_tokens', '9{host}'), ['arguments of hosts [1] are not those of host 0'] * 2),
@@ -99,8 +101,9 @@ def test_preempted_host(tmp_path):
   long = ('n_steps = 5000', "Hourglass.hierarchy = '1@1'", 'fit.shard_weights = True', 'Hourglass.d_model = 28')
   processes = start_hosts(
       2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir', str(tmp_path),
-      *(flag for binding in (*long, 'fit.checkpoint_every = 5000', 'fit.eval_every = 5000') for flag in ('--config', binding)),
-      '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
+      *(flag for binding in (*long, 'fit.checkpoint_every = 5000', 'fit.eval_every = 5000')
+        for flag in ('--config', binding)), '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host',
+      '{host}')
   for line in processes[0].stderr:
     if line.startswith('step 1/'):
       break
@@ -128,13 +131,14 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
     # With such a rate the first steps are still finite. The first host prints, and reads losses when its clock says so.
     (['peak_learning_rate = 3e19', 'n_steps = 6000', 'warmup_steps = 1000', 'fit.eval_every = 6000'],
      ['of step [2-9] are not finite'] * 2),
-    (["ByteCorpus.path = '{folder}/corpus-{host}'"], ['reading the data: host 1 could not', 'corpus-1.* does not exist']),
+    (["ByteCorpus.path = '{folder}/corpus-{host}'"],
+     ['reading the data: host 1 could not', 'corpus-1.* does not exist']),
 ])
 def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
   (tmp_path / 'corpus-0').write_bytes(b'abc' * 500)
   flags = [flag for binding in ["Hourglass.hierarchy = '1@1'", *bindings] for flag in ('--config', binding)]
-  processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY,
-                          '--output_dir', str(tmp_path / 'run'), *(flag.replace('{folder}', str(tmp_path)) for flag in flags),
+  processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir',
+                          str(tmp_path / 'run'), *(flag.replace('{folder}', str(tmp_path)) for flag in flags),
                           '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
   errors = [process.communicate(timeout=300)[1] for process in processes]
   assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
@@ -202,10 +206,14 @@ def meet(*others, n_hosts=2, seconds=5):
       messages[name] = str(error)
 
   port = int(coordinator.split(':')[1])
-  threads = [threading.Thread(target=say, args=('first', distributed._wait_for_all, coordinator, port, n_hosts, deadline))]
+  threads = [
+      threading.Thread(target=say, args=('first', distributed._wait_for_all, coordinator, port, n_hosts, deadline))
+  ]
   for place, (host, theirs) in enumerate(others):
-    threads.append(threading.Thread(
-        target=say, args=(place, distributed._wait_for_first, coordinator, ('127.0.0.1', port), theirs, host, deadline)))
+    threads.append(
+        threading.Thread(
+            target=say,
+            args=(place, distributed._wait_for_first, coordinator, ('127.0.0.1', port), theirs, host, deadline)))
   for thread in threads:
     thread.start()
   for thread in threads:
@@ -229,8 +237,10 @@ def test_all_hosts_hear_what_keeps_them_apart(others, n_hosts, seconds, message)
 
 @pytest.mark.parametrize('arguments, message', [
     ({'coordinator': 'here'}, "coordinator is 'here'"), ({'coordinator': 'a:b'}, "coordinator is 'a:b'"),
-    ({'coordinator': 'a:1', 'n_hosts': 0}, 'n_hosts is 0'), ({'coordinator': 'a:1', 'n_hosts': 2, 'host': 2}, 'host is 2 of 2'),
-    ({'coordinator': f'127.0.0.1:{free_port()}', 'n_hosts': 2, 'host': 1, 'seconds': 1}, 'host 0 did not answer at 127.0.0.1'),
+    ({'coordinator': 'a:1', 'n_hosts': 0}, 'n_hosts is 0'),
+    ({'coordinator': 'a:1', 'n_hosts': 2, 'host': 2}, 'host is 2 of 2'),
+    ({'coordinator': f'127.0.0.1:{free_port()}', 'n_hosts': 2, 'host': 1, 'seconds': 1},
+     'host 0 did not answer at 127.0.0.1'),
     ({}, 'no cluster could be detected'),
 ])
 def test_bad_settings_are_refused(arguments, message):
@@ -241,8 +251,10 @@ def test_bad_settings_are_refused(arguments, message):
 @pytest.mark.parametrize('host, message', [(0, r'hosts \[1\] did not come up at 127.0.0.1:4242'),
                                            (1, 'host 0 did not answer at 127.0.0.1:4242')])
 def test_hosts_that_a_cluster_names_are_missed_too(monkeypatch, host, message):
-  variables = {'SLURM_JOB_ID': 7, 'SLURM_STEP_NODELIST': '127.0.0.1', 'SLURM_NTASKS': 2, 'SLURM_PROCID': host, 'SLURM_LOCALID': 0,
-               'JAX_COORDINATOR_PORT': 4242}
+  variables = {
+      'SLURM_JOB_ID': 7, 'SLURM_STEP_NODELIST': '127.0.0.1', 'SLURM_NTASKS': 2, 'SLURM_PROCID': host,
+      'SLURM_LOCALID': 0, 'JAX_COORDINATOR_PORT': 4242
+  }
   for name, value in variables.items():
     monkeypatch.setenv(name, str(value))
   with pytest.raises(ValueError, match=message):

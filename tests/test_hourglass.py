@@ -19,17 +19,19 @@ from trax_hourglass.ops import remat as recompute_lib
 HIERARCHIES = {'single': '0@1 1@3 0@1', 'nested': '0@1 0@2 1@4 1@2 0@1'}
 
 # Table 1 of the paper: hierarchy, millions of parameters.
-TABLE_1 = [
-    ('6@1', 21), ('2@1 1@3 2@1', 24), ('2@1 4@4 2@1', 34), ('8@1', 28), ('2@1 4@3 2@1', 34), ('2@1 8@4 2@1', 48),
-    ('2@1 1@2 4@4 1@2 2@1', 48), ('2@1 8@3 2@1', 48), ('10@1', 34), ('3@1 8@4 3@1', 55), ('12@1', 41),
-    ('4@1 8@4 4@1', 62), ('2@1 16@3 2@1', 75), ('14@1', 48), ('5@1 8@2 5@1', 69),
-]
+TABLE_1 = [('6@1', 21), ('2@1 1@3 2@1', 24), ('2@1 4@4 2@1', 34), ('8@1', 28), ('2@1 4@3 2@1', 34), ('2@1 8@4 2@1', 48),
+           ('2@1 1@2 4@4 1@2 2@1', 48), ('2@1 8@3 2@1', 48), ('10@1', 34), ('3@1 8@4 3@1', 55), ('12@1', 41),
+           ('4@1 8@4 4@1', 62), ('2@1 16@3 2@1', 75), ('14@1', 48), ('5@1 8@2 5@1', 69),]
 
 
-@pytest.mark.parametrize('shortening, upsampling, kind, length', [
-    *((*pair, 'single', 13) for pair in pairs.ALL),
-    # Each shortening and each upsampling once; with --thorough each pair.
-    *((*pair, 'nested', 15) for pair in sampling.some(zip(itertools.cycle(pairs.SHORTENINGS), pairs.UPSAMPLINGS), pairs.ALL))])
+@pytest.mark.parametrize(
+    'shortening, upsampling, kind, length',
+    [
+        *((*pair, 'single', 13) for pair in pairs.ALL),
+        # Each shortening and each upsampling once; with --thorough each pair.
+        *((*pair, 'nested', 15)
+          for pair in sampling.some(zip(itertools.cycle(pairs.SHORTENINGS), pairs.UPSAMPLINGS), pairs.ALL))
+    ])
 def test_causal_at_every_offset(kind, length, shortening, upsampling):
   causality.assert_causal(pairs.initialise(pairs.ours(HIERARCHIES[kind], shortening, upsampling), length), length)
 
@@ -117,28 +119,29 @@ def test_equal_seeds_give_equal_weights():
   models = [pairs.ours('1@1 1@3 1@1') for _ in range(3)]
   for model, seed in zip(models, (0, 0, 1)):
     model.init(shapes.signature(pairs.tokens(6)), rng=jax.random.PRNGKey(seed))
-  same, other = ([np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (models[0].weights, m.weights)))]
-                 for m in models[1:])
+  same, other = (
+      [np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (models[0].weights, m.weights)))] for m in models[1:])
   assert all(same) and not all(other)
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'d_model': 15, 'n_heads': 3}, 'd_model is 15'), ({'d_model': 14, 'n_heads': 4}, '14 does not divide among 4'),
-    ({'n_heads': 0}, 'n_heads is 0'), ({'d_ff': 0}, 'd_ff is 0'), ({'dropout': 1.0}, 'dropout is 1.0'),
-    ({'mode': 'test'}, "mode is 'test'"), ({'hierarchy': '1@1 1@3'}, '1@1 1@3'), ({'vocab_size': 0}, 'vocab_size'),
-    ({'upsampling': lambda *a: th.UpsampleByAttention(*a, distances_in='miles')}, 'miles'),
-    ({'vanilla_attention': lambda *_: tl.Dup()}, 'attention must map'),
-])
+@pytest.mark.parametrize('options, message',
+                         [({'d_model': 15, 'n_heads': 3}, 'd_model is 15'),
+                          ({'d_model': 14, 'n_heads': 4}, '14 does not divide among 4'),
+                          ({'n_heads': 0}, 'n_heads is 0'), ({'d_ff': 0}, 'd_ff is 0'),
+                          ({'dropout': 1.0}, 'dropout is 1.0'), ({'mode': 'test'}, "mode is 'test'"),
+                          ({'hierarchy': '1@1 1@3'}, '1@1 1@3'), ({'vocab_size': 0}, 'vocab_size'),
+                          ({'upsampling': lambda *a: th.UpsampleByAttention(*a, distances_in='miles')}, 'miles'),
+                          ({'vanilla_attention': lambda *_: tl.Dup()}, 'attention must map'),])
 def test_arguments_out_of_range(options, message):
   with pytest.raises(ValueError, match=message):
     th.Hourglass(**{'hierarchy': '1@1 1@3 1@1', 'd_model': 14, 'd_ff': 10, 'n_heads': 7, **options})
 
 
-@pytest.mark.parametrize('x, message', [
-    (np.zeros((2, 0), np.int32), r'\(2, 0\)'), (np.zeros((0, 3), np.int32), r'\(0, 3\)'),
-    (np.zeros(3, np.int32), r'\(3,\)'), (np.zeros((2, 3), np.float32), 'float32'),
-    (np.full((2, 3), pairs.VOCAB, np.int32), f'token {pairs.VOCAB}'), (np.full((2, 3), -1, np.int32), 'token -1'),
-])
+@pytest.mark.parametrize('x, message', [(np.zeros((2, 0), np.int32), r'\(2, 0\)'),
+                                        (np.zeros((0, 3), np.int32), r'\(0, 3\)'), (np.zeros(3, np.int32), r'\(3,\)'),
+                                        (np.zeros((2, 3), np.float32), 'float32'),
+                                        (np.full((2, 3), pairs.VOCAB, np.int32), f'token {pairs.VOCAB}'),
+                                        (np.full((2, 3), -1, np.int32), 'token -1'),])
 def test_tokens_that_make_no_sense(x, message):
   model = pairs.ours('1@1')
   model.init(shapes.ShapeDtype((2, 3), np.int32))
@@ -154,10 +157,11 @@ def test_recomputing_changes_nothing_but_memory():
     weights = weights or model.weights
 
     def loss(weights, model=model):
-      return (model.pure_fn(x, weights, model.state, jax.random.PRNGKey(3))[0] ** 2).mean()
+      return (model.pure_fn(x, weights, model.state, jax.random.PRNGKey(3))[0]**2).mean()
 
     results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(weights)))
-  # Some gradients are zero but for rounding (a key's bias moves all scores of a query alike): compared with the largest.
+  # Some gradients are zero but for rounding (a key's bias moves all scores of a query alike): compared with the
+  # largest.
   largest = max(float(np.abs(a).max()) for a in results[0])
   for result in results[1:]:
     for a, b in zip(results[0], result):

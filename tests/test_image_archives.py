@@ -52,7 +52,9 @@ def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
   third, last = headers[2], headers[-1]
   end = last + 2 * 512  # An image of 8 x 8 takes one block behind its header.
   assert whole[end - 512:end].strip(b'\0') and not whole[end:].strip(b'\0')
-  harmed = [whole[:cut] for cut in (third, third + 1, third + 511, third + 512, last, last + 100, end, end + 1, end + 511)]
+  harmed = [
+      whole[:cut] for cut in (third, third + 1, third + 511, third + 512, last, last + 100, end, end + 1, end + 511)
+  ]
   for content in (bytes([whole[third] ^ 1]), bytes(512), b'x' * 512):
     harmed.append(whole[:third] + content + whole[third + len(content):])
   harmed += [whole + b'x', whole + whole]
@@ -123,7 +125,8 @@ def test_what_is_missing_of_an_imagenet_is_said(tmp_path, monkeypatch, capsys):
   write_chrabaszcz(tmp_path, {f'train_data_batch_{i}.npz': images[:1] for i in range(1, 11) if i not in (2, 9)})
   write_tar(tmp_path / 'valid_32x32.tar', images)
   newer = imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache')
-  assert (f"ImageNet 32x32 (Chrabaszcz): train_data_batch_2.npz, train_data_batch_9.npz are missing below {str(tmp_path)!r}"
+  assert ("ImageNet 32x32 (Chrabaszcz): train_data_batch_2.npz, train_data_batch_9.npz are missing below "
+          f"{str(tmp_path)!r}"
           in capsys.readouterr().err)
   newer.split('train')
   assert 'ImageNet 32x32 (Chrabaszcz) train: 8 images, of the 1,281,167 that are published\n' in capsys.readouterr().err

@@ -37,7 +37,8 @@ def test_images_from_tfds(tmp_path):
 
 def test_imagenet_without_network(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds_source, '_PROBE', 'http://127.0.0.1:1/')
-  with pytest.raises(ValueError, match=r'TFDS has not prepared downsampled_imagenet/32x32/.*its download is gone; give'):
+  with pytest.raises(ValueError, match=r'TFDS has not prepared downsampled_imagenet/32x32/.*its download is gone; '
+                                       r'give'):
     imagenet.VanDenOordImagenet(32, data_dir=str(tmp_path)).split('valid')
 
 
@@ -104,7 +105,8 @@ def test_bad_imagenets(tmp_path):
       kind(32, tmp_path)
   with pytest.raises(ValueError, match="give its folder of .npz files by ChrabaszczImagenet.path = 'FOLDER'"):
     imagenet.ChrabaszczImagenet(32)
-  pictures.write_chrabaszcz(tmp_path, {'val_data.npz': pictures.random_images(2, 64), 'train_data_batch_1.npz': pictures.random_images(2)})
+  pictures.write_chrabaszcz(
+      tmp_path, {'val_data.npz': pictures.random_images(2, 64), 'train_data_batch_1.npz': pictures.random_images(2)})
   whole = (tmp_path / 'train_data_batch_1.npz').read_bytes()
   (tmp_path / 'train_data_batch_1.npz').write_bytes(whole[:1000] + bytes(900) + whole[1900:])
   for split, message in (('valid', r'holds rows of \(12288,\), not of 3 x 32 x 32'),
@@ -124,7 +126,8 @@ def test_bad_imagenets(tmp_path):
 @pytest.mark.parametrize('form', ['folder', 'zip', 'tar'])
 def test_few_images_are_split_by_position(tmp_path, form):
   images = pictures.random_images(20, 8)
-  {'folder': pictures.write_folder, 'zip': pictures.write_zip, 'tar': pictures.write_tar}[form](tmp_path / 'images', images)
+  {'folder': pictures.write_folder, 'zip': pictures.write_zip, 'tar': pictures.write_tar}[form](tmp_path / 'images',
+                                                                                                images)
   corpus = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache')
   for split, part in (('train', images[:18]), ('valid', images[18:19]), ('test', images[19:])):
     pictures.assert_split(corpus, split, part)
@@ -134,7 +137,10 @@ def test_many_images_are_split_by_name_and_subfolders_by_theirs(tmp_path):
   images = pictures.random_images(150, 1)
   pictures.write_folder(tmp_path / 'many', images)
   (tmp_path / 'many/readme.txt').write_text('no image')
-  splits = [pictures.open_folder(tmp_path / 'many', tmp_path / 'cache', 1).split(split) for split in ('train', 'valid', 'test')]
+  splits = [
+      pictures.open_folder(tmp_path / 'many', tmp_path / 'cache', 1).split(split)
+      for split in ('train', 'valid', 'test')
+  ]
   whole = np.concatenate([data.read(0, len(data)) for data in splits]).reshape(-1, 3)
   assert sorted(map(tuple, whole)) == sorted(map(tuple, images.reshape(-1, 3))) and len(splits[0]) > 3 * 120
   pictures.write_folder(tmp_path / 'split/train/cats', images[:4])
@@ -179,7 +185,8 @@ def test_corrupt_images_are_named_or_skipped_if_asked(tmp_path, capsys):
     (tmp_path / 'images/train/002.png').write_bytes(content)
     with pytest.raises(ValueError, match=r"image '.*images/train/002.png' is corrupt \("):
       pictures.open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
-  pictures.assert_split(pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', corrupt='skip'), 'train', images[[0, 1, 3]])
+  pictures.assert_split(pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', corrupt='skip'), 'train',
+                        images[[0, 1, 3]])
   assert '1 corrupt images skipped, such as train/002.png' in capsys.readouterr().err
 
 

@@ -17,12 +17,16 @@ NAMES = sorted(file.name for file in FOLDER.glob('*.ipynb'))
 CORPUS = f"ByteCorpus.path = '{__file__}'"
 # What a notebook is told in place of its own cell of parameters.
 PARAMETERS = {
-    'anatomy.ipynb': dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]),
-    'authors_checkpoint.ipynb': dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS], max_tokens=130, prompt=b'def'),
-    'quickstart.ipynb': dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]),
-    'compare.ipynb': dict(config_files=[f'{TESTS}/tiny_compare.gin'],
-                          bindings=[CORPUS, 'compare.also_evaluate = None', 'compare.paper = None', 'compare.seeds = (0,)',
-                                    'compare.rows = {"a": "", "b": "Hourglass.d_ff = 11"}']),
+    'anatomy.ipynb':
+        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]), 'authors_checkpoint.ipynb':
+            dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS], max_tokens=130, prompt=b'def'),
+    'quickstart.ipynb':
+        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]), 'compare.ipynb':
+            dict(
+                config_files=[f'{TESTS}/tiny_compare.gin'], bindings=[
+                    CORPUS, 'compare.also_evaluate = None', 'compare.paper = None', 'compare.seeds = (0,)',
+                    'compare.rows = {"a": "", "b": "Hourglass.d_ff = 11"}'
+                ]),
 }
 N_IMAGES = {'anatomy.ipynb': 3, 'authors_checkpoint.ipynb': 0, 'compare.ipynb': 4, 'quickstart.ipynb': 2}
 

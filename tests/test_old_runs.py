@@ -1,4 +1,6 @@
-"""A run directory that the flat package of version 0.1 wrote (commit feea1f9) resumes, evaluates, samples and exports."""
+"""A run directory that the flat package of version 0.1 wrote (commit feea1f9) resumes, evaluates, samples and
+exports.
+"""
 
 import json
 import pathlib

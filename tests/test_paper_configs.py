@@ -1,4 +1,6 @@
-"""gin/paper and gin/baselines: each file says what it is, builds the model that the paper counts, and has its schedule."""
+"""gin/paper and gin/baselines: each file says what it is, builds the model that the paper counts, and has its
+schedule.
+"""
 
 import math
 import pathlib
@@ -49,9 +51,9 @@ NOT_OURS = [file for file in PARAMETERS if file.endswith('_lm.gin')]
 TABLE_1 = {
     '6@1': (20_754_688, 21), '2@1 1@3 2@1': (24_174_848, 24), '2@1 4@4 2@1': (34_419_968, 34), '8@1': (27_584_768, 28),
     '2@1 4@3 2@1': (34_419_968, 34), '2@1 8@4 2@1': (48_080_128, 48), '2@1 1@2 4@4 1@2 2@1': (48_085_248, 48),
-    '2@1 8@3 2@1': (48_080_128, 48), '10@1': (34_414_848, 34), '3@1 8@4 3@1': (54_910_208, 55), '12@1': (41_244_928, 41),
-    '4@1 8@4 4@1': (61_740_288, 62), '2@1 16@3 2@1': (75_400_448, 75), '14@1': (48_075_008, 48),
-    '5@1 8@2 5@1': (68_570_368, 69),
+    '2@1 8@3 2@1': (48_080_128, 48), '10@1': (34_414_848, 34), '3@1 8@4 3@1': (54_910_208, 55), '12@1': (
+        41_244_928, 41), '4@1 8@4 4@1': (61_740_288, 62), '2@1 16@3 2@1': (75_400_448, 75), '14@1': (
+            48_075_008, 48), '5@1 8@2 5@1': (68_570_368, 69),
 }
 
 
@@ -119,7 +121,8 @@ def test_learning_rates_by_hand(file, rates):
   schedule = gin_config.setting('schedule')
   # Trax's own warm-up ends a step later.
   np.testing.assert_allclose([schedule(step) for step in rates], list(rates.values()), rtol=3e-4, atol=1e-12)
-  assert all(isinstance(schedule(step), float) for step in rates)  # Never a value on the device, which would wait for it.
+  # Never a value on the device, which would wait for it.
+  assert all(isinstance(schedule(step), float) for step in rates)
 
 
 def test_reformer_has_lsh_attention_in_every_layer():
@@ -153,13 +156,22 @@ def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
   parse(file)
   levels = re.sub(r'\d+@', '1@', gin_config.bound('Hourglass.hierarchy'))
   is_text = 'enwik8' in file or 'wiki40b' in file
-  bindings = [f"Hourglass.hierarchy = '{levels}'", 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1',
-              'Hourglass.dropout = 0.0',  # Drops nothing, so that files which differ in this number share a program.
-              'Wiki40b.sentencepiece = None', 'Cifar10.n_valid = 1', 'Cifar10.size = 4', 'batch_size = 1', 'chunk = 16',
-              *(f"{corpus}.cache_dir = '{tmp_path}'" for corpus in ('Cifar10', 'Wiki40b')),
-              *(['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"] if 'enwik8' in file or 'imagenet' in file
-                else []),
-              f'length = {12 if is_text else 48}']
+  bindings = [
+      f"Hourglass.hierarchy = '{levels}'",
+      'Hourglass.d_model = 8',
+      'Hourglass.d_ff = 6',
+      'Hourglass.n_heads = 1',
+      'Hourglass.dropout = 0.0',  # Drops nothing, so that files which differ in this number share a program.
+      'Wiki40b.sentencepiece = None',
+      'Cifar10.n_valid = 1',
+      'Cifar10.size = 4',
+      'batch_size = 1',
+      'chunk = 16',
+      *(f"{corpus}.cache_dir = '{tmp_path}'" for corpus in ('Cifar10', 'Wiki40b')),
+      *(['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"]
+        if 'enwik8' in file or 'imagenet' in file else []),
+      f'length = {12 if is_text else 48}'
+  ]
   parse(file, *bindings)
   with mock_tfds(file):
     data = gin_config.setting('corpus').split('train')

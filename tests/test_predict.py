@@ -45,7 +45,8 @@ def checking(pair, hierarchy, attention, batch, length):
   expected = np.asarray(pairs.forward(model)(model.weights, x))
   cached = predicting.predicting(model, hierarchy, *pair, max_length=length, **OPTIONS[attention])
   function, state = predicting.compiled(cached), cached.start(batch)
-  return lambda n: np.testing.assert_allclose(predicting.decode(function, cached, x, n, state), expected, rtol=0, atol=1e-4)
+  return lambda n: np.testing.assert_allclose(predicting.decode(function, cached, x, n, state), expected, rtol=0, atol=
+                                              1e-4)
 
 
 @pytest.mark.parametrize('number', PAIRS, ids=[' '.join(pairs.ALL[number]) for number in PAIRS])
@@ -124,8 +125,8 @@ def test_bfloat16_is_near(small):
   rounded = predicting.predicting(small.model, '1@1 2@3 1@1', max_length=13)
   rounded.weights = weights
   got = predicting.decode(small.function, rounded, x, 4, to_bfloat16(small.start))
-  # Each activation is rounded to 8 bits, 0.4 %, in another order: decoding may be as far from the full pass in bfloat16 as
-  # that is from the exact one, some percent of the largest logit after four blocks, and no further than twice that.
+  # Each activation is rounded to 8 bits, 0.4 %, in another order: decoding may be as far from the full pass in bfloat16
+  # as that is from the exact one, some percent of the largest logit after four blocks, and no further than twice that.
   scale = np.abs(exact).max()
   assert np.abs(got - expected).max() < 0.06 * scale and np.abs(got - exact).max() < 0.06 * scale
   assert np.abs(got - exact).mean() < 2 * np.abs(expected - exact).mean()

@@ -26,7 +26,9 @@ def test_table_tells_seconds_that_miss_the_budget():
     result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'seconds_per_step': (spent, seconds), 'curve': []}
     return results.summary(name, 'flat', None, plan, [result])
 
-  said = report.table({'budget': {'seconds': 100}, 'seeds': [0], 'split': 'valid', 'rows': [row('a', 20.0, 10.4), row('b', 8.8, 8.8)]})
+  said = report.table(
+      {'budget': {'seconds': 100}, 'seeds': [0], 'split': 'valid', 'rows': [row('a', 20.0, 10.4),
+                                                                            row('b', 8.8, 8.8)]})
   assert 'not the 100 of the budget: b (-12%).' in said
   assert 'of the budget' not in report.table({'budget': {'seconds': 100}, 'seeds': [0], 'rows': [row('a', 20.0, 10.4)]})
 
@@ -38,9 +40,13 @@ def test_operations_that_are_too_low_are_not_drawn(tmp_path, monkeypatch):
       drawn.append((self.get_xlabel().split()[0], look['label'])), original(self, x, y, **look))[1])
   rows = []
   for name, source in (('a', 'products'), ('b', 'compiler')):
-    plan = {'unit': 'byte', 'measurement': dataclasses.asdict(dataclasses.replace(MEASURED, flops_from=source)), 'machine': {},
-            'n_steps': 10, 'tokens': 70}
-    result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'seconds_per_step': (1.0, 1.0), 'curve': [[1, 8.0], [10, 3.0]]}
+    plan = {
+        'unit': 'byte', 'measurement': dataclasses.asdict(dataclasses.replace(MEASURED, flops_from=source)),
+        'machine': {}, 'n_steps': 10, 'tokens': 70
+    }
+    result = {
+        'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'seconds_per_step': (1.0, 1.0), 'curve': [[1, 8.0], [10, 3.0]]
+    }
     rows.append(results.summary(name, 'flat', None, plan, [result]))
   plots.plot(tmp_path, {'budget': {'steps': 10}, 'seeds': [0], 'split': 'valid', 'rows': rows})
   assert drawn == [('matrix', 'a'), ('temporary', 'a'), ('temporary', 'b'), ('seconds', 'a'), ('seconds', 'b')]

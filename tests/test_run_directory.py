@@ -47,7 +47,8 @@ def test_steps_and_the_best_can_be_chosen(trained):
   for which in ('2', 'best'):
     assert run_directory.load(trained, checkpoint=which).step == 2
   for which in ('3', 'worst'):
-    with pytest.raises(ValueError, match=f"checkpoint of step 3|checkpoint 'worst' does not exist: give a step, of \\[2\\], 'best'"):
+    with pytest.raises(ValueError, match="checkpoint of step 3|checkpoint 'worst' does not exist: give a step, of "
+                                         "\\[2\\], 'best'"):
       run_directory.load(trained, checkpoint=which)
 
 

@@ -64,14 +64,16 @@ def test_bfloat16_adds_up_gradients_in_float32():
   """A thousand terms of 1/256 a row of the embedding, or of a chunk each, would come to 1 at most in bfloat16."""
   weights = jnp.zeros((2, 1), jnp.bfloat16)
   layer = core.Embedding(2, 1)
-  total = lambda weights: layer.pure_fn(np.zeros((1, 1024), np.int32), weights, (), None)[0].astype(np.float32).sum() / 256
+  total = lambda weights: layer.pure_fn(np.zeros((1, 1024), np.int32), weights,
+                                        (), None)[0].astype(np.float32).sum() / 256
   np.testing.assert_array_equal(jax.grad(total)(weights), [[4.0], [0.0]])
 
   class Linear:
     vectors = staticmethod(lambda tokens, weights, state, rng: (jnp.ones((1, 1024, 1), jnp.bfloat16), state))
     logits = staticmethod(lambda vectors, weights: vectors * weights)
 
-  nats = lambda weights: loss.token_nats(Linear, None, np.zeros((1, 1024), np.int32), weights, (), None, chunk=1)[0].sum()
+  nats = lambda weights: loss.token_nats(Linear, None, np.zeros((1, 1024), np.int32), weights,
+                                         (), None, chunk=1)[0].sum()
   # Of two equal logits, each token pulls the first up by a half.
   np.testing.assert_array_equal(jax.grad(nats)(jnp.zeros(2, jnp.bfloat16)), [-512.0, 512.0])
 
@@ -83,7 +85,8 @@ def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():
   jaxpr = jax.make_jaxpr(trainer.update)(*trainer.arguments(batch, jax.random.PRNGKey(0), 0, 1e-2))
   kinds = {'dot_general': [], 'log': []}
   for equation in equations(jaxpr.jaxpr):
-    if equation.primitive.name in kinds and equation.outvars[0].aval.ndim:  # Adam's norms are products too, to a number.
+    # Adam's norms are products too, to a number.
+    if equation.primitive.name in kinds and equation.outvars[0].aval.ndim:
       kinds[equation.primitive.name].append(equation.invars[0].aval.dtype)
   products, logarithms = kinds['dot_general'], kinds['log']
   assert products and all(dtype == 'bfloat16' for dtype in products)
@@ -108,6 +111,7 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_what_is_not_finite_stops_and_names_step_and_rate(tmp_path):
-  with pytest.raises(ValueError, match=r'weights of step 1 are not finite, at learning rate \S+; no checkpoint was written yet'):
+  with pytest.raises(ValueError, match=r'weights of step 1 are not finite, at learning rate \S+; no checkpoint was '
+                                       r'written yet'):
     runs.run(tmp_path / 'run', 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')
   assert not (tmp_path / 'run').exists()  # Nothing in it could be gone on with.

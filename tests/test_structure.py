@@ -38,7 +38,9 @@ def dotted(path):
 
 
 def imports(path, source):
-  """Yields the names that a file imports, at its top or nested, relative names as absolute ones, '?' for a computed one."""
+  """Yields the names that a file imports, at its top or nested, relative names as absolute ones, '?' for a computed
+  one.
+  """
   package = dotted(path).split('.') if path.endswith('__init__.py') else dotted(path).split('.')[:-1]
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
@@ -112,5 +114,7 @@ def test_files_and_lines_fit():
     lines = source.splitlines()
     is_door = '/' not in path and path not in ('__init__.py', 'registry.py')
     assert len(lines) <= (60 if is_door else 350), f'{path} has {len(lines)} lines'
-    assert not [number for number, line in enumerate(lines, 1) if len(line) > 120], path
+  for path in (path for folder in (PACKAGE, ROOT / 'tests', ROOT / 'benchmarks') for path in folder.rglob('*.py')):
+    lines = path.read_text(encoding='utf-8').splitlines()
+    assert len(lines) <= 350 and not [number for number, line in enumerate(lines, 1) if len(line) > 120], path
   assert len([path for path in PACKAGE.iterdir() if path.name != '__pycache__']) <= 20

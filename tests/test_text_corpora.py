@@ -30,14 +30,16 @@ def test_every_form_of_file_is_the_same_corpus(tmp_path, kind):
 
 def test_the_cache_knows_another_file_of_the_same_name(tmp_path):
   texts.open_corpus(texts.packed(tmp_path, 'xz'), tmp_path)
-  assert len(texts.open_corpus(texts.packed(tmp_path, 'xz', texts.CONTENT[:9_500]), tmp_path)._makers) == 2 and len(texts.left(tmp_path)) == 2
+  assert len(texts.open_corpus(texts.packed(tmp_path, 'xz', texts.CONTENT[:9_500]), tmp_path)._makers) == 2 and len(
+      texts.left(tmp_path)) == 2
 
 
 @pytest.mark.parametrize('kind', ['raw', 'xz'])
 def test_a_part_is_taken_and_what_it_lacks_is_said(tmp_path, kind):
   corpus = texts.open_corpus(texts.packed(tmp_path, kind, texts.CONTENT[:9_500]), tmp_path)
   assert texts.read(corpus, 'train') == texts.TRAIN and texts.read(corpus, 'valid') == texts.VALID
-  with pytest.raises(ValueError, match=r"tiny8 has no test split: '.*' holds the first 9,500 bytes only, that is train and "
+  with pytest.raises(ValueError, match=r"tiny8 has no test split: '.*' holds the first 9,500 bytes only, that is train "
+                                       r"and "
                                        'valid; give the whole file of 10,000 bytes'):
     corpus.split('test')
   with pytest.raises(ValueError, match="split 'dev' does not exist: choose one of train, valid, test"):
@@ -53,7 +55,8 @@ def spoilt(at):
     (spoilt(100), 'is not the train split of tiny8: its sha256 is'), (spoilt(9_100), 'is not the valid split of tiny8'),
     (spoilt(9_600), 'is not tiny8: its sha1 is'), (spoilt(9_100)[:9_500], 'is not the valid split of tiny8'),
     (b'PRIMITIVE' + texts.CONTENT, "begins with b'PRIMITIVE.*so it does not hold tiny8, which begins with b'<begin>'"),
-    (texts.CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 \(train '),
+    (texts.CONTENT[:9_499], r'holds 9,499 bytes, and tiny8 has 10,000; also taken are its first 9,000 \(train\), 9,500 '
+                            r'\(train '),
     (texts.CONTENT + b'x', 'holds more than the 10,000 bytes of tiny8'), (b'', 'holds 0 bytes, and tiny8 has 10,000'),
 ])
 def test_other_content_is_refused_and_not_kept(tmp_path, kind, content, message):
@@ -104,7 +107,8 @@ def test_text_of_another_alphabet(tmp_path):
 
 def test_no_space_leaves_nothing(tmp_path):
   path = texts.packed(tmp_path, 'xz')
-  with texts.limited_files(5_000), pytest.raises(ValueError, match=r'cannot write .*tiny8-\w+ \(File too large\): free or grant '
+  with texts.limited_files(5_000), pytest.raises(ValueError, match=r'cannot write .*tiny8-\w+ \(File too large\): free '
+                                                                   r'or grant '
                                                              'space there, or choose another folder by'):
     texts.open_corpus(path, tmp_path)
   assert not texts.left(tmp_path)
@@ -169,7 +173,9 @@ def sentencepiece_model(n_pieces):
   letters = ['\u2581', *'abcdefghijklmnopqrstuvwxyz']
   pieces = ['<unk>', *letters, *(chr(0xe000 + i) for i in range(n_pieces - 1 - len(letters)))]
   kinds = [2, *[1] * (len(pieces) - 1)]
-  body = b''.join(field(1, field(1, piece.encode()) + field(2, -1.0) + field(3, kind)) for piece, kind in zip(pieces, kinds))
+  body = b''.join(
+      field(1,
+            field(1, piece.encode()) + field(2, -1.0) + field(3, kind)) for piece, kind in zip(pieces, kinds))
   return body + field(2, field(3, 1)) + field(3, field(1, b'identity') + field(3, 0) + field(4, 0))
 
 
@@ -193,7 +199,8 @@ def test_wiki40b_as_sentencepiece_pieces(tmp_path, n_pieces, dtype):
 def test_tfds_without_network(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds_source, '_PROBE', 'http://127.0.0.1:1/')
   corpus = wiki40b.Wiki40b(data_dir=str(tmp_path / 'tfds'), cache_dir=tmp_path / 'cache')
-  with pytest.raises(ValueError, match=r'TFDS has not prepared wiki40b/en/.* in .*tfds.* and cannot \(.*Connection refused'
+  with pytest.raises(ValueError, match=r'TFDS has not prepared wiki40b/en/.* in .*tfds.* and cannot \(.*Connection '
+                                       r'refused'
                                        r".*prepare it where there is a network.*Wiki40b\.data_dir = 'FOLDER'"):
     corpus.split('train')
   assert not texts.left(tmp_path) and not os.path.exists(tmp_path / 'tfds/wiki40b/en')

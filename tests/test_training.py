@@ -64,8 +64,11 @@ def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
 
 
 def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypatch):
-  """Not of steps before a restart, nor of evaluations. By a clock of our own, steps take 0.25 s and evaluations 100 s."""
-  settings = 'n_steps = 8', 'fit.eval_every = 2', 'fit.checkpoint_every = 3', 'fit.keep_last = 9', "Hourglass.hierarchy = '1@1'"
+  """Not of steps before a restart, nor of evaluations. By a clock of our own, steps take 0.25 s and evaluations 100
+  s.
+  """
+  settings = ('n_steps = 8', 'fit.eval_every = 2', 'fit.checkpoint_every = 3', 'fit.keep_last = 9',
+              "Hourglass.hierarchy = '1@1'")
   runs.run(tmp_path, *settings)
   for step_number in 6, 8:  # The checkpoint of step 3 has a step that was not logged yet.
     shutil.rmtree(tmp_path / 'checkpoints' / str(step_number))
@@ -114,7 +117,8 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
 
 def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
   for chunk in (4, 13):
-    result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')  # With dropout; 13 tokens are four chunks, or one.
+    # With dropout; 13 tokens are four chunks, or one.
+    result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')
     np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
 
@@ -127,8 +131,9 @@ def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
 
 def test_learns(tmp_path):
   (tmp_path / 'text').write_bytes(b'abcdefgh' * 200)
-  result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120', 'fit.checkpoint_every = 120', 'warmup_steps = 10',
-                    'peak_learning_rate = 2e-2', 'Hourglass.dropout = 0.0', 'length = 24')
+  result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
+                    'fit.checkpoint_every = 120', 'warmup_steps = 10', 'peak_learning_rate = 2e-2',
+                    'Hourglass.dropout = 0.0', 'length = 24')
   # Eight letters in turn: after the first of a window nothing is left to guess.
   assert result.valid_bits_per_token < 1.5
 
@@ -140,7 +145,8 @@ def test_learns(tmp_path):
     ('fit.max_valid_tokens = 0', 'max_valid_tokens is 0'), ('fit.max_valid_tokens = 0.5', 'max_valid_tokens is 0.5'),
     ('fit.n_devices = 2', 'n_devices is 2: give a number from 1 to 1'), ('fit.loss_chunk = 0', 'loss_chunk is 0'),
     ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),
-    ('Hourglass.vocab_size = 100', 'outside the vocabulary 0 .. 99'), ('Hourglass.recompute = "all"', 'recompute'), ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
+    ('Hourglass.vocab_size = 100', 'outside the vocabulary 0 .. 99'), ('Hourglass.recompute = "all"', 'recompute'),
+    ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
 ])
 def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
   with pytest.raises(ValueError, match=message):

@@ -13,9 +13,8 @@ import trax_hourglass as th
 from trax_hourglass.layers import spec as spec_lib
 from trax_hourglass.models import interop
 
-LSH = functools.partial(
-    tl.PureLSHSelfAttentionWrapper, pure_lsh_implementation=tl.PureLSHSelfAttention, num_weights=2, weights_format='model',
-    rotary_position_emb=True, chunk_len=4, n_hashes=2)
+LSH = functools.partial(tl.PureLSHSelfAttentionWrapper, pure_lsh_implementation=tl.PureLSHSelfAttention, num_weights=2,
+                        weights_format='model', rotary_position_emb=True, chunk_len=4, n_hashes=2)
 KINDS = {  # The layer, and what lengths must be a multiple of.
     'x to x': (tl.CausalAttention, 1),
     'queries, keys, values': (tl.AttentionQKV, 1),

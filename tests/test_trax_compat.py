@@ -105,7 +105,8 @@ def test_trax_trains_on_two_devices():
 def test_import_is_silent_and_trax_trainer_imports():
   code = 'import trax_hourglass, trax.trainer, sys; print("imported", "orbax.checkpoint" in sys.modules)'
   result = processes.python('-c', code)
-  assert (result.stdout, result.stderr) == ('imported False\n', '')  # The first loss does not wait for what only checkpoints need.
+  # The first loss does not wait for what only checkpoints need.
+  assert (result.stdout, result.stderr) == ('imported False\n', '')
   without_stand_in = processes.python('-c', code.replace('trax_hourglass, ', ''))
   assert 'xla_extension' in without_stand_in.stderr and 'absl::InitializeLog' in without_stand_in.stderr
 

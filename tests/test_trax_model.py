@@ -25,8 +25,9 @@ SIZES = {
     'reformer_lm': ('chunk = 4', 'ReformerLM.n_layers = 1', 'ReformerLM.d_model = 14', 'ReformerLM.d_ff = 10',
                     'ReformerLM.n_heads = 1', 'ReformerLM.d_attention_key = 6', 'ReformerLM.d_attention_value = 6',
                     'ReformerLM.dropout = 0.1'),
-    'trax_hourglass_lm': ('HourglassLM.vanilla_layers = (1, 0)', 'HourglassLM.hierarchy = "1@3"', 'HourglassLM.d_model = 14',
-                          'HourglassLM.d_ff = 10', 'HourglassLM.n_heads = 7', 'HourglassLM.dropout = 0.1'),
+    'trax_hourglass_lm': (
+        'HourglassLM.vanilla_layers = (1, 0)', 'HourglassLM.hierarchy = "1@3"', 'HourglassLM.d_model = 14',
+        'HourglassLM.d_ff = 10', 'HourglassLM.n_heads = 7', 'HourglassLM.dropout = 0.1'),
 }
 
 
@@ -67,8 +68,9 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
   rows = {name: [f"include 'models/{name}.gin'", *SIZES[name]] for name in names}
   tiny = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
   gin_config.parse_gin([tiny], [
-      f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None', 'compare.paper = None',
-      'compare.seeds = (0,)', 'compare.steps = 1', 'compare.measured_steps = 1'])
+      f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None',
+      'compare.paper = None', 'compare.seeds = (0,)', 'compare.steps = 1', 'compare.measured_steps = 1'
+  ])
   for row in registry.compare(str(tmp_path / 'x'))['rows']:
     assert not row['errors'] and row['kind'] == 'Trax' and 7 < row['bits_per_byte'] < 9, row
 

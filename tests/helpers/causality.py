@@ -8,8 +8,8 @@ from tests.helpers import pairs
 def assert_causal(model, length, forward=None):
   """Changes all tokens from position i on, for every i: logits up to i must stay, the next one must change.
 
-  One row of a batch for each i, so that the model is compiled once. `forward` is (weights, tokens) -> logits, None for what
-  the model itself gives.
+  One row of a batch for each i, so that the model is compiled once. `forward` is (weights, tokens) -> logits, None for
+  what the model itself gives.
   """
   forward = forward or pairs.forward(model)
   x = pairs.tokens(length, batch=1)

@@ -1,4 +1,6 @@
-"""What child processes with several virtual devices do: `main([PART])` or `main([PART, COORDINATOR, N_HOSTS, HOST])`."""
+"""What child processes with several virtual devices do: `main([PART])` or `main([PART, COORDINATOR, N_HOSTS,
+HOST])`.
+"""
 
 import functools
 import gc
@@ -35,7 +37,8 @@ def trax_loop():
       continue
     raise AssertionError(f'works without {patch}')
   losses = []
-  for make_trainer in optimizers.Trainer, lambda *layer_and_optimizer: step.Trainer(*layer_and_optimizer, sharding.over_devices(2)):
+  for make_trainer in optimizers.Trainer, lambda *layer_and_optimizer: step.Trainer(*layer_and_optimizer,
+                                                                                    sharding.over_devices(2)):
     batch = pairs.tokens(6, batch=4), pairs.tokens(6, batch=4), np.ones((4, 6), np.float32)
     layer = tl.Serial(pairs.ours(*SMALL, mode='train', dropout=0.0), tl.WeightedCategoryCrossEntropy())
     layer.init(shapes.signature(batch), rng=jax.random.PRNGKey(0))
@@ -79,7 +82,9 @@ def bytes_per_device(trainer):
 
 
 def attention_of_own_rows():
-  """Divided among two devices attention is what one gives, with the same masks, and nothing is gathered, forms alike."""
+  """Divided among two devices attention is what one gives, with the same masks, and nothing is gathered, forms
+  alike.
+  """
   devices = sharding.over_devices(2)
   arrays, _ = attention_inputs.inputs(3, 1, 3)
   rows = [sharding.along(devices, 0)] * 3 + [sharding.everywhere(devices)] * 3
@@ -119,9 +124,11 @@ def our_steps(numbers=(1, 2, 8)):
         assert 1 / n_devices <= share < 1.05 / n_devices, share
   if jax.process_count() == 1:  # What XLA makes of a model does not depend on how many processes its devices are of.
     for n_devices, shard_weights in ((1, False), (8, True)):
-      losses[f'whole, {n_devices} devices, shared out: {shard_weights}'], trainer = train(n_devices, shard_weights, 5, WHOLE)
+      losses[f'whole, {n_devices} devices, shared out: {shard_weights}'], trainer = train(
+          n_devices, shard_weights, 5, WHOLE)
   try:
-    trainer.one_step((np.zeros((3, 6), np.int32),) * 2 + (np.ones((3, 6), np.float32),), np.zeros(2, np.uint32), 0, 1e-2)
+    trainer.one_step((np.zeros((3, 6), np.int32),) * 2 + (np.ones((3, 6), np.float32),), np.zeros(2, np.uint32), 0,
+                     1e-2)
   except ValueError as error:
     assert f'batch size {3 * jax.process_count()} does not divide among 8 devices' in str(error)
   else:

@@ -1,8 +1,8 @@
 """What two runs must have in common, bit by bit, or up to rounding where devices differ.
 
 Sums over devices are added in another order: losses differ by 1e-5 at most, slots, as one long vector, by 1e-4 of its
-length, weights by 2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing else,
-which Adam makes as large as any other: they differ altogether.
+length, weights by 2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing
+else, which Adam makes as large as any other: they differ altogether.
 """
 
 import pathlib
@@ -18,7 +18,9 @@ LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # Of what may differ, 
 
 
 def outcome(output_dir):
-  """Returns what two runs must have in common: (arrays, losses in the notes, and in TensorBoard, (steps kept, the best))."""
+  """Returns what two runs must have in common: (arrays, losses in the notes, and in TensorBoard, (steps kept, the
+  best)).
+  """
   store = checkpoints.Store(output_dir)
   step = store.newest_sound()
   notes = store.notes(step)

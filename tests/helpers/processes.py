@@ -67,8 +67,8 @@ class Command:
     with mock.patch.dict(os.environ, PYTHONPATH=str(ROOT)):  # The server begins with the first child.
       outputs, written = zip(*(self._output(path) for path in (None, stderr)))
       self.stdout, self.stderr = outputs
-      self._process = _forkserver.Process(target=_run, args=(module, list(map(str, arguments)), environment(**variables),
-                                                             written, before))
+      self._process = _forkserver.Process(
+          target=_run, args=(module, list(map(str, arguments)), environment(**variables), written, before))
       self._process.start()
     for end in written:
       end.close()

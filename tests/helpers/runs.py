@@ -36,6 +36,6 @@ def listing(folder):
   return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
           for path in sorted(pathlib.Path(folder).rglob('*')) if path.is_file()}
 
-# A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps, so
-# that a run that was stopped keeps the same ones.
+# A flat model, for it compiles in half the time; none of this depends on what the model is. Checkpoints of all steps,
+# so that a run that was stopped keeps the same ones.
 LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 1', "Hourglass.hierarchy = '1@1'")
