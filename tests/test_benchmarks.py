@@ -2,17 +2,17 @@
 
 import importlib
 import json
-import pathlib
 import runpy
 import sys
 
 import numpy as np
 import pytest
 
+from tests.helpers import processes
 from trax_hourglass.ops import tiled_attention
 from tests.helpers import runs
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'benchmarks'
+FOLDER = processes.ROOT / 'benchmarks'
 TINY = ('--hierarchy', '0@1 1@3 1@1', '--d_model', '8', '--d_ff', '8', '--n_heads', '2', '--json')
 
 

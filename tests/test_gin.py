@@ -1,6 +1,5 @@
 """gin: our files parse and build, our names collide with none of Trax's, bindings reach default plug-ins."""
 
-import pathlib
 import re
 
 import gin
@@ -9,12 +8,13 @@ import pytest
 import trax
 from trax import shapes
 
+from tests.helpers import processes
 from trax_hourglass import registry
 import trax_hourglass as th
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import gin_config
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+FOLDER = processes.ROOT / 'gin'
 # Those that train within minutes; test_paper_configs.py has the others.
 RUNS = ['quickstart.gin', 'baselines/quickstart_flat.gin']
 

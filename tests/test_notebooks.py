@@ -1,6 +1,5 @@
 """Notebooks run from top to bottom, in a tiny setting, are short, and hold no output."""
 
-import pathlib
 
 import nbclient
 import nbformat
@@ -8,11 +7,12 @@ import numpy as np
 import pytest
 from trax import shapes
 
+from tests.helpers import processes
 import trax_hourglass as th
 from trax_hourglass.models import interop
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'notebooks'
-TESTS = str(pathlib.Path(__file__).parent)
+FOLDER = processes.ROOT / 'notebooks'
+TESTS = str(processes.ROOT / 'tests')
 NAMES = sorted(file.name for file in FOLDER.glob('*.ipynb'))
 CORPUS = f"ByteCorpus.path = '{__file__}'"
 # What a notebook is told in place of its own cell of parameters.

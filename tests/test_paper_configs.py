@@ -3,7 +3,6 @@ schedule.
 """
 
 import math
-import pathlib
 import re
 
 import gin
@@ -15,6 +14,7 @@ import tensorflow_datasets as tfds
 from trax import layers as tl
 from trax import shapes
 
+from tests.helpers import processes
 import trax_hourglass as th
 from trax_hourglass.data import batches
 from trax_hourglass.layers import loss
@@ -22,7 +22,7 @@ from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+FOLDER = processes.ROOT / 'gin'
 
 # File: parameters, counted by this code, and what the paper prints or a sum by hand confirms.
 PARAMETERS = {
@@ -45,7 +45,7 @@ PARAMETERS = {
     'baselines/enwik8_reformer_lm.gin': 24_549_632,
     'baselines/enwik8_trax_hourglass_lm.gin': 34_419_968,
 }
-# Of models that are not ours; test_trax_model.py trains these.
+# Of models that are not ours; models/test_trax_language_model.py trains these.
 NOT_OURS = [file for file in PARAMETERS if file.endswith('_lm.gin')]
 # Hierarchy: parameters, and millions of them as Table 1 prints.
 TABLE_1 = {

@@ -118,3 +118,12 @@ def test_files_and_lines_fit():
     lines = path.read_text(encoding='utf-8').splitlines()
     assert len(lines) <= 350 and not [number for number, line in enumerate(lines, 1) if len(line) > 120], path
   assert len([path for path in PACKAGE.iterdir() if path.name != '__pycache__']) <= 20
+
+
+def test_no_test_module_imports_another_and_their_folders_are_the_packages():
+  tests = ROOT / 'tests'
+  for path in tests.rglob('*.py'):
+    names = [name.split('.') for name in imports(str(path.relative_to(tests)), path.read_text(encoding='utf-8'))]
+    assert not [name for name in names if name[0] == 'tests' and any(part.startswith('test_') for part in name)], path
+  folders = {path.parent.name for path in tests.rglob('test_*.py')} - {'tests'}
+  assert folders == {path.name for path in PACKAGE.iterdir() if (path / '__init__.py').exists()}

@@ -1,8 +1,8 @@
 """Trax 1.4.1 on today's JAX: one small patch for each thing that JAX, Python or NumPy removed or now warns about.
 
 Import this before trax. Each patch names what went and since when, and has a test that fails without it
-(tests/test_trax_compat.py), so that it can be deleted when Trax moves. Names are replaced inside Trax's modules only;
-JAX, gzip and NumPy stay as they are for everybody else.
+(tests/runtime/test_trax_compat.py), so that it can be deleted when Trax moves. Names are replaced inside Trax's modules
+only; JAX, gzip and NumPy stay as they are for everybody else.
 """
 
 import contextlib

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import pathlib
 import warnings
 
 import jax
@@ -17,7 +16,7 @@ from tests.helpers import processes
 from tests.helpers import trax_loop
 
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = processes.ROOT
 
 
 def test_assert_shape_names_its_place_without_looking_through_all_modules(monkeypatch):

@@ -16,7 +16,7 @@ from trax.supervised import training
 import trax_hourglass as th
 from trax_hourglass import evaluate
 from trax_hourglass.runtime import gin_config
-from tests import test_run_directory
+from tests.helpers import runs
 from tests.helpers import doors
 
 MODEL = ['Hourglass.hierarchy = "1@1 1@3 1@1"', 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1']
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
   directory = tmp_path_factory.mktemp('run')
   (directory / 'text').write_bytes(bytes(range(97, 122)) * 40)  # 1000 bytes, 50 of them valid, 50 test.
   gin.clear_config()
-  gin_config.parse_gin([test_run_directory.TINY], [f"ByteCorpus.path = '{directory}/text'", 'fit.n_steps = 2'])
+  gin_config.parse_gin([runs.TINY], [f"ByteCorpus.path = '{directory}/text'", 'fit.n_steps = 2'])
   return directory / 'run', th.fit(str(directory / 'run'))
 
 
@@ -118,7 +118,7 @@ def test_authors_checkpoint_in_protocol_paper_is_what_their_notebook_gets(author
   text = np.random.RandomState(1).randint(0, 256, 90000).astype(np.uint8)
   (tmp_path / 'text').write_bytes(text.tobytes())
   flags = [flag for binding in (*MODEL, f"ByteCorpus.path = '{tmp_path}/text'") for flag in ('--config', binding)]
-  assert main(monkeypatch, '--checkpoint', directory / 'model.pkl.gz', '--config_file', test_run_directory.TINY, *flags,
+  assert main(monkeypatch, '--checkpoint', directory / 'model.pkl.gz', '--config_file', runs.TINY, *flags,
               '--split', 'test', '--protocol', 'paper', '--json') == 0
   fields = json.loads(capsys.readouterr().out)
   # 4096 tokens first, then 128 at a time of which the last are 20.

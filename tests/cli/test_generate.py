@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pathlib
 import struct
 import sys
 import zlib
@@ -14,6 +13,7 @@ from PIL import Image
 import pytest
 from trax import shapes
 
+from tests.helpers import processes
 from trax_hourglass.cli import write_text
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import image_folder
@@ -24,7 +24,7 @@ from trax_hourglass.runtime import gin_config
 from trax_hourglass import train
 from trax_hourglass.training import run_directory
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = processes.ROOT
 TINY = str(ROOT / 'tests' / 'tiny.gin')
 SIDE = 2  # Of images, in pixels.
 

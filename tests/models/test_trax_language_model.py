@@ -1,11 +1,11 @@
 """Trax's own language models behind our door: any length and batch, causal, one training step of ours, clear errors."""
 
 import math
-import pathlib
 
 import gin
 import jax
 import numpy as np
+from tests.helpers import comparisons
 from tests.helpers import pairs
 from tests.helpers import sampling
 import pytest
@@ -66,7 +66,7 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
   # The others take no other way.
   names = sampling.some(['transformer_lm'], SIZES)
   rows = {name: [f"include 'models/{name}.gin'", *SIZES[name]] for name in names}
-  tiny = str(pathlib.Path(__file__).parent / 'tiny_compare.gin')
+  tiny = comparisons.TINY
   gin_config.parse_gin([tiny], [
       f"ByteCorpus.path = '{__file__}'", f'compare.rows = {rows!r}', 'compare.also_evaluate = None',
       'compare.paper = None', 'compare.seeds = (0,)', 'compare.steps = 1', 'compare.measured_steps = 1'

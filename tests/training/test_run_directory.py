@@ -10,6 +10,7 @@ import pytest
 import trax
 from trax import shapes
 
+from tests.helpers import runs
 from tests.helpers import outcomes
 import trax_hourglass as th
 from trax_hourglass import export as export_command
@@ -17,7 +18,7 @@ from trax_hourglass.models import interop
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 
-TINY = str(pathlib.Path(__file__).parent / 'tiny.gin')
+TINY = runs.TINY
 
 
 @pytest.fixture(scope='module')

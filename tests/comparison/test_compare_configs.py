@@ -1,6 +1,5 @@
 """gin/compare: each file says what it is, its rows and those of its small version build, and have their shapes."""
 
-import pathlib
 import re
 from unittest import mock
 
@@ -10,11 +9,12 @@ import numpy as np
 import pytest
 from trax import shapes
 
+from tests.helpers import processes
 from trax_hourglass.comparison import compare
 from trax_hourglass import registry
 from trax_hourglass.runtime import gin_config
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'gin' / 'compare'
+FOLDER = processes.ROOT / 'gin' / 'compare'
 SHARED = ('enwik8.gin', 'cifar10.gin')
 FILES = sorted(file.name for file in FOLDER.glob('*.gin') if file.name not in SHARED)
 TABLES = [file for file in FILES if '_table' in file]

@@ -10,6 +10,7 @@ import textwrap
 
 import gin
 import numpy as np
+from tests.helpers import processes
 from tests.helpers import pairs
 import pytest
 import tensorflow as tf
@@ -189,7 +190,7 @@ def test_own_shortening_is_causal_and_samples(finished):
 def test_readme_shows_the_own_shortening():
   source = pathlib.Path(__file__).read_text()
   shown = source[source.index('@plugins.decodes'):source.index('# ... to here.')].strip().replace('plugins.', '')
-  assert textwrap.indent(shown, '    ') in (pathlib.Path(__file__).parent.parent / 'README.md').read_text()
+  assert textwrap.indent(shown, '    ') in (processes.ROOT / 'README.md').read_text()
 
 
 def test_command_line(finished, monkeypatch, capsys):
