@@ -1,6 +1,7 @@
 """Settings of all tests: gin starts clean, hypothesis repeats itself, programs are compiled once."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -38,11 +39,19 @@ def pytest_configure(config):
 # Minutes each. They begin, so that no worker is left with one when the others have nothing to do.
 _LONGEST = ('test_devices_and_hosts_do_not_change_the_losses', 'test_short_crash_test',
             'test_two_hosts_train_one_run_that_one_host_goes_on_with')
+# Modules whose tests share a run that takes long to make: one worker takes them all.
+_TOGETHER = ('comparison.test_compare', 'models.test_interop', 'training.test_faults', 'cli.test_evaluate',
+             'cli.test_generate', 'training.test_run_directory', 'training.test_fit')
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist looks for groups.
 def pytest_collection_modifyitems(items):
   """Puts the longest tests first, and leaves the others in their order."""
   items.sort(key=lambda item: item.name not in _LONGEST)
+  for item in items:
+    module = item.module.__name__.removeprefix('tests.')
+    if module in _TOGETHER and item.name not in _LONGEST:
+      item.add_marker(pytest.mark.xdist_group(module))
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +60,15 @@ def clean_gin():
   gin.clear_config()
   yield
   gin.clear_config()
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory):
+  """A run of 30 steps that all workers share and none may change: (directory, file of its text, what `fit` returned)."""
+  from tests.helpers import runs  # Imports Trax.  pylint: disable=g-import-not-at-top
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent  # That of all workers.
+  with open(folder / 'tiny_run.lock', 'w', encoding='utf-8') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return runs.shared(folder / 'tiny_run')

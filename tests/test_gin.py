@@ -46,7 +46,6 @@ def test_gin_folder_does_not_shadow_gin():
 def test_every_run_file_parses_and_its_model_builds(file):
   gin_config.parse_gin([file], [])
   model = th.Hourglass()
-  assert model.output_signature is not None
   model.init(shapes.ShapeDtype((1, 6), np.int32))
   assert model.output_signature(shapes.ShapeDtype((1, 6), np.int32)).shape == (1, 6, 256)
   for required in ('n_steps', 'warmup_steps', 'peak_learning_rate', 'batch_size', 'length'):

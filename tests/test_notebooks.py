@@ -50,7 +50,7 @@ def test_is_short_and_clean(name):
 
 def authors_checkpoint(path):
   """Writes a checkpoint of the model of tiny.gin as the authors' code does."""
-  model = th.Hourglass(256, '1@1 1@3 1@1', 14, 10, 7)
+  model = th.Hourglass(256, '1@1 1@3 0@1', 14, 10, 7)
   model.init(shapes.ShapeDtype((1, 3), np.int32))
   interop.to_trax(model, path)
 

@@ -4,7 +4,6 @@ import functools
 import json
 import math
 
-import gin
 import jax
 import numpy as np
 import pytest
@@ -13,9 +12,7 @@ from trax import layers as tl
 from trax import optimizers
 from trax.supervised import training
 
-import trax_hourglass as th
 from trax_hourglass import evaluate
-from trax_hourglass.runtime import gin_config
 from tests.helpers import runs
 from tests.helpers import doors
 
@@ -26,13 +23,10 @@ main = functools.partial(doors.main, command=evaluate)
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-  """(run directory of two steps, its corpus file, what fit said)."""
-  directory = tmp_path_factory.mktemp('run')
-  (directory / 'text').write_bytes(bytes(range(97, 122)) * 40)  # 1000 bytes, 50 of them valid, 50 test.
-  gin.clear_config()
-  gin_config.parse_gin([runs.TINY], [f"ByteCorpus.path = '{directory}/text'", 'fit.n_steps = 2'])
-  return directory / 'run', th.fit(str(directory / 'run'))
+def trained(tiny_run):
+  """(run directory of 30 steps, what fit said)."""
+  directory, _, result = tiny_run
+  return directory, result
 
 
 def test_run_is_scored_as_fit_scored_it(trained, monkeypatch, capsys):
@@ -41,7 +35,7 @@ def test_run_is_scored_as_fit_scored_it(trained, monkeypatch, capsys):
   fields = json.loads(capsys.readouterr().out)
   np.testing.assert_allclose(fields['bits_per_byte'], result.valid_bits_per_token, rtol=1e-6)
   assert (fields['n_tokens'], fields['length'], fields['stride'], fields['context']) == (50, 13, 13, 0)
-  assert (fields['split'], fields['protocol'], fields['step']) == ('valid', None, 2)
+  assert (fields['split'], fields['protocol'], fields['step']) == ('valid', None, 30)
   assert fields['standard_error'] > 0 and fields['n_windows'] == 4 and fields['tokens_per_second'] > 0
   assert result.as_dict()['valid_bits_per_byte'] == result.valid_bits_per_token and 'unit' not in result.as_dict()
 
@@ -59,7 +53,7 @@ def test_flags_reach_the_windows(trained, monkeypatch, capsys):
   line, = capsys.readouterr().out.strip().splitlines()
   score = f'{fields["bits_per_byte"]:.4f} ± {fields["standard_error"]:.4f}'
   assert line.startswith(f'{score} bits per byte (40 bytes of the test split')
-  assert 'context 8, stride 5' in line and 'bytes/s' in line and 'step 2' in line
+  assert 'context 8, stride 5' in line and 'bytes/s' in line and 'step 30' in line
 
 
 @pytest.mark.parametrize('arguments, message', [

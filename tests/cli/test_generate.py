@@ -21,7 +21,6 @@ from trax_hourglass import generate
 from trax_hourglass.inference import decoding
 from trax_hourglass.models import interop
 from trax_hourglass.runtime import gin_config
-from trax_hourglass import train
 from trax_hourglass.training import run_directory
 
 ROOT = processes.ROOT
@@ -40,14 +39,9 @@ def run(main, monkeypatch, *arguments):
 
 
 @pytest.fixture(scope='module')
-def texts(tmp_path_factory):
-  """A run directory of a tiny model of bytes."""
-  folder = tmp_path_factory.mktemp('texts') / 'run'
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    assert run(train.main, monkeypatch, '--config_file', TINY, '--output_dir', folder, '--config', 'n_steps = 30',
-               '--config', 'fit.checkpoint_every = 30', '--config', 'fit.eval_every = 30', '--config',
-               'Hourglass.max_length = 90') == 0
-  return folder
+def texts(tiny_run):
+  """A run directory of a tiny model of bytes, with room for 90 of them."""
+  return tiny_run[0]
 
 
 @pytest.fixture(scope='module')

@@ -1,12 +1,15 @@
 """Tiny training runs, and what they leave in a run directory."""
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import pathlib
 
 import gin
 import tensorflow as tf
 
+from trax_hourglass.training import fit
 import trax_hourglass as th
 from trax_hourglass.runtime import gin_config
 
@@ -18,6 +21,21 @@ def run(output_dir, *bindings):
   gin.clear_config()
   gin_config.parse_gin([TINY], bindings)
   return th.fit(str(output_dir))
+
+
+def shared(folder):
+  """Returns (run directory, file of its text, Result) of a run of 30 steps; trains it unless it is there.
+
+  The text is of 1000 bytes, of which 50 are valid, and 50 test.
+  """
+  text, result = folder / 'text', folder / 'result.json'
+  if not result.exists():
+    folder.mkdir()
+    text.write_bytes(bytes(range(97, 122)) * 40)
+    found = run(folder / 'run', f"ByteCorpus.path = '{text}'", 'n_steps = 30', 'fit.checkpoint_every = 30',
+                'fit.eval_every = 30', 'Hourglass.max_length = 90')
+    result.write_text(json.dumps(dataclasses.asdict(found)))
+  return folder / 'run', text, fit.Result(**json.loads(result.read_text()))
 
 
 def events(output_dir, tag, part='train'):

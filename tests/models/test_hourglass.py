@@ -45,13 +45,13 @@ def test_a_shift_one_smaller_leaks(monkeypatch):
   """The causality test can fail: with a shift by K - 2 a group sees one token of its own future."""
   right = tl.ShiftRight
   monkeypatch.setattr(hourglass.tl, 'ShiftRight', lambda n=1, mode='eval': right(n - 1 if n > 1 else n, mode))
-  wrong = pairs.initialise(pairs.ours('1@1 1@3 1@1'), 13)
+  wrong = pairs.initialise(pairs.ours('0@1 1@3 0@1'), 13)
   with pytest.raises(AssertionError, match='leaks'):
     causality.assert_causal(wrong, 13)
 
 
 def test_gradients_to_later_inputs_are_zero():
-  model = pairs.initialise(pairs.ours('1@1 1@3 1@1'), 12)
+  model = pairs.initialise(pairs.ours('0@1 1@3 1@1'), 12)
   embedding = next(i for i, layer in enumerate(model.sublayers) if layer.name.startswith('Embedding'))
   below, above = tl.Serial(*model.sublayers[:embedding + 1]), tl.Serial(*model.sublayers[embedding + 1:])
   below.weights, above.weights = model.weights[:embedding + 1], model.weights[embedding + 1:]
@@ -67,7 +67,7 @@ def test_gradients_to_later_inputs_are_zero():
   assert (np.diag(size) > 0).all()
 
 
-@pytest.mark.parametrize('hierarchy', ['1@1 1@3 1@1', '0@1 1@2 1@6 1@2 1@1'])
+@pytest.mark.parametrize('hierarchy', ['1@1 1@3 0@1', '0@1 0@2 1@6 1@2 0@1'])
 def test_a_shorter_input_gives_a_prefix(hierarchy):
   model = pairs.initialise(pairs.ours(hierarchy), 14)
   forward, x = pairs.forward(model), pairs.tokens(14)
@@ -103,7 +103,7 @@ def test_all_attention_shares_its_biases():
 
 def test_dropout_acts_in_training_only():
   x = pairs.tokens(9)
-  train, evaluated = pairs.ours('1@1 1@3 1@1', mode='train', dropout=0.3), pairs.ours('1@1 1@3 1@1', dropout=0.3)
+  train, evaluated = pairs.ours('0@1 1@3 0@1', mode='train', dropout=0.3), pairs.ours('0@1 1@3 0@1', dropout=0.3)
   pairs.initialise(train, 9)
   evaluated.init(shapes.signature(x))
   run = jax.jit(lambda rng: train.pure_fn(x, train.weights, train.state, rng)[0])
@@ -153,7 +153,8 @@ def test_recomputing_changes_nothing_but_memory():
   x = pairs.tokens(7)
   results, weights = [], None
   for choice in ('products', 'none', 'elementwise', 'blocks'):
-    model = pairs.initialise(pairs.ours('0@1 2@3 0@1', mode='train', dropout=0.2, recompute=choice), 7)
+    made = pairs.ours('0@1 2@3 0@1', 'average', 'attention_x', mode='train', dropout=0.2, recompute=choice)
+    model = pairs.initialise(made, 7)
     weights = weights or model.weights
 
     def loss(weights, model=model):
@@ -179,7 +180,7 @@ def test_what_is_made_again_is_what_the_choice_says():
   assert activations == {'none': 1, 'elementwise': 2, 'products': 2, 'blocks': 2}
 
 
-@pytest.mark.parametrize('hierarchy, length', [('1@1', 9), ('1@1 1@3 1@1', 13)])
+@pytest.mark.parametrize('hierarchy, length', [('1@1', 9), ('0@1 1@3 1@1', 13)])
 def test_rotary_attention_is_causal(hierarchy, length):
   model = pairs.ours(hierarchy, d_model=12, n_heads=2, vanilla_attention=th.CausalRotaryAttention,
                      shortened_attention=th.CausalRotaryAttention)

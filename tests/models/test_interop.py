@@ -20,7 +20,7 @@ from trax_hourglass.models import interop
 
 # Each shortening and each upsampling once; with --thorough each pair.
 EACH = list(zip(itertools.cycle(pairs.SHORTENINGS), pairs.UPSAMPLINGS))
-HIERARCHIES = {'single': '1@1 1@3 0@1', 'nested': '0@1 1@2 1@4 1@2 1@1'}
+HIERARCHIES = {'single': '0@1 1@3 1@1', 'nested': '0@1 0@2 1@4 0@2 1@1'}
 
 
 def assert_close(got, expected):
@@ -72,12 +72,12 @@ def trained(tmp_path_factory):
   directory = str(tmp_path_factory.mktemp('trax_run'))
   x = pairs.tokens(12)
   batch = (x, x, np.ones(x.shape, np.float32))
-  model = pairs.theirs('1@1 1@3 1@1', mode='train', dropout=0.1)
+  model = pairs.theirs('1@1 1@3 0@1', mode='train', dropout=0.1)
   task = training.TrainTask(iter(lambda: batch, None), tl.WeightedCategoryCrossEntropy(), optimizers.Adam(1e-2),
                             n_steps_per_checkpoint=3)
   loop = training.Loop(model, task, output_dir=directory, random_seed=0)
   loop.run(3)
-  evaluated = pairs.theirs('1@1 1@3 1@1')
+  evaluated = pairs.theirs('1@1 1@3 0@1')
   evaluated.init(shapes.signature(x))
   evaluated.weights = model.weights
   return directory, evaluated, batch, loss_of(evaluated, batch)
@@ -91,23 +91,23 @@ def loss_of(model, batch):
 def test_checkpoint_of_trax_loop_loads_and_gives_the_same_loss(trained):
   directory, _, batch, loss = trained
   assert os.path.exists(f'{directory}/model.weights.npy.gz')  # Weights without names, apart from the pickle.
-  ours = interop.from_trax(f'{directory}/model.pkl.gz', pairs.ours('1@1 1@3 1@1'))
+  ours = interop.from_trax(f'{directory}/model.pkl.gz', pairs.ours('1@1 1@3 0@1'))
   assert abs(loss_of(ours, batch) - loss) < 1e-5
 
 
 def test_checkpoint_written_by_us_loads_in_trax(trained, tmp_path):
   _, theirs, batch, loss = trained
   path = str(tmp_path / 'model.pkl.gz')
-  interop.to_trax(interop.from_trax(theirs, pairs.ours('1@1 1@3 1@1')), path)
-  fresh = pairs.theirs('1@1 1@3 1@1')
+  interop.to_trax(interop.from_trax(theirs, pairs.ours('1@1 1@3 0@1')), path)
+  fresh = pairs.theirs('1@1 1@3 0@1')
   fresh.init_from_file(path, weights_only=True)
   assert loss_of(fresh, batch) == loss
-  again = interop.from_trax(path, pairs.ours('1@1 1@3 1@1'))
+  again = interop.from_trax(path, pairs.ours('1@1 1@3 0@1'))
   assert abs(loss_of(again, batch) - loss) < 1e-5
 
 
 @pytest.mark.parametrize('hierarchy, options, message', [
-    ('1@1 2@3 1@1', {}, 'hierarchies'), ('1@1 1@3 1@1', {'d_ff': 12}, 'shape'),
+    ('1@1 2@3 0@1', {}, 'hierarchies'), ('1@1 1@3 0@1', {'d_ff': 12}, 'shape'),
 ])
 def test_other_model_is_refused(trained, hierarchy, options, message):
   with pytest.raises(ValueError, match=message):
@@ -116,9 +116,9 @@ def test_other_model_is_refused(trained, hierarchy, options, message):
 
 def test_model_without_weights_is_refused():
   with pytest.raises(ValueError, match='init'):
-    interop.from_trax(pairs.theirs('1@1 1@3 1@1'), pairs.ours('1@1 1@3 1@1'))
+    interop.from_trax(pairs.theirs('1@1 1@3 0@1'), pairs.ours('1@1 1@3 0@1'))
   with pytest.raises(ValueError, match='init'):
-    interop.to_trax(pairs.ours('1@1 1@3 1@1'))
+    interop.to_trax(pairs.ours('1@1 1@3 0@1'))
 
 
 class Evil:
@@ -137,7 +137,7 @@ def test_hostile_and_other_pickles_are_refused(tmp_path, monkeypatch, contents, 
   with gzip.open(path, 'wb') as f:
     f.write(b'cpytest\nmain\n.' if contents is pytest else pickle.dumps(contents))
   with pytest.raises(ValueError, match=message) as raised:
-    interop.from_trax(str(path), pairs.ours('1@1 1@3 1@1'))
+    interop.from_trax(str(path), pairs.ours('1@1 1@3 0@1'))
   assert str(path)[:-7] in str(raised.value)
   assert not (tmp_path / 'should_not_exist').exists()
 
@@ -150,6 +150,6 @@ def test_damaged_files_are_refused(trained, tmp_path):
     damaged = tmp_path / name
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(ValueError, match=name):
-      interop.from_trax(str(tmp_path / 'model.pkl.gz'), pairs.ours('1@1 1@3 1@1'))
+      interop.from_trax(str(tmp_path / 'model.pkl.gz'), pairs.ours('1@1 1@3 0@1'))
   with pytest.raises(ValueError, match='no such file'):
-    interop.from_trax(str(tmp_path / 'missing.pkl.gz'), pairs.ours('1@1 1@3 1@1'))
+    interop.from_trax(str(tmp_path / 'missing.pkl.gz'), pairs.ours('1@1 1@3 0@1'))

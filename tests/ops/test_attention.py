@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.helpers import sampling
 from tests.helpers import reference
 from tests.helpers import attention_inputs
 
@@ -55,7 +56,7 @@ def masks(key, rate, n_queries, n_keys):
   ])
 
 
-@settings(max_examples=25)
+@settings(max_examples=sampling.examples(12, 60))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES))
 def test_equals_the_definition(groups, geometry):
   arrays, embed = attention_inputs.inputs(groups, *geometry)
@@ -64,7 +65,7 @@ def test_equals_the_definition(groups, geometry):
   np.testing.assert_allclose(attention.relative_attention(*arrays), expected, rtol=2e-5, atol=2e-5)
 
 
-@settings(max_examples=12)
+@settings(max_examples=sampling.examples(6, 40))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES),
        rate=st.sampled_from([0.0, 0.3]),
        tile=st.sampled_from([(256, 512), (4, 8), (8, 4), (3, 5)]))

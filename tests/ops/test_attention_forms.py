@@ -11,6 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.helpers import sampling
 from tests.helpers.attention_inputs import GEOMETRIES
 from tests.helpers.attention_inputs import gradients
 from tests.helpers.attention_inputs import inputs
@@ -42,14 +43,14 @@ def assert_form_equals_tiles(form, arrays, rate, tolerance):
 
 
 # Interpreted kernels compile for seconds, so lengths are few; 1 group has one tile with more padding than numbers.
-@settings(max_examples=6)
+@settings(max_examples=sampling.examples(4, 20))
 @given(groups=st.sampled_from([1, 11, 23]), geometry=st.sampled_from(GEOMETRIES), rate=st.sampled_from([0.0, 0.3]))
 def test_interpreted_kernels_equal_the_tiles(groups, geometry, rate):
   arrays, _ = inputs(groups, *geometry)
   assert_form_equals_tiles('pallas', arrays, rate, 1e-5)
 
 
-@settings(max_examples=12)
+@settings(max_examples=sampling.examples(5, 30))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(GEOMETRIES))
 def test_what_cudnn_is_given_equals_the_tiles(groups, geometry):
   """The bias, its mask and its gradient; cuDNN itself is on GPUs only."""
@@ -92,7 +93,7 @@ def test_a_model_takes_its_form():
   tokens = np.arange(12)[None] % 7
   weights, outputs = None, []
   for form in attention.FORMS:
-    model = th.Hourglass(vocab_size=7, hierarchy='1@1 1@3 1@1', d_model=8, d_ff=8, n_heads=2, mode='eval',
+    model = th.Hourglass(vocab_size=7, hierarchy='0@1 1@3 0@1', d_model=8, d_ff=8, n_heads=2, mode='eval',
                          attention_form=form)
     model.init(jax.ShapeDtypeStruct(tokens.shape, np.int32))
     weights = weights or model.weights

@@ -172,7 +172,7 @@ def test_trains_under_trax_own_trainer(tmp_path):
       train.eval_frequency = 3
       train.eval_steps = 1
       train.checkpoints_at = []
-      trax_hourglass.models.Hourglass.hierarchy = '1@1 1@3 1@1'
+      trax_hourglass.models.Hourglass.hierarchy = '0@1 1@3 0@1'
       trax_hourglass.models.Hourglass.d_model = 14
       trax_hourglass.models.Hourglass.d_ff = 10
       trax_hourglass.models.Hourglass.n_heads = 7
