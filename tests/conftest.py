@@ -36,22 +36,18 @@ def pytest_configure(config):
     import trax_hourglass  # Before anything that imports Trax.  pylint: disable=unused-import, g-import-not-at-top
 
 
-# Minutes each. They begin, so that no worker is left with one when the others have nothing to do.
-_LONGEST = ('test_devices_and_hosts_do_not_change_the_losses', 'test_short_crash_test',
-            'test_two_hosts_train_one_run_that_one_host_goes_on_with')
-# Modules whose tests share a run that takes long to make: one worker takes them all.
-_TOGETHER = ('comparison.test_compare', 'models.test_interop', 'training.test_faults', 'cli.test_evaluate',
-             'cli.test_generate', 'training.test_run_directory', 'training.test_fit')
+# A worker takes whole modules, whose tests share what takes long to make. Minutes each, these begin, so that no
+# worker is left with one when the others have nothing to do.
+_LONGEST = ('runtime.test_distributed', 'comparison.test_compare', 'test_paper_configs', 'models.test_interop',
+            'training.test_faults', 'training.test_fit', 'models.test_hourglass', 'models.test_toy_task',
+            'test_notebooks', 'inference.test_predict', 'test_benchmarks', 'comparison.test_compare_configs',
+            'cli.test_generate')
 
 
-@pytest.hookimpl(tryfirst=True)  # Before xdist looks for groups.
 def pytest_collection_modifyitems(items):
-  """Puts the longest tests first, and leaves the others in their order."""
-  items.sort(key=lambda item: item.name not in _LONGEST)
-  for item in items:
-    module = item.module.__name__.removeprefix('tests.')
-    if module in _TOGETHER and item.name not in _LONGEST:
-      item.add_marker(pytest.mark.xdist_group(module))
+  """Puts the longest modules first, and leaves the others in their order."""
+  place = {f'tests.{module}': number for number, module in enumerate(_LONGEST)}
+  items.sort(key=lambda item: place.get(item.module.__name__, len(place)))
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +60,7 @@ def clean_gin():
 
 @pytest.fixture(scope='session')
 def tiny_run(tmp_path_factory):
-  """A run of 30 steps that all workers share and none may change: (directory, file of its text, what `fit` returned)."""
+  """A run of 30 steps that all workers share and none may change: (directory, file of its text, Result of `fit`)."""
   from tests.helpers import runs  # Imports Trax.  pylint: disable=g-import-not-at-top
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
