@@ -2,6 +2,7 @@
 
 import atexit
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # The workers' and all comman
 import gin
 import hypothesis
 import pytest
+
+gc.set_threshold(50_000, 20, 50)  # Jaxprs by the million are walked often otherwise, a twentieth of all time.
 
 hypothesis.settings.register_profile('repeatable', derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile('repeatable')

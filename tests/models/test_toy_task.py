@@ -15,7 +15,7 @@ from trax import shapes
 import trax_hourglass as th
 from trax_hourglass.training import step
 
-LETTERS, LENGTH, BATCH, STEPS = 26, 24, 64, 250
+LETTERS, LENGTH, BATCH, STEPS = 26, 24, 32, 250
 
 
 def batch(seed):
@@ -26,7 +26,8 @@ def batch(seed):
 
 def accuracy(hierarchy):
   """Share of tokens predicted right, on fresh sequences, after training."""
-  model = th.Hourglass(LETTERS + 1, hierarchy, d_model=32, d_ff=64, n_heads=2, dropout=0.0)
+  model = th.Hourglass(LETTERS + 1, hierarchy, d_model=32, d_ff=64, n_heads=2, dropout=0.0,
+                       shortening=th.ShortenByAverage, upsampling=th.UpsampleByRepeat)
   with_loss = tl.Serial(model, tl.WeightedCategoryCrossEntropy())
   with_loss.init(shapes.signature(batch(0)), rng=jax.random.PRNGKey(0))
   optimizer = optimizers.Adam(weight_decay_rate=0.0)

@@ -24,11 +24,14 @@ from tests.helpers import runs
 from tests.helpers import corpora
 
 
+FLAT = "Hourglass.hierarchy = '1@1'"  # It compiles in half the time, where the model does not matter.
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """An uninterrupted run of 4 steps: (directory, result)."""
   directory = tmp_path_factory.mktemp('finished')
-  return directory, runs.run(directory)
+  return directory, runs.run(directory, FLAT)
 
 
 def test_result_and_run_directory(finished):
@@ -45,22 +48,25 @@ def test_result_and_run_directory(finished):
 
 def test_equal_seeds_give_equal_losses(finished, tmp_path):
   directory, result = finished
-  again = runs.run(tmp_path)
+  again = runs.run(tmp_path, FLAT)
   assert again.valid_bits_per_token == result.valid_bits_per_token
   tag = 'metrics/WeightedCategoryCrossEntropy'
   assert runs.events(tmp_path, tag) == runs.events(directory, tag)
-  other = runs.run(tmp_path / 'other', 'fit.seed = 1')
+  other = runs.run(tmp_path / 'other', FLAT, 'fit.seed = 1')
   assert other.valid_bits_per_token != result.valid_bits_per_token
 
 
-def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path):
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
+  """Of a hierarchy."""
   # The schedule counts to 4 in both: only the end of the first part differs.
-  part = runs.run(tmp_path, 'fit.n_steps = 2')
+  uninterrupted = runs.run(tmp_path / 'uninterrupted')
+  part = runs.run(tmp_path / 'parts', 'fit.n_steps = 2')
   assert part.step == 2
-  whole = runs.run(tmp_path)
+  whole = runs.run(tmp_path / 'parts')
   assert whole.step == 4
-  np.testing.assert_allclose(whole.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-6)
-  assert runs.run(tmp_path).valid_bits_per_token == whole.valid_bits_per_token  # Nothing left to train: only scored.
+  np.testing.assert_allclose(whole.valid_bits_per_token, uninterrupted.valid_bits_per_token, rtol=1e-6)
+  again = runs.run(tmp_path / 'parts')  # Nothing left to train: only scored.
+  assert again.valid_bits_per_token == whole.valid_bits_per_token
 
 
 def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypatch):
@@ -118,7 +124,7 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
 def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
   for chunk in (4, 13):
     # With dropout; 13 tokens are four chunks, or one.
-    result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')
+    result = runs.run(tmp_path / str(chunk), FLAT, f'fit.loss_chunk = {chunk}')
     np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
 
@@ -131,7 +137,7 @@ def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
 
 def test_learns(tmp_path):
   (tmp_path / 'text').write_bytes(b'abcdefgh' * 200)
-  result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
+  result = runs.run(tmp_path / 'run', FLAT, f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
                     'fit.checkpoint_every = 120', 'warmup_steps = 10', 'peak_learning_rate = 2e-2',
                     'Hourglass.dropout = 0.0', 'length = 24')
   # Eight letters in turn: after the first of a window nothing is left to guess.
