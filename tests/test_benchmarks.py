@@ -13,7 +13,7 @@ from trax_hourglass.ops import tiled_attention
 from tests.helpers import runs
 
 FOLDER = processes.ROOT / 'benchmarks'
-TINY = ('--hierarchy', '0@1 1@3 1@1', '--d_model', '8', '--d_ff', '8', '--n_heads', '2', '--json')
+TINY = ('--hierarchy', '0@1 1@3 0@1', '--d_model', '8', '--d_ff', '8', '--n_heads', '2', '--json')
 
 
 @pytest.mark.parametrize('name, flags, ratios', [
@@ -70,7 +70,7 @@ def test_first_loss_takes_its_seconds_apart(monkeypatch):
 
 def test_bits_by_place(tmp_path, monkeypatch, capsys):
   for name in 'one', 'other':
-    runs.run(tmp_path / name, 'n_steps = 2', "Hourglass.hierarchy = '1@1'", f'fit.seed = {len(name)}')
+    runs.run(tmp_path / name, 'n_steps = 2', f'fit.seed = {len(name)}')
   folders = str(tmp_path / 'one'), str(tmp_path / 'other')
   all_bytes, *rows = run('bits_by_place', (*folders, '--windows', '9', '--factors', '3', '--json'), monkeypatch,
                          capsys)['rows']

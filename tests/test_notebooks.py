@@ -8,6 +8,7 @@ import pytest
 from trax import shapes
 
 from tests.helpers import processes
+from tests.helpers import runs
 import trax_hourglass as th
 from trax_hourglass.models import interop
 
@@ -18,8 +19,8 @@ CORPUS = f"ByteCorpus.path = '{__file__}'"
 # What a notebook is told in place of its own cell of parameters.
 PARAMETERS = {
     'anatomy.ipynb':
-        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]), 'authors_checkpoint.ipynb':
-            dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS], max_tokens=130, prompt=b'def'),
+        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, runs.HOURGLASS]), 'authors_checkpoint.ipynb':
+            dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, runs.HOURGLASS], max_tokens=130, prompt=b'def'),
     'quickstart.ipynb':
         dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]), 'compare.ipynb':
             dict(
@@ -49,7 +50,7 @@ def test_is_short_and_clean(name):
 
 
 def authors_checkpoint(path):
-  """Writes a checkpoint of the model of tiny.gin as the authors' code does."""
+  """Writes a checkpoint of a tiny model as the authors' code does."""
   model = th.Hourglass(256, '1@1 1@3 0@1', 14, 10, 7)
   model.init(shapes.ShapeDtype((1, 3), np.int32))
   interop.to_trax(model, path)

@@ -40,8 +40,7 @@ def test_within_another_package_under_dash_m_all_names_are_there(tmp_path):
 
 def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
   run = tmp_path / 'run'
-  flat = '--config', "Hourglass.hierarchy = '1@1'"
-  assert doors.main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json', *flat) == 0
+  assert doors.main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json') == 0
   out, err = capsys.readouterr()
   result = json.loads(out)
   assert result['step'] == 4 and result['output_dir'] == str(run) and 'bits/byte' in err and 'tokens/s' in err

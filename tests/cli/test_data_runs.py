@@ -34,7 +34,7 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
   pictures.write_folder(tmp_path / 'images', pictures.random_images(60, 2))
   bindings = [
       f"ImageFolder.path = '{tmp_path / 'images'}'", f"ImageFolder.cache_dir = '{tmp_path / 'cache'}'",
-      'ImageFolder.size = 2', 'length = 12', 'n_steps = 2', 'fit.windows = @Epochs', "Hourglass.hierarchy = '1@1'"
+      'ImageFolder.size = 2', 'length = 12', 'n_steps = 2', 'fit.windows = @Epochs'
   ]
   gin_config.parse_gin([runs.TINY, str(FOLDER / 'image_folder.gin')], bindings)
   assert th.fit(str(tmp_path / 'run')).step == 2

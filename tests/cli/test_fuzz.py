@@ -113,7 +113,7 @@ def commands(draw):
 
 # The corpus is small, so that scoring all of it is quick.
 BASE = ['--config_file', runs.TINY]
-for one in ('n_steps = 1', 'warmup_steps = 1', "Hourglass.hierarchy = '1@1'", 'fit.max_valid_tokens = 20',
+for one in ('n_steps = 1', 'warmup_steps = 1', 'fit.max_valid_tokens = 20',
             "ByteCorpus.path = '{small}'"):
   BASE += ['--config', one]
 

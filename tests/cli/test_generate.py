@@ -223,7 +223,7 @@ def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts,
 
 
 def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
-  bindings = ['Hourglass.vocab_size = 300', "Hourglass.hierarchy = '1@1'"]
+  bindings = ['Hourglass.vocab_size = 300']
   gin_config.parse_gin([TINY], bindings)
   model = gin_config.setting('model')(mode='eval')
   model.init(shapes.ShapeDtype((1, 1), np.int32))

@@ -104,7 +104,7 @@ def attention_of_own_rows():
       np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
 
 
-def our_steps(numbers=(1, 8), is_thorough=False):
+def our_steps(numbers=(1, 4), is_thorough=False):
   """Prints losses by setting; weights' and slots' bytes fall in proportion where they are shared out."""
   if jax.process_count() == 1:
     attention_of_own_rows()
@@ -123,18 +123,20 @@ def our_steps(numbers=(1, 8), is_thorough=False):
         # All but Adam's few scalars divide.
         assert 1 / n_devices <= share < 1.05 / n_devices, share
   if jax.process_count() == 1:  # What XLA makes of a model does not depend on how many processes its devices are of.
-    for n_devices, shard_weights in ((1, False), (8, True)):
+    for n_devices, shard_weights in ((1, False), (numbers[-1], True)):
       losses[f'whole, {n_devices} devices, shared out: {shard_weights}'], trainer = train(
           n_devices, shard_weights, 5, WHOLE)
   try:
     trainer.one_step((np.zeros((3, 6), np.int32),) * 2 + (np.ones((3, 6), np.float32),), np.zeros(2, np.uint32), 0,
                      1e-2)
   except ValueError as error:
-    assert f'batch size {3 * jax.process_count()} does not divide among 8 devices' in str(error)
+    assert f'batch size {3 * jax.process_count()} does not divide among {numbers[-1]} devices' in str(error)
   else:
     raise AssertionError('a batch that does not divide was taken')
-  options_by_name = {'accumulate': {'accumulate': 2}, 'bfloat16': {'dtype': 'bfloat16'}}
-  if jax.process_count() > 1 and not is_thorough:
+  options_by_name = {'bfloat16, accumulate': {'dtype': 'bfloat16', 'accumulate': 2}}
+  if is_thorough:
+    options_by_name |= {'accumulate': {'accumulate': 2}, 'bfloat16': {'dtype': 'bfloat16'}}
+  elif jax.process_count() > 1:
     options_by_name = {}
   for name, options in options_by_name.items():
     for n_devices, shard_weights in ((1, False), (2, True)):

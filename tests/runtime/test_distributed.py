@@ -49,12 +49,12 @@ def run_hosts(n_hosts, n_devices, *arguments):
 
 
 def test_devices_and_hosts_do_not_change_the_losses():
-  part, = sampling.some(['our_steps'], ['all_our_steps'])
-  one, = run_hosts(1, 8, 'tests.helpers.many_devices', part)
-  two, silent = run_hosts(2, 4, 'tests.helpers.many_devices', part, '{coordinator}', '{n_hosts}', '{host}')
+  (part, n_devices), = sampling.some([('our_steps', 4)], [('all_our_steps', 8)])
+  one, = run_hosts(1, n_devices, 'tests.helpers.many_devices', part)
+  two, silent = run_hosts(2, n_devices // 2, 'tests.helpers.many_devices', part, '{coordinator}', '{n_hosts}', '{host}')
   assert '{' not in silent
   of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one, two))
-  assert (len(of_one), len(of_two)) == sampling.some([(9, 2)], [(13, 8)])[0]
+  assert (len(of_one), len(of_two)) == sampling.some([(7, 2)], [(15, 10)])[0]
   for runs in (of_one, of_two):
     for name, losses in runs.items():
       expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']
@@ -69,7 +69,7 @@ def test_devices_and_hosts_do_not_change_the_losses():
 
 def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   flags = ['trax_hourglass.train', '--config_file', runs_lib.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
-  bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28', "Hourglass.hierarchy = '1@1'")
+  bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28')
   hosts_flags = ['--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}']
   stdout, silent = run_hosts(2, 1, *flags, *(flag for binding in (*bindings, 'fit.n_steps = 2', 'fit.keep_every = 2')
                                              for flag in ('--config', binding)), *hosts_flags)
@@ -98,7 +98,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
 
 def test_preempted_host(tmp_path):
   """SIGTERM on one of two hosts: both stop after the same step, which is saved, and can go on, here on one."""
-  long = ('n_steps = 5000', "Hourglass.hierarchy = '1@1'", 'fit.shard_weights = True', 'Hourglass.d_model = 28')
+  long = ('n_steps = 5000', 'fit.shard_weights = True', 'Hourglass.d_model = 28')
   processes = start_hosts(
       2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir', str(tmp_path),
       *(flag for binding in (*long, 'fit.checkpoint_every = 5000', 'fit.eval_every = 5000')
@@ -136,7 +136,7 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
 ])
 def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
   (tmp_path / 'corpus-0').write_bytes(b'abc' * 500)
-  flags = [flag for binding in ["Hourglass.hierarchy = '1@1'", *bindings] for flag in ('--config', binding)]
+  flags = [flag for binding in bindings for flag in ('--config', binding)]
   processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir',
                           str(tmp_path / 'run'), *(flag.replace('{folder}', str(tmp_path)) for flag in flags),
                           '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')

@@ -24,14 +24,11 @@ from tests.helpers import runs
 from tests.helpers import corpora
 
 
-FLAT = "Hourglass.hierarchy = '1@1'"  # It compiles in half the time, where the model does not matter.
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """An uninterrupted run of 4 steps: (directory, result)."""
   directory = tmp_path_factory.mktemp('finished')
-  return directory, runs.run(directory, FLAT)
+  return directory, runs.run(directory)
 
 
 def test_result_and_run_directory(finished):
@@ -48,24 +45,24 @@ def test_result_and_run_directory(finished):
 
 def test_equal_seeds_give_equal_losses(finished, tmp_path):
   directory, result = finished
-  again = runs.run(tmp_path, FLAT)
+  again = runs.run(tmp_path)
   assert again.valid_bits_per_token == result.valid_bits_per_token
   tag = 'metrics/WeightedCategoryCrossEntropy'
   assert runs.events(tmp_path, tag) == runs.events(directory, tag)
-  other = runs.run(tmp_path / 'other', FLAT, 'fit.seed = 1')
+  other = runs.run(tmp_path / 'other', 'fit.seed = 1')
   assert other.valid_bits_per_token != result.valid_bits_per_token
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
   """Of a hierarchy."""
   # The schedule counts to 4 in both: only the end of the first part differs.
-  uninterrupted = runs.run(tmp_path / 'uninterrupted')
-  part = runs.run(tmp_path / 'parts', 'fit.n_steps = 2')
+  uninterrupted = runs.run(tmp_path / 'uninterrupted', runs.HOURGLASS)
+  part = runs.run(tmp_path / 'parts', runs.HOURGLASS, 'fit.n_steps = 2')
   assert part.step == 2
-  whole = runs.run(tmp_path / 'parts')
+  whole = runs.run(tmp_path / 'parts', runs.HOURGLASS)
   assert whole.step == 4
   np.testing.assert_allclose(whole.valid_bits_per_token, uninterrupted.valid_bits_per_token, rtol=1e-6)
-  again = runs.run(tmp_path / 'parts')  # Nothing left to train: only scored.
+  again = runs.run(tmp_path / 'parts', runs.HOURGLASS)  # Nothing left to train: only scored.
   assert again.valid_bits_per_token == whole.valid_bits_per_token
 
 
@@ -73,8 +70,7 @@ def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypat
   """Not of steps before a restart, nor of evaluations. By a clock of our own, steps take 0.25 s and evaluations 100
   s.
   """
-  settings = ('n_steps = 8', 'fit.eval_every = 2', 'fit.checkpoint_every = 3', 'fit.keep_last = 9',
-              "Hourglass.hierarchy = '1@1'")
+  settings = ('n_steps = 8', 'fit.eval_every = 2', 'fit.checkpoint_every = 3', 'fit.keep_last = 9')
   runs.run(tmp_path, *settings)
   for step_number in 6, 8:  # The checkpoint of step 3 has a step that was not logged yet.
     shutil.rmtree(tmp_path / 'checkpoints' / str(step_number))
@@ -124,7 +120,7 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
 def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
   for chunk in (4, 13):
     # With dropout; 13 tokens are four chunks, or one.
-    result = runs.run(tmp_path / str(chunk), FLAT, f'fit.loss_chunk = {chunk}')
+    result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')
     np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
 
@@ -137,7 +133,7 @@ def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
 
 def test_learns(tmp_path):
   (tmp_path / 'text').write_bytes(b'abcdefgh' * 200)
-  result = runs.run(tmp_path / 'run', FLAT, f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
+  result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
                     'fit.checkpoint_every = 120', 'warmup_steps = 10', 'peak_learning_rate = 2e-2',
                     'Hourglass.dropout = 0.0', 'length = 24')
   # Eight letters in turn: after the first of a window nothing is left to guess.
