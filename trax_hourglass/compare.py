@@ -13,7 +13,7 @@ import pathlib
 import time
 
 from trax_hourglass.cli import command_line
-from trax_hourglass.runtime import errors
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 
 
@@ -34,7 +34,7 @@ def compare(args):
   folder = pathlib.Path(args.output_dir or time.strftime('runs/compare-%Y%m%d-%H%M%S')).expanduser()
   saved = folder / 'comparison.gin'
   if not args.config_file and not saved.exists():
-    raise errors.UsageError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a '
+    raise InputError('give a --config_file such as gin/compare/enwik8_cpu.gin, or the --output_dir of a '
                             'comparison')
   from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
   from trax_hourglass.comparison import report  # pylint: disable=g-import-not-at-top

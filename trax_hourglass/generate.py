@@ -9,7 +9,7 @@
 """
 
 from trax_hourglass.cli import command_line
-from trax_hourglass.runtime import errors
+from trax_hourglass.runtime.errors import InputError
 
 
 def main(argv=None):
@@ -43,7 +43,7 @@ def main(argv=None):
 def generate(args):
   """Writes as the parsed arguments say."""
   if args.image is None and args.complete is not None:
-    raise errors.UsageError('--complete makes an image: say where it goes by --image OUT.png')
+    raise InputError('--complete makes an image: say where it goes by --image OUT.png')
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   if args.image is not None:
     from trax_hourglass.cli import write_images  # pylint: disable=g-import-not-at-top

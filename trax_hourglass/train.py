@@ -11,7 +11,7 @@ import sys
 import time
 
 from trax_hourglass.cli import command_line
-from trax_hourglass.runtime import errors
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 
 
@@ -30,7 +30,7 @@ def main(argv=None):
 def train(args):
   """Trains as the parsed arguments say and prints the result."""
   if (args.n_hosts or args.cluster) and not args.output_dir:
-    raise errors.UsageError('several hosts need --output_dir, the same folder for all of them')
+    raise InputError('several hosts need --output_dir, the same folder for all of them')
   command_line.connect_hosts(args)
   output_dir = pathlib.Path(args.output_dir or time.strftime('runs/%Y%m%d-%H%M%S')).expanduser()
   saved = output_dir / 'config.gin'

@@ -10,12 +10,11 @@ import traceback
 
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import startup
-from trax_hourglass.runtime.errors import UsageError
+from trax_hourglass.runtime.errors import InputError
 
 
 _COMMANDS = 'fit', 'compare'  # What they do is more than what they are given.
 _MADE = re.compile(r"\n  In call to configurable '([\w.]+)'")
-_IN_LAYER = re.compile(r'^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.*)$', re.MULTILINE)
 
 
 def add_gin_flags(parser):
@@ -43,14 +42,14 @@ def connect_hosts(args):
   """Connects the hosts as the flags of `add_host_flags` say; without any there is one host.
 
   Raises:
-    UsageError: flags that contradict each other.
-    ValueError: the hosts do not come up; see `distributed.connect`.
+    InputError: flags that contradict each other.
+    InputError: the hosts do not come up; see `distributed.connect`.
   """
   given = {name: getattr(args, name) for name in ('coordinator', 'n_hosts', 'host') if getattr(args, name) is not None}
   if args.cluster and given:
-    raise UsageError(f'--cluster and --{next(iter(given))} exclude each other: a cluster says all by itself')
+    raise InputError(f'--cluster and --{next(iter(given))} exclude each other: a cluster says all by itself')
   if given and len(given) < 3:
-    raise UsageError('--coordinator, --n_hosts and --host belong together: give all three')
+    raise InputError('--coordinator, --n_hosts and --host belong together: give all three')
   if args.cluster or given:
     from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
     distributed.connect(**given, seconds=args.hosts_timeout)
@@ -59,6 +58,8 @@ def connect_hosts(args):
 @contextlib.contextmanager
 def errors_as_one_line(command):
   """Turns a user's mistakes into one line on stderr and exit code 2, Ctrl-C into 130 and SIGTERM into 143.
+
+  Other errors go on, with a user's own frames printed first.
 
   Args:
     command: name that the line begins with.
@@ -80,6 +81,7 @@ def errors_as_one_line(command):
   except Exception as error:
     line = _mistake(error)
     if line is None:
+      _show_users_frames(command, error)
       raise
     print(f'{command}: {line}', file=sys.stderr)
     raise SystemExit(2) from None
@@ -88,29 +90,36 @@ def errors_as_one_line(command):
 
 
 def _mistake(error):
-  """Returns what a user did wrong, in one line, or None for an error that says nothing of the kind."""
-  if isinstance(error, (UsageError, ValueError, OSError)) or isinstance(error, TypeError) and _is_a_call_of_gin(error):
-    return errors.one_line(error)
-  text = str(error)
-  # Trax's LayerError is text only: the last line of the traceback within says what it was.
-  *_, inner = _IN_LAYER.findall(text) if type(error).__name__ == 'LayerError' else [(type(error).__name__,
-                                                                                     errors.one_line(error))]
-  if isinstance(error, MemoryError) or inner[0].endswith('MemoryError') or 'RESOURCE_EXHAUSTED' in text:
-    return f'not enough memory, {inner[1]}: give a smaller model, batch or length'
-  if inner[0] in ('ValueError', 'OverflowError'):
-    return inner[1]
-  made = _MADE.search(text)
-  if made and made[1] not in _COMMANDS and isinstance(error, (TypeError, AttributeError, ArithmeticError, LookupError)):
-    return f'{made[1]} cannot be made, {errors.one_line(error).rstrip(".")}: check what is bound to it'
-  return None
+  """Returns what a user did wrong, in one line, or None for an error of anyone's code, which shows its traceback."""
+  began = errors.cause(error)
+  if isinstance(began, InputError):
+    return errors.one_line(began)
+  if isinstance(began, MemoryError) or 'RESOURCE_EXHAUSTED' in str(began):
+    return f'not enough memory, {errors.one_line(began)}: give a smaller model, batch or length'
+  if errors.users_frames(began):
+    return None
+  if isinstance(began, OSError):
+    return errors.one_line(began)
+  made = _MADE.search(str(error))
+  if made and made[1] not in _COMMANDS:
+    return f'{made[1]} cannot be made, {errors.one_line(began).rstrip(".")}: check what is bound to it'
+  return errors.one_line(began) if _is_gins(began) else None
 
 
-def _is_a_call_of_gin(error):
-  """Whether a TypeError is of a call that gin makes for a reference such as @RandomWindows(), and not from within
-  it.
-  """
+def _is_gins(error):
+  """Returns whether gin itself refuses, such as a macro that nothing is bound to, and not code that it calls."""
   *_, last = traceback.extract_tb(error.__traceback__)
   return pathlib.PurePath(last.filename).parts[-2:] == ('gin', 'config.py')
+
+
+def _show_users_frames(command, error):
+  """Prints where in a user's own files an error comes from, before the traceback that shows all."""
+  began = errors.cause(error)
+  frames = errors.users_frames(began)
+  if frames:
+    where = ''.join(traceback.format_list(frames))
+    print(f'{command}: {type(began).__name__} in your code: {errors.one_line(began)}\n{where}\nAll of it:',
+          file=sys.stderr)
 
 
 def parser(command, description):

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from trax_hourglass.inference import decoding
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import seeds
 from trax_hourglass.training import run_directory
 
@@ -66,15 +67,15 @@ def open_model(args):
   """Returns the model of the run that the arguments name, in mode 'predict'.
 
   Raises:
-    ValueError: another seed; see also `run_directory.load` and `decoding.Choice`.
+    InputError: another seed; see also `run_directory.load` and `decoding.Choice`.
   """
   _choice(args)  # Before the slow part, as is what follows.
   seeds.check_seed(args.seed)
   if args.count < 1:
-    raise ValueError(f'count is {args.count}: give the number of texts or images, at least 1')
+    raise InputError(f'count is {args.count}: give the number of texts or images, at least 1')
   run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
   if getattr(run.model, 'max_length', None) is None:
-    raise ValueError('only a Hourglass of ours can generate, and fit.model is another')
+    raise InputError('only a Hourglass of ours can generate, and fit.model is another')
   return run.model
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from trax_hourglass.cli import sampling
 from trax_hourglass.data import image_files
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 
 
@@ -22,10 +23,10 @@ def write_images(args):
   """Writes a grid of images; with an image to complete, rows of the original, its upper half, and the completions.
 
   Raises:
-    ValueError: a model of text, an image of another size, or another argument out of range.
+    InputError: a model of text, an image of another size, or another argument out of range.
   """
   if args.prompt is not None or args.prompt_file is not None or args.length is not None or args.stop is not None:
-    raise ValueError('images have no text to begin with, and one length: leave --prompt, --prompt_file, --length and '
+    raise InputError('images have no text to begin with, and one length: leave --prompt, --prompt_file, --length and '
                      '--stop out')
   _check_writable(args.image)
   given = None if args.complete is None else _read_image(args.complete)
@@ -34,7 +35,7 @@ def write_images(args):
   prompt = np.zeros(0, np.int32)
   if given is not None:
     if given.shape[:2] != (side, side):
-      raise ValueError(f'{args.complete!r} is {given.shape[1]} x {given.shape[0]} (width x height) and the model was '
+      raise InputError(f'{args.complete!r} is {given.shape[1]} x {given.shape[0]} (width x height) and the model was '
                        f'trained on {side} x {side}: scale it')
     prompt = given[:side // 2].reshape(-1).astype(np.int32)
   n_tokens = 3 * side * side
@@ -61,15 +62,15 @@ def write_images(args):
 
 
 def _side(model):
-  """Returns S of the model's images, and raises ValueError for a model of text."""
+  """Returns S of the model's images, and raises InputError for a model of text."""
   length = gin_config.setting('length')
   side = math.isqrt(length // 3)
   if 3 * side * side != length or model.vocab_size != 256:
-    raise ValueError(f'the model writes sequences of {length} tokens of {model.vocab_size} kinds, not images (of 3 S^2 '
+    raise InputError(f'the model writes sequences of {length} tokens of {model.vocab_size} kinds, not images (of 3 S^2 '
                      'tokens of 256 kinds): leave --image out for text')
   unit = gin_config.corpus_unit()  # The images themselves need not be here.
   if unit not in ('dim', None):
-    raise ValueError(f'the model was trained on {unit}s, not images: leave --image out for text')
+    raise InputError(f'the model was trained on {unit}s, not images: leave --image out for text')
   return side
 
 
@@ -78,31 +79,31 @@ def _read_image(path):
   try:
     content = pathlib.Path(path).expanduser().read_bytes()
   except OSError as error:
-    raise ValueError(f'image {path!r} cannot be read: {error.strerror}') from None
+    raise InputError(f'image {path!r} cannot be read: {error.strerror}') from None
   try:
     image = image_files.read(content)
-  except ValueError as error:
-    raise ValueError(f'image {path!r} cannot be read: {error}') from None
+  except InputError as error:
+    raise InputError(f'image {path!r} cannot be read: {error}') from None
   try:
     return np.asarray(image_files.to_rgb(image))
-  except ValueError as error:
-    raise ValueError(f'image {path!r} {error}') from None
+  except InputError as error:
+    raise InputError(f'image {path!r} {error}') from None
 
 
 def _check_writable(path):
-  """Raises ValueError if an image cannot be written there, before minutes of work go into it."""
+  """Raises InputError if an image cannot be written there, before minutes of work go into it."""
   folder = os.path.dirname(os.path.abspath(path))
   ending = os.path.splitext(path)[1].lower()
   if not os.path.isdir(folder):
-    raise ValueError(f'{path!r} cannot be written: there is no folder {folder!r}')
+    raise InputError(f'{path!r} cannot be written: there is no folder {folder!r}')
   if os.path.isdir(path):
-    raise ValueError(f'{path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
+    raise InputError(f'{path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
   if ending not in Image.registered_extensions():
-    raise ValueError(f'{path!r} ends with {ending!r}, which is no kind of image: end it with .png')
+    raise InputError(f'{path!r} ends with {ending!r}, which is no kind of image: end it with .png')
   try:
     Image.new('RGB', (1, 1)).save(io.BytesIO(), Image.registered_extensions()[ending])
   except Exception as error:  # Some kinds can only be read, or hold no colours.  pylint: disable=broad-except
-    raise ValueError(f'{path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
+    raise InputError(f'{path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
                      '.png') from error
 
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from trax_hourglass.cli import sampling
+from trax_hourglass.runtime.errors import InputError
 
 _TEXT_LENGTH = 500
 
@@ -16,17 +17,17 @@ def write_texts(args):
   """Writes texts to stdout as they come, or one JSON object; speed and bits go to stderr.
 
   Raises:
-    ValueError: a model whose tokens are no bytes, an empty prompt file, a prompt longer than the model has room for, or
+    InputError: a model whose tokens are no bytes, an empty prompt file, a prompt longer than the model has room for, or
       another argument out of range.
   """
   prompt = _prompt(args)
   length = _TEXT_LENGTH if args.length is None else args.length
   model = sampling.open_model(args)
   if model.vocab_size > 256:
-    raise ValueError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be '
+    raise InputError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be '
                      'shown as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')
   if model.vocab_size < 256 and max(prompt, default=0) >= model.vocab_size:
-    raise ValueError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
+    raise InputError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
   # Raises what there is to raise.
   pieces = sampling.make_sampler(args, model).stream([prompt] * args.count, length, args.seed)
   show = _Terminal(prompt, args.count, args.json)
@@ -49,9 +50,9 @@ def _prompt(args):
   try:
     prompt = pathlib.Path(args.prompt_file).expanduser().read_bytes()
   except OSError as error:
-    raise ValueError(f'prompt file {args.prompt_file!r} cannot be read: {error.strerror}') from None
+    raise InputError(f'prompt file {args.prompt_file!r} cannot be read: {error.strerror}') from None
   if not prompt:
-    raise ValueError(f'prompt file {args.prompt_file!r} is empty: leave it out to begin with nothing')
+    raise InputError(f'prompt file {args.prompt_file!r} is empty: leave it out to begin with nothing')
   return prompt
 
 

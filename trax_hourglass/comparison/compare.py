@@ -28,6 +28,7 @@ from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import seeds as seeds_lib
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import evaluate_run
@@ -82,7 +83,7 @@ def compare(output_dir,
     The results, see report.py.
 
   Raises:
-    ValueError: no rows, rows or settings that make no sense, no budget or more than one, or an output_dir with other
+    InputError: no rows, rows or settings that make no sense, no budget or more than one, or an output_dir with other
       results. What goes wrong while a row is measured or trained is part of its result instead.
   """
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
@@ -91,7 +92,7 @@ def compare(output_dir,
   rows, own_rows = rows_lib.check_rows(rows, 'rows'), rows_lib.check_rows(own_rows or {}, 'own_rows')
   rows, also_evaluate, paper = rows_lib.chosen(only, rows, also_evaluate or {}, paper or {})
   for name in own_rows.keys() & rows.keys():
-    raise ValueError(f'compare.own_rows has {name!r}, as compare.rows has: give it another name')
+    raise InputError(f'compare.own_rows has {name!r}, as compare.rows has: give it another name')
   rows = {**rows, **own_rows}
   folder = pathlib.Path(output_dir).expanduser()
   configuration = rows_lib.Configuration(budget, warmup, n_evaluations)
@@ -123,21 +124,21 @@ class Comparison:
       arguments: of `compare` by name, to be kept; gin itself would sort the rows.
     """
     if self.folder.exists() and not self.folder.is_dir():
-      raise ValueError(f'output_dir {str(self.folder)!r} is a file: give a folder')
+      raise InputError(f'output_dir {str(self.folder)!r} is a file: give a folder')
     if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
-      raise ValueError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
+      raise InputError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
       before = records.read(row.directory / records.PLAN)
       if 'measurement' in before and before['settings'] != row.settings:
         there, here = (text.splitlines() for text in (before['settings'], row.settings))
         was, is_ = (next((line.strip() for line in one if line not in other), '(nothing)')
                     for one, other in ((there, here), (here, there)))
-        raise ValueError(f'{row.directory} holds results of other settings, {was!r} where there is {is_!r} now: give '
+        raise InputError(f'{row.directory} holds results of other settings, {was!r} where there is {is_!r} now: give '
                          'another --output_dir')
     trained = [path.parent for path in self.folder.glob(f'*/{records.PLAN}') if 'measurement' in records.read(path)]
     others = sorted(directory.name for directory in trained if directory not in [row.directory for row in self.rows])
     if others:
-      raise ValueError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, '
+      raise InputError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, '
                        f'{", ".join(others)}: give another folder, name them too, or delete theirs')
     self.folder.mkdir(parents=True, exist_ok=True)
     kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
@@ -183,10 +184,10 @@ class Comparison:
     source = self._source(row)
     plan, run = records.read(source.directory / records.PLAN), source.directory / f'seed_{seed}'
     if 'error' in plan:
-      raise ValueError(plan['error'])
+      raise InputError(plan['error'])
     if row.weights_of:
       if 'bits' not in records.read(run / records.RESULT):
-        raise ValueError(f'{row.weights_of!r} has no result')
+        raise InputError(f'{row.weights_of!r} has no result')
     else:
       self._train(row, seed, plan['n_steps'], directory)
     # The configuration of the run alone, so that anyone who opens it again gets the same.
@@ -223,24 +224,24 @@ class Comparison:
 def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
   if not isinstance(seeds, (tuple, list)) or not seeds or not all(
       isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-    raise ValueError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
+    raise InputError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   for seed in seeds:
     seeds_lib.check_seed(seed)
   if warmup is not None and (not isinstance(warmup, (int, float)) or not 0 <= warmup < 1):
-    raise ValueError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
+    raise InputError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
   for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps),
                       ('max_tokens', 1 if max_tokens is None else max_tokens)):
     if not isinstance(value, int) or value < 1:
-      raise ValueError(f'compare.{name} is {value!r}: give a whole number above 0')
+      raise InputError(f'compare.{name} is {value!r}: give a whole number above 0')
 
 
 def _check_paper(paper, rows):
   if not isinstance(paper, dict) or not all(isinstance(bits, (int, float)) for bits in paper.values()):
-    raise ValueError(f'compare.paper is {paper!r}: give {{row: bits}}, numbers')
+    raise InputError(f'compare.paper is {paper!r}: give {{row: bits}}, numbers')
   names = [row.name for row in rows]
   for name in paper:
     if name not in names:
-      raise ValueError(f'paper has bits for {name!r}, which is no row: the rows are {", ".join(map(repr, names))}')
+      raise InputError(f'paper has bits for {name!r}, which is no row: the rows are {", ".join(map(repr, names))}')
 
 
 def _as_gin(value):

@@ -7,6 +7,7 @@ from trax_hourglass.comparison import records
 from trax_hourglass.comparison import rows as rows_lib
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.data import batches
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.progress import say
@@ -30,16 +31,16 @@ class Budget:
     """Returns the budget that is given, among several by name that are None.
 
     Raises:
-      ValueError: none or more than one is given, or it is no number above 0; steps must be whole.
+      InputError: none or more than one is given, or it is no number above 0; steps must be whole.
     """
     given = {name: value for name, value in budgets.items() if value is not None}
     if len(given) != 1:
       what = 'no budget' if not given else ' and '.join(f'compare.{name} = {value!r}' for name, value in given.items())
-      raise ValueError(f'{what} given: set one of compare.steps, compare.seconds (of training) and compare.flops')
+      raise InputError(f'{what} given: set one of compare.steps, compare.seconds (of training) and compare.flops')
     (name, value), = given.items()
     whole = name == 'steps'
     if not isinstance(value, int if whole else (int, float)) or not 0 < value < float('inf'):
-      raise ValueError(f'compare.{name} is {value!r}: give {"a whole number" if whole else "a number"} above 0')
+      raise InputError(f'compare.{name} is {value!r}: give {"a whole number" if whole else "a number"} above 0')
     return cls(name, value)
 
   def n_steps(self, measured):
@@ -49,10 +50,10 @@ class Budget:
       measured: the model's Measurement.
 
     Raises:
-      ValueError: operations are the budget and the model's could not be counted.
+      InputError: operations are the budget and the model's could not be counted.
     """
     if self.what == 'flops' and measured.flops_from != 'products':
-      raise ValueError('its operations cannot be counted, only estimated, and too low: take compare.steps or '
+      raise InputError('its operations cannot be counted, only estimated, and too low: take compare.steps or '
                        'compare.seconds as the budget')
     one = {'steps': 1, 'seconds': measured.step_seconds, 'flops': measured.step_flops}[self.what]
     return max(1, round(self.amount / one))

@@ -12,6 +12,7 @@ from trax import shapes
 from trax_hourglass.comparison import report
 from trax_hourglass.data import batches
 from trax_hourglass.runtime import errors
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import evaluate_run
 
@@ -69,30 +70,30 @@ class Configuration:
       protocol: and by which protocol.
 
     Raises:
-      ValueError: a row makes no sense, or two would share a folder.
+      InputError: a row makes no sense, or two would share a folder.
     """
     if not isinstance(evaluated, dict) or not all(isinstance(name, str) for name in evaluated):
-      raise ValueError(f'compare.also_evaluate is {evaluated!r}: give {{name: (row, gin lines)}}')
+      raise InputError(f'compare.also_evaluate is {evaluated!r}: give {{name: (row, gin lines)}}')
     wanted = [(name, _lines(lines), None) for name, lines in trained.items()]
     for name, entry in evaluated.items():
       is_pair = isinstance(entry, (tuple, list)) and len(entry) == 2
       if not is_pair or entry[0] not in list(trained) or not _are_lines(entry[1]):
-        raise ValueError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and '
+        raise InputError(f'also_evaluate[{name!r}] is {entry!r}: give a row, of {", ".join(map(repr, trained))}, and '
                          'gin lines')
       wanted.append((name, (*_lines(trained[entry[0]]), *_lines(entry[1])), entry[0]))
     slugs, rows = {}, []
     for name, lines, weights_of in wanted:
       slug = re.sub(r'[^A-Za-z0-9@.,+=-]+', '_', name).strip('_')
       if slug.startswith('.') or slug.lower() in _TAKEN:
-        raise ValueError(f'row {name!r} would have the folder {slug!r}, a comparison\'s own: give another name')
+        raise InputError(f'row {name!r} would have the folder {slug!r}, a comparison\'s own: give another name')
       if not slug or slug in slugs:
-        raise ValueError(f'rows {slugs.get(slug, "")!r} and {name!r} would share the folder {slug!r}: give other names')
+        raise InputError(f'rows {slugs.get(slug, "")!r} and {name!r} would share the folder {slug!r}: give other names')
       slugs[slug] = name
       try:
         rows.append(self._checked(Row(name, lines, weights_of, folder / slug), split, protocol))
       except Exception as error:  # Plug-ins and models may be anybody's.  pylint: disable=broad-except
         text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(error))  # Of a text that nobody wrote.
-        raise ValueError(f'row {name!r}: {text or type(error).__name__}') from error
+        raise InputError(f'row {name!r}: {text or type(error).__name__}') from error
     return rows
 
   def _checked(self, row, split, protocol):
@@ -106,7 +107,7 @@ class Configuration:
     n_steps = self._budget.amount if counts_steps else PROBE
     self.configure(row, n_steps, seed=0)
     if gin_config.setting('n_steps') != n_steps:
-      raise ValueError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = '
+      raise InputError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = '
                        '%n_steps, and the schedule likewise, as gin/base.gin does')
     self._check_schedule()
     if counts_steps:
@@ -122,14 +123,14 @@ class Configuration:
     return dataclasses.replace(row, settings=settings, kind=kind)
 
   def _check_schedule(self):
-    """Raises ValueError where gin holds a schedule of another length, or warm-up, than the budget's."""
+    """Raises InputError where gin holds a schedule of another length, or warm-up, than the budget's."""
     bound = dict(line.split(' = ', 1) for line in _bindings(gin.config_str()) if ' = ' in line)
     fixed = [name for name, value in bound.items() if name.endswith('.n_steps') and value != '%n_steps']
     is_the_budget = self._budget.what == 'steps' and f'n_steps = {self._budget.amount}' in self.common
     if fixed and not is_the_budget:  # Else it is as the file means it.
-      raise ValueError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
+      raise InputError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
     if self._warmup is not None and '%warmup_steps' not in bound.values():
-      raise ValueError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: '
+      raise InputError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: '
                        'bind WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
 
   def configure(self, row, n_steps, seed):
@@ -150,31 +151,31 @@ class Configuration:
 
 
 def _check_length(model, length):
-  """Raises ValueError if a model cannot score windows of some length, which may be longer than those it trains on."""
+  """Raises InputError if a model cannot score windows of some length, which may be longer than those it trains on."""
   def run(key, tokens):
     weights, state = model.init(shapes.signature(tokens), rng=key)
     return model.pure_fn(tokens, weights, state, key)
   try:
     jax.eval_shape(run, jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((1, length), np.int32))
   except Exception as error:  # Models may be anybody's.  pylint: disable=broad-except
-    raise ValueError(f'it does not take windows of {length} tokens, in which it would be scored '
+    raise InputError(f'it does not take windows of {length} tokens, in which it would be scored '
                      f'({errors.one_line(error)})'
                      ) from error
 
 
 def check_rows(rows, name):
-  """Returns rows, {name: gin lines}, and raises ValueError if they are something else.
+  """Returns rows, {name: gin lines}, and raises InputError if they are something else.
 
   Args:
     rows: what was given.
     name: of the parameter.
   """
   if not isinstance(rows, dict) or (not rows and name == 'rows'):
-    raise ValueError(f"compare.{name} is {rows!r}: give {{name: gin lines}}, such as "
+    raise InputError(f"compare.{name} is {rows!r}: give {{name: gin lines}}, such as "
                      "{'flat': \"Hourglass.hierarchy = '8@1'\"}")
   for row, lines in rows.items():
     if not isinstance(row, str) or not _are_lines(lines):
-      raise ValueError(f'compare.{name} has {row!r}: {lines!r}: give a name and gin lines, a string or a list of them')
+      raise InputError(f'compare.{name} has {row!r}: {lines!r}: give a name and gin lines, a string or a list of them')
   return rows
 
 
@@ -188,12 +189,12 @@ def chosen(names, rows, evaluated, paper):
     paper: {name of either: bits}, as far as it is that.
 
   Raises:
-    ValueError: no names, or names of no rows.
+    InputError: no names, or names of no rows.
   """
   if names is None:
     return rows, evaluated, paper
   if not isinstance(names, (tuple, list)) or not names or not all(name in list(rows) for name in names):
-    raise ValueError(f'compare.only is {names!r}: give some of the rows {", ".join(map(repr, rows))}, as a tuple')
+    raise InputError(f'compare.only is {names!r}: give some of the rows {", ".join(map(repr, rows))}, as a tuple')
   gone = [name for name in rows if name not in names]
   if isinstance(evaluated, dict):
     gone += [

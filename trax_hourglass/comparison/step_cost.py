@@ -13,6 +13,7 @@ from trax import shapes
 
 from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.models import flops
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.training import step as step_lib
 
 
@@ -67,7 +68,7 @@ def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options
 
   try:
     operations, source = flops.training_step(model, *batch[0].shape), 'products'
-  except ValueError:
+  except InputError:
     operations, source = float(compiled.cost_analysis()['flops']), 'compiler'
   return Measurement(
       n_parameters=sum(w.size for w in jax.tree.leaves(model.weights)),

@@ -7,6 +7,8 @@ import tarfile
 import zipfile
 import zlib
 
+from trax_hourglass.runtime.errors import InputError
+
 _CHUNK = 1 << 20  # Bytes.
 # What Python's readers of archives and packed files raise where these are damaged, cut off or of a kind they do not
 # know; RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the
@@ -19,15 +21,15 @@ def kind(path):
   """Returns 'zip', 'gz', 'xz' or 'raw'.
 
   Raises:
-    ValueError: it is no file, or cannot be read.
+    InputError: it is no file, or cannot be read.
   """
   if os.path.isdir(path):
-    raise ValueError(f'{str(path)!r} is a folder: give a file')
+    raise InputError(f'{str(path)!r} is a folder: give a file')
   try:
     with open(path, 'rb') as f:
       first = f.read(8)
   except OSError as error:
-    raise ValueError(f'{str(path)!r} cannot be read ({error.strerror}): give a file') from error
+    raise InputError(f'{str(path)!r} cannot be read ({error.strerror}): give a file') from error
   return next((name for magic, name in _PACKED.items() if first.startswith(magic)), 'raw')
 
 
@@ -39,16 +41,16 @@ def content(path, member):
     member: name of the file wanted of a .zip that holds several.
 
   Raises:
-    ValueError: the file is damaged or cut off, or a .zip does not say which of its files is meant.
+    InputError: the file is damaged or cut off, or a .zip does not say which of its files is meant.
   """
   try:
     with _open(path, member) as f:
       while chunk := f.read(_CHUNK):
         yield chunk
   except (gzip.BadGzipFile, *DAMAGED) as error:
-    raise ValueError(f'{str(path)!r} is damaged or cut off ({error}): fetch it again') from error
+    raise InputError(f'{str(path)!r} is damaged or cut off ({error}): fetch it again') from error
   except OSError as error:
-    raise ValueError(f'{str(path)!r} cannot be read ({error.strerror or error})') from error
+    raise InputError(f'{str(path)!r} cannot be read ({error.strerror or error})') from error
 
 
 def _open(path, member):
@@ -65,7 +67,7 @@ def _choose(path, archive, member):
   chosen = files if len(files) == 1 else named
   if len(chosen) != 1:
     listed = ', '.join(info.filename for info in files[:5]) or 'none'
-    raise ValueError(f'{str(path)!r} has {len(files)} files ({listed}), where one is wanted, or one named {member!r}')
+    raise InputError(f'{str(path)!r} has {len(files)} files ({listed}), where one is wanted, or one named {member!r}')
   if chosen[0].flag_bits & 1:
-    raise ValueError(f'{str(path)!r} is encrypted: unpack it first')
+    raise InputError(f'{str(path)!r} is encrypted: unpack it first')
   return chosen[0]

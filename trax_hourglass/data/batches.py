@@ -11,6 +11,7 @@ import numpy as np
 
 from trax_hourglass.data import permutation
 from trax_hourglass.runtime.checks import check_vocabulary
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import seeds
 
 _STARTS_AT_ONCE = 256
@@ -35,18 +36,18 @@ class Windows(abc.ABC):
       n_hosts: H.
 
     Raises:
-      ValueError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide
+      InputError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide
         among the hosts, or another seed.
     """
     check_sizes(batch_size, length)
     if length > len(data):
-      raise ValueError(f'length {length} is longer than the training data, {len(data)} tokens: '
+      raise InputError(f'length {length} is longer than the training data, {len(data)} tokens: '
                        'shorten the length or give a larger corpus')
     if data.example_length and length % data.example_length:
-      raise ValueError(f'length {length} cuts examples of {data.example_length} tokens: set length = '
+      raise InputError(f'length {length} cuts examples of {data.example_length} tokens: set length = '
                        f'{data.example_length}')
     if batch_size % n_hosts:
-      raise ValueError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
+      raise InputError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
     seeds.check_seed(seed)
     own = batch_size // n_hosts
     self._data, self._batch_size, self._length = data, batch_size, length
@@ -122,7 +123,7 @@ class Epochs(Windows):
 
 
 def check_sizes(batch_size, length):
-  """Raises ValueError unless both are whole numbers above 0."""
+  """Raises InputError unless both are whole numbers above 0."""
   for name, value in (('batch_size', batch_size), ('length', length)):
     if not isinstance(value, int) or value < 1:
-      raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+      raise InputError(f'{name} is {value!r}: give a whole number above 0')

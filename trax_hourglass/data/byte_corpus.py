@@ -11,6 +11,7 @@ from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data.corpus import Tokens
 from trax_hourglass.data import splits as splits_lib
+from trax_hourglass.runtime.errors import InputError
 
 _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 
@@ -30,19 +31,19 @@ class ByteCorpus(Corpus):
       path: a file or folder; None takes the standard library's .py files, without tests and site-packages.
 
     Raises:
-      ValueError: the path does not exist, or there are fewer bytes than splits can be made of.
+      InputError: the path does not exist, or there are fewer bytes than splits can be made of.
     """
     if not isinstance(path, (str, os.PathLike, type(None))):
-      raise ValueError(f'corpus path is {path!r}: give the name of a file or folder, or None')
+      raise InputError(f'corpus path is {path!r}: give the name of a file or folder, or None')
     root = pathlib.Path(sysconfig.get_path('stdlib') if path is None else path).expanduser()
     if not root.exists():
-      raise ValueError(f'corpus {str(root)!r} does not exist: give a file or a folder')
+      raise InputError(f'corpus {str(root)!r} does not exist: give a file or a folder')
     files = _files(root, python_sources_only=path is None)
     sized = [(file, file.stat().st_size) for file in files]
     sized = [(file, size) for file, size in sized if size]
     total = sum(size for _, size in sized)
     if total < len(SPLITS):
-      raise ValueError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
+      raise InputError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
                        f'{", ".join(SPLITS)}')
     splits = _by_file(root, sized) if len(sized) >= splits_lib.FEW else _by_position(sized, total)
     super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in splits.items()})

@@ -10,6 +10,7 @@ import os
 import pathlib
 
 
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
 
@@ -40,7 +41,7 @@ def build(path, chunks, what):
     The path.
 
   Raises:
-    ValueError: the file cannot be written, such as when the disk is full.
+    InputError: the file cannot be written, such as when the disk is full.
   """
   if path.exists():
     return path
@@ -87,9 +88,9 @@ def locked(path):
 
 @contextlib.contextmanager
 def clear_write_errors(path):
-  """Turns what the file system refuses into a ValueError that names the file and the remedy."""
+  """Turns what the file system refuses into an InputError that names the file and the remedy."""
   try:
     yield
   except OSError as error:
-    raise ValueError(f'cannot write {path} ({error.strerror or error}): free or grant space there, or choose another '
+    raise InputError(f'cannot write {path} ({error.strerror or error}): free or grant space there, or choose another '
                      'folder by the argument cache_dir or the variable XDG_CACHE_HOME') from error

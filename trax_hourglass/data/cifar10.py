@@ -14,6 +14,7 @@ from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data import image_tokens
 from trax_hourglass.data import tfds_source
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import restricted_pickle
 
 _SIZE = 32
@@ -58,13 +59,13 @@ class Cifar10(Corpus):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: there are no such files, n_valid is not a number of images, or 32 is no multiple of size. Asking for a
+      InputError: there are no such files, n_valid is not a number of images, or 32 is no multiple of size. Asking for a
         split: a file is damaged or another, or the cache cannot be written.
     """
     if not isinstance(n_valid, int) or n_valid < 0:
-      raise ValueError(f'n_valid is {n_valid!r}: give a number of images, or 0')
+      raise InputError(f'n_valid is {n_valid!r}: give a number of images, or 0')
     if not isinstance(size, int) or size < 1 or _SIZE % size:
-      raise ValueError(f'size is {size!r}: give 32, or 16, 8, 4, 2 or 1 for images averaged down')
+      raise InputError(f'size is {size!r}: give 32, or 16, 8, 4, 2 or 1 for images averaged down')
     arrays, key = _from_tfds(data_dir) if path is None else _from_files(pathlib.Path(path).expanduser())
 
     @functools.cache
@@ -79,7 +80,7 @@ class Cifar10(Corpus):
       whole = image_tokens.part(flat('train'), size)
       n_train = len(whole) // whole.example_length - n_valid
       if n_train < 1:
-        raise ValueError(f'n_valid is {n_valid:,} of {n_train + n_valid:,} training images: none are left to train on')
+        raise InputError(f'n_valid is {n_valid:,} of {n_train + n_valid:,} training images: none are left to train on')
       first, n = (0, n_train) if name == 'train' else (n_train, n_valid)
       return image_tokens.part(flat('train'), size, first, n)
 
@@ -118,10 +119,10 @@ def _from_tfds(data_dir):
 def _from_files(path):
   """The same from files."""
   if not path.exists():
-    raise ValueError(f'CIFAR-10: {str(path)!r} does not exist: give a folder or a file')
+    raise InputError(f'CIFAR-10: {str(path)!r} does not exist: give a folder or a file')
   found = [path] if path.is_file() else _batches(path)
   if not found:
-    raise ValueError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the '
+    raise InputError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the '
                      'python version: give the folder they are in')
   by_split = {'train': [f for f in found if not f.name.startswith('test')],
               'test': [f for f in found if f.name.startswith('test')]}
@@ -148,15 +149,15 @@ def _read(file):
   """Returns uint8 (N, 3072) of a file of either version.
 
   Raises:
-    ValueError: it is no file of CIFAR-10, or has the name of a published one and is another.
+    InputError: it is no file of CIFAR-10, or has the name of a published one and is another.
   """
   content = file.read_bytes()
   if file.name in _PUBLISHED:
     size, algorithm, known = _PUBLISHED[file.name]
     if len(content) != size:
-      raise ValueError(f'{str(file)!r} has {len(content):,} bytes, that of CIFAR-10 {size:,}: {_ANOTHER}')
+      raise InputError(f'{str(file)!r} has {len(content):,} bytes, that of CIFAR-10 {size:,}: {_ANOTHER}')
     if (found := hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()) != known:
-      raise ValueError(f'{str(file)!r} has the {algorithm} {found}, that of CIFAR-10 {known}: {_ANOTHER}')
+      raise InputError(f'{str(file)!r} has the {algorithm} {found}, that of CIFAR-10 {known}: {_ANOTHER}')
   return _read_pickle(file, content) if content.startswith(_PICKLE) else _read_binary(file, content)
 
 
@@ -164,11 +165,11 @@ def _read_binary(file, content):
   """Returns uint8 (N, 3072) of a file of the binary version."""
   content = np.frombuffer(content, np.uint8)
   if not content.size or content.size % _ROW:
-    raise ValueError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 '
+    raise InputError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 '
                      'colours): it is cut off, or no file of CIFAR-10')
   rows = content.reshape(-1, _ROW)
   if (highest := rows[:, 0].max()) >= _CLASSES:
-    raise ValueError(f'{str(file)!r} has the label {highest} where CIFAR-10 has 0 .. {_CLASSES - 1}: it is no file of '
+    raise InputError(f'{str(file)!r} has the label {highest} where CIFAR-10 has 0 .. {_CLASSES - 1}: it is no file of '
                      'CIFAR-10 in its binary version')
   return rows[:, 1:]
 
@@ -178,6 +179,6 @@ def _read_pickle(file, content):
   contents = restricted_pickle.unpickle(file, content, encoding='bytes')
   rows = contents.get(b'data') if isinstance(contents, dict) else None
   if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (_ROW - 1,):
-    raise ValueError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '
+    raise InputError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '
                      'in its python version')
   return rows

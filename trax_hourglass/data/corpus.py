@@ -10,6 +10,8 @@ import os
 
 import numpy as np
 
+from trax_hourglass.runtime.errors import InputError
+
 SPLITS = ('train', 'valid', 'test')
 
 
@@ -43,12 +45,12 @@ class Corpus:
       name: 'train', 'valid' or 'test'.
 
     Raises:
-      ValueError: another name, or a split that this corpus does not hold.
+      InputError: another name, or a split that this corpus does not hold.
     """
     if name not in SPLITS:
-      raise ValueError(f'split {name!r} does not exist: choose one of {", ".join(SPLITS)}')
+      raise InputError(f'split {name!r} does not exist: choose one of {", ".join(SPLITS)}')
     if name not in self._makers:
-      raise ValueError(f'{self.name} has no {name} split: {self._missing[name]}')
+      raise InputError(f'{self.name} has no {name} split: {self._missing[name]}')
     if name not in self._made:
       self._made[name] = self._makers[name]()
     return self._made[name]
@@ -88,10 +90,10 @@ class Tokens:
       length: number of tokens.
 
     Raises:
-      ValueError: not all of them exist, or a file became shorter.
+      InputError: not all of them exist, or a file became shorter.
     """
     if start < 0 or start + length > len(self):
-      raise ValueError(f'tokens {start} .. {start + length - 1} are not all within 0 .. {len(self) - 1}')
+      raise InputError(f'tokens {start} .. {start + length - 1} are not all within 0 .. {len(self) - 1}')
     tokens = np.empty(length, self._dtype)
     number, done = bisect.bisect_right(self._ends, start), 0
     while done < length:
@@ -113,7 +115,7 @@ def _read(file, first, into):
     while view:
       n = os.preadv(descriptor, [view], at)
       if not n:
-        raise ValueError(f'corpus file {str(file)!r} became shorter while it was in use')
+        raise InputError(f'corpus file {str(file)!r} became shorter while it was in use')
       view, at = view[n:], at + n
   finally:
     os.close(descriptor)

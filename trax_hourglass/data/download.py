@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 from trax_hourglass.data import cache
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
 _TIMEOUT_SECONDS = 30
@@ -24,7 +25,7 @@ def fetch(url, path):
     path: pathlib.Path; exists only when as many bytes have come as the server announced.
 
   Raises:
-    ValueError: no network, an answer other than the file, a transfer that is cut off again and again, or a file that
+    InputError: no network, an answer other than the file, a transfer that is cut off again and again, or a file that
       cannot be written.
   """
   unfinished = path.with_name(f'{path.name}.unfinished')
@@ -37,7 +38,7 @@ def fetch(url, path):
           os.replace(unfinished, path)
         return
       progress.say(f'{url}: cut off at byte {_size(unfinished):,}, trying again')
-  raise ValueError(f'{url}: cut off {_TRIES} times; {_size(unfinished):,} bytes are kept, and the same command goes on '
+  raise InputError(f'{url}: cut off {_TRIES} times; {_size(unfinished):,} bytes are kept, and the same command goes on '
                    'there')
 
 
@@ -54,9 +55,9 @@ def _try(url, unfinished):
           return True
         unfinished.unlink()
         return False
-    raise ValueError(f'{url}: the server answers {error.code} {error.reason}') from error
+    raise InputError(f'{url}: the server answers {error.code} {error.reason}') from error
   except (OSError, http.client.HTTPException) as error:
-    raise ValueError(f'{url}: no connection ({getattr(error, "reason", error)})') from error
+    raise InputError(f'{url}: no connection ({getattr(error, "reason", error)})') from error
   with response:
     if not (response.status == http.HTTPStatus.PARTIAL_CONTENT
             and response.headers.get('Content-Range', '').startswith(f'bytes {have}-')):

@@ -17,6 +17,7 @@ from trax_hourglass.data import download
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data.corpus import Tokens
+from trax_hourglass.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class PublishedText(Corpus):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: the file is none, damaged, another or of another length; it cannot be downloaded; the cache cannot be
+      InputError: the file is none, damaged, another or of another length; it cannot be downloaded; the cache cannot be
         written.
     """
     folder = cache.folder(cache_dir)
@@ -122,9 +123,9 @@ def _download(publication, folder):
   packed = folder / pathlib.PurePosixPath(publication.url).name
   try:
     download.fetch(publication.url, packed)
-  except ValueError as error:
+  except InputError as error:
     name = publication.name
-    raise ValueError(f"{error}. Or fetch {publication.url} by hand where there is a network, and name the file by "
+    raise InputError(f"{error}. Or fetch {publication.url} by hand where there is a network, and name the file by "
                      f"{name[0].upper() + name[1:]}.path = 'FILE'") from error
   try:
     return cache.build(path, lambda: _verified(publication, packed, whole=True), publication.name)
@@ -133,34 +134,34 @@ def _download(publication, folder):
 
 
 def _verified(publication, path, whole=False):
-  """Yields the content of a file in chunks; raises ValueError at the end, or before, unless it is the publication's."""
+  """Yields the content of a file in chunks; raises InputError at the end, or before, unless it is the publication's."""
   name, ends = publication.name, publication.ends
   digests = [hashlib.sha256() for _ in ends]
   digest_of_all = hashlib.new(publication.checksum[0])
   n = 0
   for chunk in archives.content(path, name):
     if not n and not chunk.startswith(publication.begins[:len(chunk)]):
-      raise ValueError(f'{str(path)!r} begins with {chunk[:20]!r}, so it does not hold {name}, which begins with '
+      raise InputError(f'{str(path)!r} begins with {chunk[:20]!r}, so it does not hold {name}, which begins with '
                        f'{publication.begins[:20]!r}')
     if publication.alphabet is not None and (others := chunk.translate(None, publication.alphabet)):
-      raise ValueError(f'{str(path)!r} holds the byte {others[:1]!r}, which {name} does not')
+      raise InputError(f'{str(path)!r} holds the byte {others[:1]!r}, which {name} does not')
     digest_of_all.update(chunk)
     for digest, end, size in zip(digests, ends, publication.sizes):
       digest.update(memoryview(chunk)[max(0, end - size - n):max(0, end - n)])
     n += len(chunk)
     if n > ends[-1]:
-      raise ValueError(f'{str(path)!r} holds more than the {ends[-1]:,} bytes of {name}: give the file itself')
+      raise InputError(f'{str(path)!r} holds more than the {ends[-1]:,} bytes of {name}: give the file itself')
     yield chunk
   if n not in ends[-1:] if whole else n not in ends:
     lengths = ', '.join(f'{end:,} ({" and ".join(SPLITS[:i + 1])})' for i, end in enumerate(ends[:-1]))
-    raise ValueError(f'{str(path)!r} holds {n:,} bytes, and {name} has {ends[-1]:,}; also taken are its first '
+    raise InputError(f'{str(path)!r} holds {n:,} bytes, and {name} has {ends[-1]:,}; also taken are its first '
                      f'{lengths}')
   for split, digest, end in zip(SPLITS, digests, ends):
     expected = publication.split_sha256.get(split)
     if end <= n and expected and digest.hexdigest() != expected:
-      raise ValueError(_differs(path, f"the {split} split of {name}", digest, expected))
+      raise InputError(_differs(path, f"the {split} split of {name}", digest, expected))
   if n == ends[-1] and digest_of_all.hexdigest() != publication.checksum[1]:
-    raise ValueError(_differs(path, name, digest_of_all, publication.checksum[1]))
+    raise InputError(_differs(path, name, digest_of_all, publication.checksum[1]))
 
 
 def _differs(path, what, digest, expected):

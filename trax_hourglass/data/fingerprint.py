@@ -19,7 +19,7 @@ def fingerprint(split, vocab_size=math.inf):
     vocab_size: what its tokens must be below.
 
   Raises:
-    ValueError: one of the tokens that are read is not. Then all hosts hear of it before the first step, where later
+    InputError: one of the tokens that are read is not. Then all hosts hear of it before the first step, where later
       only the one whose batch it is in would.
   """
   n = len(split)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from trax_hourglass.data import archives
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
 _ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -59,7 +60,7 @@ class Archive:
     """Lists the files.
 
     Raises:
-      ValueError: it is no .zip or .tar, damaged, cut off or encrypted.
+      InputError: it is no .zip or .tar, damaged, cut off or encrypted.
     """
     self.path, self.files = path, [path]
     try:
@@ -72,25 +73,25 @@ class Archive:
         with tarfile.open(path, tarinfo=_Header) as archive:
           names, encrypted = _files_of_tar(archive), False
     except (OSError, *archives.DAMAGED) as error:
-      raise ValueError(f'{str(path)!r} is no .zip or .tar, or damaged ({error}): fetch it again') from error
+      raise InputError(f'{str(path)!r} is no .zip or .tar, or damaged ({error}): fetch it again') from error
     if encrypted:
-      raise ValueError(f'{str(path)!r} is encrypted: unpack it first')
+      raise InputError(f'{str(path)!r} is encrypted: unpack it first')
     self.names = sorted(name for name in names if _is_image(pathlib.PurePosixPath(name)))
 
   def contents(self, names):
     """Yields (name, bytes of the file) in the order of the names.
 
     Raises:
-      ValueError: the archive is damaged, or no longer holds one of them.
+      InputError: the archive is damaged, or no longer holds one of them.
     """
     try:
       with self._reader(names) as read:
         for name in names:
           yield name, read(name)
     except KeyError as error:
-      raise ValueError(f'{str(self.path)!r} has changed and no longer holds {name!r}: start again') from error
+      raise InputError(f'{str(self.path)!r} has changed and no longer holds {name!r}: start again') from error
     except (OSError, *archives.DAMAGED) as error:
-      raise ValueError(f'{str(self.path)!r} is damaged ({error}): fetch it again') from error
+      raise InputError(f'{str(self.path)!r} is damaged ({error}): fetch it again') from error
 
   @contextlib.contextmanager
   def _reader(self, names):
@@ -145,7 +146,7 @@ def _unpacked(packed, path):
     unpacked.seek(0)
   except OSError as error:
     unpacked.close()
-    raise ValueError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): '
+    raise InputError(f'{str(path)!r} cannot be unpacked into {tempfile.gettempdir()!r} ({error.strerror or error}): '
                      'free space there, choose another folder by the variable TMPDIR, or unpack it yourself') from error
   return unpacked
 
@@ -165,27 +166,27 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
     corrupt: 'error', or 'skip'.
 
   Raises:
-    ValueError: an image that cannot be read, or is of another size.
+    InputError: an image that cannot be read, or is of another size.
   """
   modes, n_resized, skipped = collections.Counter(), 0, []
   for name, content in source.contents(names):
     where = os.path.join(source.path, name)
     try:
       image = read(content)
-    except ValueError as error:
+    except InputError as error:
       if corrupt == 'skip':
         skipped.append(name)
         continue
-      raise ValueError(f'image {where!r} is corrupt ({error}): repair or remove it, or skip such images if that is '
+      raise InputError(f'image {where!r} is corrupt ({error}): repair or remove it, or skip such images if that is '
                        'an option') from error
     modes[image.mode] += image.mode != 'RGB'
     try:
       image = to_rgb(image)
-    except ValueError as error:
-      raise ValueError(f'image {where!r} {error}') from error
+    except InputError as error:
+      raise InputError(f'image {where!r} {error}') from error
     if image.size != (size, size):
       if other_sizes == 'error':
-        raise ValueError(f'image {where!r} is {image.width} x {image.height} (width x height), where {size} x {size} '
+        raise InputError(f'image {where!r} is {image.width} x {image.height} (width x height), where {size} x {size} '
                          'is wanted')
       image, n_resized = _to_size(image, size), n_resized + 1
     yield np.asarray(image)[None]
@@ -202,7 +203,7 @@ def read(content):
   """Returns the Pillow image of a file's bytes, in the mode it has.
 
   Raises:
-    ValueError: it is no image, damaged or far too large.
+    InputError: it is no image, damaged or far too large.
   """
   try:
     with warnings.catch_warnings():
@@ -210,9 +211,9 @@ def read(content):
       image = Image.open(io.BytesIO(content))
       image.load()
   except Image.UnidentifiedImageError as error:
-    raise ValueError('it begins like no known kind of image') from error
+    raise InputError('it begins like no known kind of image') from error
   except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except
-    raise ValueError(str(error) or type(error).__name__) from error
+    raise InputError(str(error) or type(error).__name__) from error
   return image
 
 
@@ -220,10 +221,10 @@ def to_rgb(image):
   """Returns a Pillow image in RGB, transparency dropped.
 
   Raises:
-    ValueError: its pixels have 32 bits.
+    InputError: its pixels have 32 bits.
   """
   if image.mode in _UNSCALED:
-    raise ValueError(f'has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to 8 bits')
+    raise InputError(f'has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to 8 bits')
   if image.mode in _DEEP:
     image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
   return image.convert('RGB')

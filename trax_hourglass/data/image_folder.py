@@ -8,6 +8,7 @@ from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
 from trax_hourglass.data import splits
+from trax_hourglass.runtime.errors import InputError
 
 _SUBFOLDERS = {'train': ('train',), 'valid': ('valid', 'validation', 'val'), 'test': ('test',)}
 _CHOICES = {'other_sizes': ('resize', 'error'), 'corrupt': ('error', 'skip')}
@@ -33,16 +34,16 @@ class ImageFolder(Corpus):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a
+      InputError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a
         split: an image cannot be read or has another size (unless arguments allow it), or the cache cannot be written.
     """
     if path is None:
-      raise ValueError("no folder of images is named: give ImageFolder.path = 'FOLDER'")
+      raise InputError("no folder of images is named: give ImageFolder.path = 'FOLDER'")
     if not isinstance(size, int) or size < 1:
-      raise ValueError(f'size is {size!r}: give the side of the images in pixels, ImageFolder.size = 32 or so')
+      raise InputError(f'size is {size!r}: give the side of the images in pixels, ImageFolder.size = 32 or so')
     for name, value in (('other_sizes', other_sizes), ('corrupt', corrupt)):
       if value not in _CHOICES[name]:
-        raise ValueError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
+        raise InputError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
     source = _open_source(path)
     by_split = _by_subfolder(source.names) or splits.of_names(source.names)
 
@@ -61,14 +62,14 @@ def _open_source(path):
   """Returns the `Folder` or `Archive` of a path.
 
   Raises:
-    ValueError: it is neither, or without images.
+    InputError: it is neither, or without images.
   """
   path = pathlib.Path(path).expanduser()
   if not path.exists():
-    raise ValueError(f'{str(path)!r} does not exist: give a folder of images, or a .zip or .tar of it')
+    raise InputError(f'{str(path)!r} does not exist: give a folder of images, or a .zip or .tar of it')
   source = image_files.Folder(path) if path.is_dir() else image_files.Archive(path)
   if not source.names:
-    raise ValueError(f'{str(path)!r} holds no images: give a folder with .png, .jpg or such files')
+    raise InputError(f'{str(path)!r} holds no images: give a folder with .png, .jpg or such files')
   return source
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Tokens
+from trax_hourglass.runtime.errors import InputError
 
 
 def flat_file(path, arrays, size, what):
@@ -21,18 +22,18 @@ def flat_file(path, arrays, size, what):
     what: name of the images, for messages.
 
   Raises:
-    ValueError: there are no images, or they have another size; what `arrays` raises; the file cannot be written.
+    InputError: there are no images, or they have another size; what `arrays` raises; the file cannot be written.
   """
   def chunks():
     n = 0
     for array in arrays():
       if array.shape[1:] != (size, size, 3) or array.dtype != np.uint8:
-        raise ValueError(f'{what}: images of {array.dtype} {" x ".join(map(str, array.shape[1:]))}, where uint8 '
+        raise InputError(f'{what}: images of {array.dtype} {" x ".join(map(str, array.shape[1:]))}, where uint8 '
                          f'{size} x {size} x 3 are wanted (height x width x colours)')
       n += len(array)
       yield np.ascontiguousarray(array)
     if not n:
-      raise ValueError(f'{what}: there are no images')
+      raise InputError(f'{what}: there are no images')
 
   cache.build(path, chunks, what)
   return part(path, size)

@@ -19,6 +19,7 @@ from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
 from trax_hourglass.data import tfds_source
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
 _SIZES = (32, 64)
@@ -62,7 +63,7 @@ class VanDenOordImagenet(_Imagenet):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the newer data set,
+      InputError: another size, or no such files. Asking for a split: files that are damaged or of the newer data set,
         TFDS has not prepared it, or the cache cannot be written.
     """
     _check_size(size)
@@ -85,12 +86,12 @@ class ChrabaszczImagenet(_Imagenet):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: another size, or no such files. Asking for a split: files that are damaged or of the older data set,
+      InputError: another size, or no such files. Asking for a split: files that are damaged or of the older data set,
         or the cache cannot be written.
     """
     _check_size(size)
     if path is None:
-      raise ValueError("the newer ImageNet (Chrabaszcz) has to be fetched by hand from https://image-net.org, with a "
+      raise InputError("the newer ImageNet (Chrabaszcz) has to be fetched by hand from https://image-net.org, with a "
                        "registration: give its folder of .npz files by ChrabaszczImagenet.path = 'FOLDER'")
     root = pathlib.Path(path).expanduser()
     files = {'train': sorted(root.rglob('train_data_batch_*.npz'), key=lambda file: _number(file.name)),
@@ -101,16 +102,16 @@ class ChrabaszczImagenet(_Imagenet):
       progress.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
                    f'{str(path)!r}, and train is made of the others')
     if not files:
-      raise ValueError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the '
+      raise InputError(f'{str(path)!r} holds no train_data_batch_1.npz .. 10 or val_data.npz: give the folder with the '
                        '.npz files of image-net.org')
 
     def arrays(split):
       for file in files[split]:
         if 'labels.npy' not in _members(file):
-          raise ValueError(f'{str(file)!r} holds no labels, so it is not of the newer ImageNet (Chrabaszcz)')
+          raise InputError(f'{str(file)!r} holds no labels, so it is not of the newer ImageNet (Chrabaszcz)')
         for rows in _rows(file, 'data.npy'):
           if rows.shape[1:] != (3 * size * size,):
-            raise ValueError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check '
+            raise InputError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check '
                              'size')
           yield image_tokens.from_planes(rows, size)
 
@@ -122,7 +123,7 @@ def _counted(arrays, name, authors, split):
   """Yields the arrays; says at the end if there are not as many as published.
 
   Raises:
-    ValueError: there are as many images as only the other data set has.
+    InputError: there are as many images as only the other data set has.
   """
   n = 0
   for array in arrays():
@@ -130,7 +131,7 @@ def _counted(arrays, name, authors, split):
     yield array
   for others, counts in _N_IMAGES.items():
     if others != authors and n == counts[split]:
-      raise ValueError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not '
+      raise InputError(f'{name}: {n:,} images in {split} are what the data set of {others} has, and the two must not '
                        'be mixed')
   if n != _N_IMAGES[authors][split]:
     progress.say(f'{name} {split}: {n:,} images, of the {_N_IMAGES[authors][split]:,} that are published')
@@ -142,7 +143,7 @@ def _number(name):
 
 def _check_size(size):
   if size not in _SIZES:
-    raise ValueError(f'size is {size!r}: downsampled ImageNet has {" and ".join(map(str, _SIZES))}')
+    raise InputError(f'size is {size!r}: downsampled ImageNet has {" and ".join(map(str, _SIZES))}')
 
 
 def _from_tfds(size, data_dir):
@@ -176,7 +177,7 @@ def _older_files(path, size):
         arrays[split] = functools.partial(image_files.arrays, source, names, size)
         looked_at += source.files
   if not arrays:
-    raise ValueError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, '
+    raise InputError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, '
                      '.tar or .npz: give the folder they are in')
   return arrays, cache.fingerprint(looked_at)
 
@@ -184,7 +185,7 @@ def _older_files(path, size):
 def _older_npz(file):
   names = _members(file)
   if len(names) != 1:
-    raise ValueError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with '
+    raise InputError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with '
                      'labels it is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
   yield from _rows(file, names[0])
 
@@ -194,14 +195,14 @@ def _members(file):
     with zipfile.ZipFile(file) as archive:
       return archive.namelist()
   except (OSError, *archives.DAMAGED) as error:
-    raise ValueError(f'{str(file)!r} is no .npz, or damaged ({error}): fetch it again') from error
+    raise InputError(f'{str(file)!r} is no .npz, or damaged ({error}): fetch it again') from error
 
 
 def _rows(file, member):
   """Yields an array of a .npz some rows at a time: of ImageNet 64, all of it would be gigabytes.
 
   Raises:
-    ValueError: it is damaged, or no uint8 array.
+    InputError: it is damaged, or no uint8 array.
   """
   try:
     with zipfile.ZipFile(file) as archive, archive.open(member) as f:
@@ -209,12 +210,12 @@ def _rows(file, member):
       read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
       shape, column_major, dtype = read_header(f)
       if dtype != np.uint8 or column_major or len(shape) < 2:
-        raise ValueError(f'an array of {dtype} {shape} where rows of uint8 are wanted')
+        raise InputError(f'an array of {dtype} {shape} where rows of uint8 are wanted')
       for first in range(0, shape[0], _ROWS):
         n = min(_ROWS, shape[0] - first)
         content = f.read(n * int(np.prod(shape[1:])))
         yield np.frombuffer(content, np.uint8).reshape(n, *shape[1:])
       if f.read(1):  # The check sum is compared when all is read.
-        raise ValueError(f'it is longer than its {shape[0]:,} rows')
+        raise InputError(f'it is longer than its {shape[0]:,} rows')
   except (OSError, KeyError, ValueError, *archives.DAMAGED) as error:
-    raise ValueError(f'{str(file)!r}: {member} cannot be read ({error})') from error
+    raise InputError(f'{str(file)!r}: {member} cannot be read ({error})') from error

@@ -5,6 +5,8 @@ import threading
 import time
 import weakref
 
+from trax_hourglass.runtime.errors import InputError
+
 
 class Prefetched:
   """An iterator over another one's batches, some of which are always ready.
@@ -23,10 +25,10 @@ class Prefetched:
       depth: batches that are ready at most.
 
     Raises:
-      ValueError: a depth below 1.
+      InputError: a depth below 1.
     """
     if not isinstance(depth, int) or depth < 1:
-      raise ValueError(f'depth is {depth!r}: give the number of batches to make ahead')
+      raise InputError(f'depth is {depth!r}: give the number of batches to make ahead')
     self._batches, self._depth = batches, depth
     self._step = batches.step
     self._line = None

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 
 from trax_hourglass.data.corpus import SPLITS
+from trax_hourglass.runtime.errors import InputError
 
 _PERCENT = (90, 5, 5)  # As for enwik8.
 FEW = 100  # From this many files on each goes by its name; fewer are too uneven a lot.
@@ -20,11 +21,11 @@ def of_names(names):
   """Returns {split: names}: by `of_name`, or by position where there are fewer than `FEW`.
 
   Raises:
-    ValueError: there are fewer names than splits.
+    InputError: there are fewer names than splits.
   """
   if len(names) < FEW:
     if len(names) < len(SPLITS):
-      raise ValueError(f'{len(names)} files are too few for the splits {", ".join(SPLITS)}: give {len(SPLITS)} or more')
+      raise InputError(f'{len(names)} files are too few for the splits {", ".join(SPLITS)}: give {len(SPLITS)} or more')
     bounds = positions(len(names))
     return {split: names[first:last] for split, first, last in zip(SPLITS, bounds, bounds[1:])}
   by_split = {split: [] for split in SPLITS}

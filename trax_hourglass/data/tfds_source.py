@@ -8,6 +8,8 @@ import urllib.request
 
 import tqdm
 
+from trax_hourglass.runtime.errors import InputError
+
 # TFDS tries a download for minutes before it gives up; this tells sooner. Its own data lie on this host.
 _PROBE = 'https://storage.googleapis.com/tfds-data'
 _PROBE_SECONDS = 10
@@ -21,13 +23,13 @@ def builder(name, data_dir):
     data_dir: TFDS's folder, in which it is or will be; None for TFDS's own choice.
 
   Raises:
-    ValueError: TFDS does not know it.
+    InputError: TFDS does not know it.
   """
   import tensorflow_datasets as tfds  # Takes seconds.  pylint: disable=g-import-not-at-top
   try:
     return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
   except tfds.core.registered.DatasetNotFoundError as error:
-    raise ValueError(f'TFDS does not know {name}') from error
+    raise InputError(f'TFDS does not know {name}') from error
 
 
 def examples(made, split, feature, by_hand, change=lambda value: value):
@@ -41,7 +43,7 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
     change: function of a tensor, run within tf.data.
 
   Raises:
-    ValueError: it is not prepared and cannot be, or its files are damaged, cut off or missing.
+    InputError: it is not prepared and cannot be, or its files are damaged, cut off or missing.
   """
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
   try:
@@ -56,7 +58,7 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
         file=sys.stderr, disable=not sys.stderr.isatty())
   except tf.errors.OpError as error:
     reason = (error.message or type(error).__name__).split('}} ')[-1]  # Without the node of TensorFlow's graph.
-    raise ValueError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is '
+    raise InputError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is '
                      'damaged or missing, remove the folder and prepare it again') from error
 
 
@@ -68,7 +70,7 @@ def _prepare(made, by_hand):
       made.download_and_prepare()
   except Exception as error:  # Its downloads and parsers raise anything at all.  pylint: disable=broad-except
     reason = ' '.join((str(error) or type(error).__name__).split())
-    raise ValueError(f'TFDS has not prepared {made.info.full_name} in {made.data_dir} and cannot ({reason}): '
+    raise InputError(f'TFDS has not prepared {made.info.full_name} in {made.data_dir} and cannot ({reason}): '
                      f'{by_hand}') from error
 
 

@@ -15,6 +15,7 @@ from trax_hourglass.data import cache
 from trax_hourglass.data import tfds_source
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import Tokens
+from trax_hourglass.runtime.errors import InputError
 
 _NAME = 'wiki40b/en'
 _TFDS_SPLITS = {'train': 'train', 'valid': 'validation', 'test': 'test'}
@@ -35,7 +36,7 @@ class Wiki40b(Corpus):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      ValueError: the model is none. Asking for a split: TFDS cannot prepare it, or the cache cannot be written.
+      InputError: the model is none. Asking for a split: TFDS cannot prepare it, or the cache cannot be written.
     """
     made = tfds_source.builder(_NAME, data_dir)
     model, vocab_size = (None, 256) if sentencepiece is None else _read_model(sentencepiece)
@@ -64,10 +65,10 @@ def _read_model(path):
   try:
     content = pathlib.Path(path).expanduser().read_bytes()
   except OSError as error:
-    raise ValueError(
+    raise InputError(
         f'SentencePiece model {str(path)!r} cannot be read ({error.strerror}): give a .model file') from error
   try:
     model = tensorflow_text.SentencepieceTokenizer(content, out_type=tf.int32)
     return model, int(model.vocab_size())
   except (tf.errors.OpError, ValueError) as error:
-    raise ValueError(f'{str(path)!r} is no SentencePiece model: {error}') from error
+    raise InputError(f'{str(path)!r} is no SentencePiece model: {error}') from error

@@ -25,6 +25,7 @@ import numpy as np
 
 from trax_hourglass.layers.scan import unstacked
 from trax_hourglass.runtime.checks import check_vocabulary
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import seeds
 
 START = 0  # The token that stands before the first one; what shifting puts there in the other modes.
@@ -40,7 +41,7 @@ class Choice:
     top_p: choose among the fewest most probable tokens that together have at least this probability.
 
   Raises:
-    ValueError: a temperature below 0, top_k below 1, or top_p outside of (0, 1].
+    InputError: a temperature below 0, top_k below 1, or top_p outside of (0, 1].
   """
   temperature: float = 1.0
   top_k: int | None = None
@@ -48,12 +49,12 @@ class Choice:
 
   def __post_init__(self):
     if not 0.0 <= self.temperature < float('inf'):
-      raise ValueError(f'temperature is {self.temperature}: give 0 for the most probable token, 1 for the model as it '
+      raise InputError(f'temperature is {self.temperature}: give 0 for the most probable token, 1 for the model as it '
                        'is, or what logits shall be divided by')
     if self.top_k is not None and self.top_k < 1:
-      raise ValueError(f'top_k is {self.top_k}: give the number of most probable tokens to choose from, at least 1')
+      raise InputError(f'top_k is {self.top_k}: give the number of most probable tokens to choose from, at least 1')
     if not 0.0 < self.top_p <= 1.0:
-      raise ValueError(f'top_p is {self.top_p}: give a probability above 0 and at most 1')
+      raise InputError(f'top_p is {self.top_p}: give a probability above 0 and at most 1')
 
   def filtered(self, logits):
     """Returns logits (..., V), divided by the temperature, -inf for tokens that top_k and top_p leave out.
@@ -104,14 +105,14 @@ class Sampler:
       dtype: type of weights, activations and caches, 'float32' or 'bfloat16'; softmax and logits are float32.
 
     Raises:
-      ValueError: a model of another mode, or numbers out of range.
+      InputError: a model of another mode, or numbers out of range.
     """
     if getattr(model, 'max_length', None) is None:
-      raise ValueError("the model cannot decode: build it with mode = 'predict'")
+      raise InputError("the model cannot decode: build it with mode = 'predict'")
     if stop is not None and not 0 <= stop < model.vocab_size:
-      raise ValueError(f'stop is {stop}: give a token, 0 .. {model.vocab_size - 1}')
+      raise InputError(f'stop is {stop}: give a token, 0 .. {model.vocab_size - 1}')
     if piece < 1:
-      raise ValueError(f'piece is {piece}: give the number of tokens that come out at a time, at least 1')
+      raise InputError(f'piece is {piece}: give the number of tokens that come out at a time, at least 1')
     self._model = model
     self._choice = choice
     self._stop = stop
@@ -137,15 +138,15 @@ class Sampler:
       first_sequence: number of the first sequence, for the keys; a batch of sequences i .. j is drawn as part of all.
 
     Raises:
-      ValueError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
+      InputError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
     """
     seeds.check_seed(seed)
     prompts = [as_tokens(prompt, self._model.vocab_size) for prompt in prompts]
     longest = max(map(len, prompts), default=0)
     if not prompts or length < 1:
-      raise ValueError(f'{len(prompts)} prompts and {length} tokens to write: give at least one of each')
+      raise InputError(f'{len(prompts)} prompts and {length} tokens to write: give at least one of each')
     if longest + length > self._model.max_length:
-      raise ValueError(f'a prompt of {longest} tokens and {length} more are over the maximum of '
+      raise InputError(f'a prompt of {longest} tokens and {length} more are over the maximum of '
                        f'{self._model.max_length}: '
                        'shorten one of them or build the model with a larger Hourglass.max_length')
     return self._stream(prompts, length, seed, first_sequence)
@@ -260,13 +261,13 @@ def as_tokens(text, vocab_size):
     vocab_size: V.
 
   Raises:
-    ValueError: a str, or tokens outside the vocabulary.
+    InputError: a str, or tokens outside the vocabulary.
   """
   if isinstance(text, str):
-    raise ValueError(f'{text[:20]!r} is a str: encode it, for example as UTF-8')
+    raise InputError(f'{text[:20]!r} is a str: encode it, for example as UTF-8')
   tokens = np.frombuffer(text, np.uint8) if isinstance(text, bytes) else np.asarray(text)
   if tokens.ndim != 1 or tokens.size and not np.issubdtype(tokens.dtype, np.integer):
-    raise ValueError(f'tokens have shape {tokens.shape} and type {tokens.dtype}: give a sequence of whole numbers')
+    raise InputError(f'tokens have shape {tokens.shape} and type {tokens.dtype}: give a sequence of whole numbers')
   if tokens.size:
     check_vocabulary(tokens, vocab_size)
   return tokens.astype(np.int32)
@@ -282,14 +283,14 @@ def score(model, texts):
     texts: bytes or sequences of tokens, at least one token each.
 
   Raises:
-    ValueError: no texts, an empty one, one longer than the model has room for, or tokens outside the vocabulary.
+    InputError: no texts, an empty one, one longer than the model has room for, or tokens outside the vocabulary.
   """
   texts = [as_tokens(text, model.vocab_size) for text in texts]
   if not all(map(len, texts)) or not texts:
-    raise ValueError('there is nothing to score: give texts of at least one token each')
+    raise InputError('there is nothing to score: give texts of at least one token each')
   longest = max(map(len, texts))
   if model.max_length is not None and longest > model.max_length:
-    raise ValueError(f'a text of {longest} tokens is longer than the maximum of {model.max_length}: build the model '
+    raise InputError(f'a text of {longest} tokens is longer than the maximum of {model.max_length}: build the model '
                      'with a larger Hourglass.max_length')
   padded = np.zeros((len(texts), min(1 << (longest - 1).bit_length(), model.max_length or 1 << 62)), np.int32)
   for row, text in zip(padded, texts):

@@ -14,6 +14,7 @@ import numpy as np
 from trax_hourglass.inference import windows as windows_lib
 from trax_hourglass.layers import loss
 from trax_hourglass.runtime.checks import check_vocabulary
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding as mesh_lib
 
 # Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the
@@ -63,7 +64,7 @@ class Scorer:
       chunk: tokens of a sequence whose logits exist at a time; None for all.
 
     Raises:
-      ValueError: a chunk that the model cannot be scored by.
+      InputError: a chunk that the model cannot be scored by.
     """
     loss.check_chunk(model, chunk)
     self._mesh = mesh or mesh_lib.over_devices()
@@ -96,14 +97,14 @@ class Scorer:
       The Score, the same on all hosts.
 
     Raises:
-      ValueError: nothing to score, or sizes out of their range.
+      InputError: nothing to score, or sizes out of their range.
     """
     started = time.monotonic()
     if not isinstance(batch_size, int) or batch_size < 1:
-      raise ValueError(f'batch_size is {batch_size!r}: give a whole number above 0')
+      raise InputError(f'batch_size is {batch_size!r}: give a whole number above 0')
     n_tokens = len(data) if max_tokens is None else min(max_tokens, len(data))
     if n_tokens < 1:
-      raise ValueError('there is nothing to score: the split is empty or max_tokens is below 1')
+      raise InputError('there is nothing to score: the split is empty or max_tokens is below 1')
     example_length = getattr(data, 'example_length', None)
     length, stride = windows_lib.sizes(length, stride, example_length)
     weights, state = jax.tree.map(self._placed, (weights, state))

@@ -13,6 +13,8 @@ import dataclasses
 
 import numpy as np
 
+from trax_hourglass.runtime.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -69,14 +71,14 @@ def sizes(length, stride=None, example_length=None):
     example_length: tokens of an example, or None where the split is one text.
 
   Raises:
-    ValueError: sizes out of their range.
+    InputError: sizes out of their range.
   """
   stride = length if stride is None else stride
   for name, value in (('length', length), ('stride', stride)):
     if not isinstance(value, int) or value < 1:
-      raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+      raise InputError(f'{name} is {value!r}: give a whole number above 0')
   if stride > length:
-    raise ValueError(f'stride {stride} is larger than the window of {length} tokens, so tokens would be left out: give '
+    raise InputError(f'stride {stride} is larger than the window of {length} tokens, so tokens would be left out: give '
                      f'at most {length}')
   if example_length is not None and example_length <= length:
     return example_length, example_length

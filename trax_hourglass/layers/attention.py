@@ -19,6 +19,7 @@ from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import positions as positions_lib
+from trax_hourglass.runtime.errors import InputError
 
 _KERNEL = initializers.GlorotUniformInitializer()
 _BIAS = initializers.RandomNormalInitializer(1e-6)
@@ -133,10 +134,10 @@ class RotaryAttention(base.Layer):
       tokens_per_vector: total factor of the level.
 
     Raises:
-      ValueError: heads of odd width; rotation takes pairs.
+      InputError: heads of odd width; rotation takes pairs.
     """
     if spec.d_model // spec.n_heads % 2:
-      raise ValueError(f'heads are {spec.d_model // spec.n_heads} wide (d_model {spec.d_model} over {spec.n_heads} '
+      raise InputError(f'heads are {spec.d_model // spec.n_heads} wide (d_model {spec.d_model} over {spec.n_heads} '
                        'heads): rotary positions need an even width')
     super().__init__(name=f'RotaryAttention_{spec.n_heads}_heads')
     self._spec = spec
@@ -185,10 +186,10 @@ class LocalAttention(base.Layer):
       unit: tokens per vector.
 
     Raises:
-      ValueError: a window that is no whole number above 0, or mode 'predict'.
+      InputError: a window that is no whole number above 0, or mode 'predict'.
     """
     if not isinstance(window, int) or window < 1:
-      raise ValueError(f'window of local attention is {window!r}: give a whole number above 0')
+      raise InputError(f'window of local attention is {window!r}: give a whole number above 0')
     refuse_to_predict(spec, 'CausalLocalAttention')
     super().__init__(n_in=3, name=f'LocalAttention_{spec.n_heads}_heads_{window}')
     self._spec = spec
@@ -210,9 +211,9 @@ class LocalAttention(base.Layer):
 
 
 def refuse_to_predict(spec, name):
-  """Raises ValueError in mode 'predict', for an attention that cannot take tokens one by one."""
+  """Raises InputError in mode 'predict', for an attention that cannot take tokens one by one."""
   if spec.mode == 'predict':
-    raise ValueError(f"{name} has no mode 'predict': sample from a model with CausalRelativeAttention or "
+    raise InputError(f"{name} has no mode 'predict': sample from a model with CausalRelativeAttention or "
                      'CausalRotaryAttention')
 
 

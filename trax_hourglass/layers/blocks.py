@@ -8,7 +8,7 @@ import trax.layers as tl
 from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import LayerNorm
 from trax_hourglass.layers.core import PositionalDropout
-from trax_hourglass.layers.plugins import check_decodes
+from trax_hourglass.layers.plugins import make_attention
 from trax_hourglass.layers.scan import Halved
 from trax_hourglass.layers.scan import Scanned
 
@@ -67,15 +67,12 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
     attention: plug-in (spec, tokens_per_vector) -> layer that maps x, or (x, context bias, location bias), to x.
 
   Raises:
-    ValueError: the attention takes or gives another number of arrays.
+    InputError: the attention takes or gives another number of arrays.
   """
   name = f'Stack_{n_blocks}@{tokens_per_vector}'
   if n_blocks == 0:
     return tl.Serial(LayerNorm(), name=name)
-  block = DecoderBlock(spec, check_decodes(spec, attention(spec, tokens_per_vector), 'attention'))
-  if block.n_in not in (1, 3) or block.n_out != 1:
-    raise ValueError(f'attention must map x, or (x, context bias, location bias), to x; this one has {block.n_in} '
-                     f'inputs and {block.n_out} outputs')
+  block = DecoderBlock(spec, make_attention(spec, attention, tokens_per_vector))
   return tl.Serial(
       WithBiases(spec) if block.n_in == 3 else [],  # vecs, biases
       Scanned(block, n_blocks, spec.recompute, spec.decodes),  # vecs

@@ -67,7 +67,7 @@ class PositionalDropout(base.Layer):
       mode: 'train' drops; 'eval' and 'predict' return the input.
 
     Raises:
-      ValueError: the rate is outside [0, 1).
+      InputError: the rate is outside [0, 1).
     """
     super().__init__(name=f'PositionalDropout_{rate}')
     dropout.validate_rate(rate)

@@ -22,6 +22,7 @@ import trax.layers as tl
 
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.ops import prng
+from trax_hourglass.runtime.errors import InputError
 
 
 class DrawnValley(tl.Serial):
@@ -67,7 +68,7 @@ def drawn(key, n):
 
 
 def check_same_weights(spec, hierarchy, alternatives, shortening, upsampling):
-  """Raises ValueError if weights of a resampling depend on the factor.
+  """Raises InputError if weights of a resampling depend on the factor.
 
   Args:
     spec: the model's BlockSpec.
@@ -95,7 +96,7 @@ def check_same_weights(spec, hierarchy, alternatives, shortening, upsampling):
           a, b = differ[0]
           # Layers whose shapes are asserted forget their names.
           name = getattr(getattr(plug_in, 'func', plug_in), '__name__', layer.name)
-          raise ValueError(
+          raise InputError(
               f'hierarchy {hierarchy!r} draws its factor, but {role} by {name} has weights of shape {a} at factor '
               f'{factors[0]} and {b} at {factor}: choose one whose weights do not depend on it, such as '
               'Hourglass.shortening = @ShortenByAverage and UpsampleByAttention.added = @UpsampleByRepeat')

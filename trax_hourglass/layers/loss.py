@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax import layers as tl
 
+from trax_hourglass.runtime.errors import InputError
+
 
 def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
   """Returns -log p of each target in nats, (B, L) float32, and the model's new state.
@@ -50,13 +52,13 @@ def _nats(logits, targets):
 
 
 def check_chunk(model, chunk):
-  """Raises ValueError unless `chunk` is None, or a whole number above 0 for a model of this project."""
+  """Raises InputError unless `chunk` is None, or a whole number above 0 for a model of this project."""
   if chunk is None:
     return
   if not isinstance(chunk, int) or chunk < 1:
-    raise ValueError(f'loss_chunk is {chunk!r}: give a number of tokens above 0, or None for all at once')
+    raise InputError(f'loss_chunk is {chunk!r}: give a number of tokens above 0, or None for all at once')
   if not hasattr(model, 'vectors'):
-    raise ValueError(f'loss_chunk is {chunk}, but {model.name} does not give vectors apart from logits: leave it None')
+    raise InputError(f'loss_chunk is {chunk}, but {model.name} does not give vectors apart from logits: leave it None')
 
 
 class LossInChunks(tl.Serial):

@@ -17,6 +17,10 @@ Letters: B batch, L vectors of the finer level, K shorten factor, D model width.
 
 import functools
 
+import trax.layers as tl
+
+from trax_hourglass.runtime.errors import InputError
+
 
 def decodes(plug_in):
   """Decorates a plug-in whose layers work in mode 'predict' too; models of that mode take no others.
@@ -32,22 +36,84 @@ def decodes(plug_in):
   @functools.wraps(plug_in)
   def marked(*args, **kwargs):
     layer = plug_in(*args, **kwargs)
-    layer._decodes = True  # pylint: disable=protected-access
+    if isinstance(layer, tl.Layer):
+      layer._decodes = True  # pylint: disable=protected-access
     return layer
   return marked
 
 
-def check_decodes(spec, layer, role):
-  """Returns a plug-in's layer, and raises ValueError in mode 'predict' unless its plug-in is marked by `decodes`."""
-  if spec.decodes and not getattr(layer, '_decodes', False):
-    raise ValueError(f"{role} {layer.name or type(layer).__name__} has no mode 'predict': choose another, or teach it "
-                     'to decode and mark the function that makes it with trax_hourglass.decodes')
+def make_attention(spec, plug_in, tokens_per_vector):
+  """Returns an attention plug-in's layer for a level; raises InputError as `_checked` does."""
+  parameter = 'Hourglass.vanilla_attention' if tokens_per_vector == 1 else 'Hourglass.shortened_attention'
+  return _checked(spec, parameter, plug_in, plug_in(spec, tokens_per_vector), (1, 3), lambda x, *_: x)
+
+
+def make_shortening(spec, parameter, plug_in, shorten_factor, tokens_per_vector):
+  """Returns a shortening plug-in's layer; raises InputError as `_checked` does.
+
+  Args:
+    spec: the model's BlockSpec.
+    parameter: name in gin of what `plug_in` is bound to, for messages.
+    plug_in: the function.
+    shorten_factor: K.
+    tokens_per_vector: total factor of the finer level.
+  """
+  layer = plug_in(spec, shorten_factor, tokens_per_vector)
+  return _checked(spec, parameter, plug_in, layer, (1,), lambda x: (x[0], x[1] // shorten_factor, x[2]))
+
+
+def make_upsampling(spec, parameter, plug_in, shorten_factor, tokens_per_vector, n_in=(1, 2)):
+  """Returns an upsampling plug-in's layer that takes as many arrays as `n_in` allows; see `make_shortening`."""
+  layer = plug_in(spec, shorten_factor, tokens_per_vector)
+  return _checked(spec, parameter, plug_in, layer, n_in, lambda x, *_: (x[0], x[1] * shorten_factor, x[2]))
+
+
+def _checked(spec, parameter, plug_in, layer, n_in, shape):
+  """Returns a plug-in's layer, whose output is compared with the contract where the model is traced.
+
+  Args:
+    spec: the model's BlockSpec.
+    parameter: name in gin of what the plug-in is bound to.
+    plug_in: the function.
+    layer: what it returned.
+    n_in: the numbers of arrays that the layer may take.
+    shape: function of the inputs' shapes -> that of the output.
+
+  Raises:
+    InputError: no layer, another number of inputs or outputs, or in mode 'predict' a plug-in that `decodes` does not
+      mark; in a call, another number or shape of outputs.
+  """
+  plugged = f'{parameter} = @{getattr(plug_in, "__name__", plug_in)}'
+  if not isinstance(layer, tl.Layer):
+    raise InputError(f'{plugged} returned {layer!r}, expected a Trax layer: return one, such as tl.Fn(...)')
+  if layer.n_in not in n_in or layer.n_out != 1:
+    raise InputError(f'{plugged} returned a layer of {layer.n_in} inputs and {layer.n_out} outputs, expected '
+                     f'{" or ".join(map(str, n_in))} and 1')
+  if spec.decodes:  # One step at a time, of other shapes.
+    if not getattr(layer, '_decodes', False):
+      raise InputError(f"{plugged} has no mode 'predict': choose another, or teach it to decode and mark the function "
+                       'with trax_hourglass.decodes')
+    return layer
+  forward = layer.forward
+
+  def checked(inputs):
+    output = forward(inputs)
+    if isinstance(output, (tuple, list)):
+      raise InputError(f'{plugged} returned {len(output)} arrays, expected 1')
+    shapes = (inputs,) if layer.n_in == 1 else inputs
+    expected = shape(*(x.shape for x in shapes))
+    if getattr(output, 'shape', None) != expected:
+      raise InputError(f'{plugged} returned {getattr(output, "shape", output)}, expected {expected}')
+    return output
+
+  # Trax's layers let nobody set it; a layer around this one would get other PRNG keys from the model.
+  object.__setattr__(layer, 'forward', checked)
   return layer
 
 
 def check_plug_ins(**plug_ins):
-  """Raises ValueError for a plug-in, by its argument's name, that is no function."""
+  """Raises InputError for a plug-in, by its argument's name, that is no function."""
   for name, plug_in in plug_ins.items():
     if not callable(plug_in):
-      raise ValueError(f'{name} is {plug_in!r}: give a reference to a function that returns a layer, such as '
+      raise InputError(f'{name} is {plug_in!r}: give a reference to a function that returns a layer, such as '
                        '@ShortenByLinear')

@@ -13,9 +13,11 @@ from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import PositionalDropout
 from trax_hourglass.layers.group_decoding import Expanded
-from trax_hourglass.layers.plugins import check_decodes
 from trax_hourglass.layers.plugins import check_plug_ins
+from trax_hourglass.layers.plugins import make_shortening
+from trax_hourglass.layers.plugins import make_upsampling
 from trax_hourglass.layers.plugins import decodes
+from trax_hourglass.runtime.errors import InputError
 
 
 @decodes
@@ -65,7 +67,8 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
     query: S, a shortening that makes the queries.
   """
   check_plug_ins(query=query)
-  queries = check_decodes(spec, query(spec.without_dropout(), shorten_factor, tokens_per_vector), 'query')
+  queries = make_shortening(spec.without_dropout(), 'ShortenByAttention.query', query, shorten_factor,
+                            tokens_per_vector)
   return tl.Serial(
       core.LayerNorm(),                                                     # fine
       tl.Dup(),                                                             # fine, fine
@@ -139,13 +142,14 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
       as everywhere else in the model. They differ only where levels nest.
 
   Raises:
-    ValueError: another `distances_in`.
+    InputError: another `distances_in`.
   """
   units = {'vectors': 1, 'tokens': tokens_per_vector}
   if distances_in not in units:
-    raise ValueError(f"distances_in is {distances_in!r}: choose 'vectors' or 'tokens'")
+    raise InputError(f"distances_in is {distances_in!r}: choose 'vectors' or 'tokens'")
   check_plug_ins(added=added)
-  added = check_decodes(spec, added(spec.without_dropout(), shorten_factor, tokens_per_vector), 'added')
+  added = make_upsampling(spec.without_dropout(), 'UpsampleByAttention.added', added, shorten_factor,
+                          tokens_per_vector, n_in=(1,))
   return tl.Serial(
       core.LayerNorm(),                                                          # coarse, residual
       tl.Select([0, 1, 0, 1]),                                                   # coarse, residual, coarse, residual

@@ -7,6 +7,7 @@ from trax_hourglass.ops import attention
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import remat as recompute_lib
 from trax_hourglass.runtime import checks
+from trax_hourglass.runtime.errors import InputError
 
 MODES = ('train', 'eval', 'predict')
 
@@ -43,21 +44,21 @@ class BlockSpec:
   def __post_init__(self):
     checks.check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_heads=self.n_heads, max_length=self.max_length)
     if self.d_model % 2:
-      raise ValueError(f'd_model is {self.d_model}: relative positions need an even width (half sines, half cosines)')
+      raise InputError(f'd_model is {self.d_model}: relative positions need an even width (half sines, half cosines)')
     if self.d_model % self.n_heads:
-      raise ValueError(f'd_model {self.d_model} does not divide among {self.n_heads} heads: '
+      raise InputError(f'd_model {self.d_model} does not divide among {self.n_heads} heads: '
                        f'{self.d_model % self.n_heads} would be left over')
     dropout_lib.validate_rate(self.dropout)
     axes = self.dropout_shared_axes
     if axes is not None and not (isinstance(axes, (tuple, list)) and set(axes) <= {-3, -2, -1, 0, 1, 2}):
-      raise ValueError(f'dropout_shared_axes is {axes!r}: give axes of (batch, length, width), such as (1,), or None')
+      raise InputError(f'dropout_shared_axes is {axes!r}: give axes of (batch, length, width), such as (1,), or None')
     if self.recompute not in recompute_lib.CHOICES:
-      raise ValueError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
+      raise InputError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
     if self.attention_form not in attention.FORMS:
-      raise ValueError(f'attention_form is {self.attention_form!r}: choose one of '
+      raise InputError(f'attention_form is {self.attention_form!r}: choose one of '
                        f'{", ".join(map(repr, attention.FORMS))}')
     if self.mode not in MODES:
-      raise ValueError(f'mode is {self.mode!r}: choose one of {", ".join(map(repr, MODES))}')
+      raise InputError(f'mode is {self.mode!r}: choose one of {", ".join(map(repr, MODES))}')
 
   @property
   def decodes(self):

@@ -17,6 +17,7 @@ from trax import shapes
 from trax.layers import base
 
 from trax_hourglass.layers.attention import refuse_to_predict
+from trax_hourglass.runtime.errors import InputError
 
 _KINDS = ((1, 1), (4, 2))  # (arrays taken, arrays given), in the order above.
 
@@ -38,17 +39,17 @@ class PerSequence(base.Layer):
       mode: 'train' or 'eval'.
 
     Raises:
-      ValueError: a layer of another kind than those above, or one that does not take every multiple of vectors.
+      InputError: a layer of another kind than those above, or one that does not take every multiple of vectors.
     """
     self._make_layer, self._layer = make_layer, make_layer()
     super().__init__(name=f'PerSequence_{self._layer.name}', sublayers_to_print=[self._layer])
     self._length_multiple, self._mode = length_multiple, mode
     if (self._layer.n_in, self._layer.n_out) not in _KINDS:
-      raise ValueError(f'{self._layer.name} takes {self._layer.n_in} arrays and gives {self._layer.n_out}: plug in a '
+      raise InputError(f'{self._layer.name} takes {self._layer.n_in} arrays and gives {self._layer.n_out}: plug in a '
                        'layer x -> x or (q, k, v, mask) -> (x, mask)')
 
   def check(self, d_model):
-    """Raises ValueError if the layer does not take every multiple of vectors; here, since inside a model no one reads
+    """Raises InputError if the layer does not take every multiple of vectors; here, since inside a model no one reads
     it.
     """
     n_vectors = 7 * self._length_multiple
@@ -57,7 +58,7 @@ class PerSequence(base.Layer):
       jax.eval_shape(lambda: trial.init(shapes.ShapeDtype((1, n_vectors, d_model))))
     except (base.LayerError, TypeError, ValueError, AssertionError) as error:
       cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-      raise ValueError(f'{self._layer.name} does not take {n_vectors} vectors of width {d_model} ({cause}): set '
+      raise InputError(f'{self._layer.name} does not take {n_vectors} vectors of width {d_model} ({cause}): set '
                        'TraxAttention.length_multiple to what its lengths must be a multiple of, such as its chunk_len'
                        ) from error
 
@@ -107,7 +108,7 @@ def TraxAttention(spec, tokens_per_vector, layer=gin.REQUIRED, length_multiple=1
     length_multiple: L is filled up to a multiple of it, for layers that cut their vectors into chunks.
 
   Raises:
-    ValueError: a layer that does not map vectors to vectors, does not take every multiple of them, or mode 'predict'.
+    InputError: a layer that does not map vectors to vectors, does not take every multiple of them, or mode 'predict'.
   """
   del tokens_per_vector
   refuse_to_predict(spec, 'TraxAttention')

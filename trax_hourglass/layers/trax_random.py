@@ -17,6 +17,7 @@ from trax.layers import base
 from trax.layers import combinators
 
 from trax_hourglass.ops import prng
+from trax_hourglass.runtime.errors import InputError
 
 
 @contextlib.contextmanager
@@ -57,7 +58,10 @@ def _draw(key, shape, dtype, draw):
 
   def with_key(key):
     high, low = np.asarray(key, np.uint64)
-    return draw(np.random.Generator(np.random.Philox(key=high << np.uint64(32) | low)), shape).astype(dtype)
+    try:
+      return draw(np.random.Generator(np.random.Philox(key=high << np.uint64(32) | low)), shape).astype(dtype)
+    except ValueError as error:  # More numbers than 63 bits count.
+      raise InputError(f'weights of shape {shape} cannot be drawn ({error}): give a smaller model') from error
 
   if isinstance(key, jax.core.Tracer):
     return jax.pure_callback(with_key, jax.ShapeDtypeStruct(shape, dtype), key, vmap_method='sequential')

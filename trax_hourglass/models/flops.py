@@ -15,6 +15,7 @@ from jax.extend import core as jax_core
 import numpy as np
 
 from trax_hourglass.ops import tiled_attention
+from trax_hourglass.runtime.errors import InputError
 
 
 def forward(model, batch_size, length):
@@ -26,7 +27,7 @@ def forward(model, batch_size, length):
     length: L.
 
   Raises:
-    ValueError: the model has a loop whose number of turns only shows while it runs.
+    InputError: the model has a loop whose number of turns only shows while it runs.
   """
   tokens = jax.ShapeDtypeStruct((batch_size, length), np.int32)
   rng = jax.ShapeDtypeStruct((2,), np.uint32)
@@ -58,7 +59,7 @@ def _of_equation(equation):
   if equation.primitive.name == 'scan':
     return equation.params['length'] * inside
   if equation.primitive.name == 'while' and inside:
-    raise ValueError('a loop of the model has matrix products and ends when its condition says so: they cannot be '
+    raise InputError('a loop of the model has matrix products and ends when its condition says so: they cannot be '
                      'counted')
   return inside
 

@@ -10,6 +10,8 @@ import dataclasses
 import itertools
 import re
 
+from trax_hourglass.runtime.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Level:
@@ -37,7 +39,7 @@ def alternatives(hierarchy):
     hierarchy: for example '2@1 8@2|3 2@1'.
 
   Raises:
-    ValueError: sets of different sizes, an alternative that stands there twice, or one that makes no sense.
+    InputError: sets of different sizes, an alternative that stands there twice, or one that makes no sense.
   """
   if not isinstance(hierarchy, str) or '|' not in hierarchy:
     parse(hierarchy)
@@ -45,18 +47,18 @@ def alternatives(hierarchy):
   sets = [(count, factors.split('|')) for count, _, factors in (part.partition('@') for part in hierarchy.split())]
   sizes = {len(factors) for _, factors in sets} - {1}
   if len(sizes) > 1:
-    raise ValueError(f'hierarchy {hierarchy!r} has sets of {" and ".join(map(str, sorted(sizes)))} factors: all sets '
+    raise InputError(f'hierarchy {hierarchy!r} has sets of {" and ".join(map(str, sorted(sizes)))} factors: all sets '
                      'of a hierarchy have equally many, as in 1@2|3 4@4|6 1@2|3')
   size = max(sizes, default=1)
   chosen = [' '.join(f'{count}@{factors[i % len(factors)]}' for count, factors in sets) for i in range(size)]
   for one, other in itertools.combinations(chosen, 2):
     if one == other:
-      raise ValueError(f'hierarchy {hierarchy!r} names {one!r} twice: give each factor of a set once')
+      raise InputError(f'hierarchy {hierarchy!r} names {one!r} twice: give each factor of a set once')
   for one in chosen:
     try:
       parse(one)
-    except ValueError as error:
-      raise ValueError(f'hierarchy {hierarchy!r}, of which one alternative is {one!r}: {error}') from None
+    except InputError as error:
+      raise InputError(f'hierarchy {hierarchy!r}, of which one alternative is {one!r}: {error}') from None
   return tuple(chosen)
 
 
@@ -67,10 +69,10 @@ def parse(hierarchy):
     hierarchy: for example '2@1 1@2 4@4 1@2 2@1'.
 
   Raises:
-    ValueError: naming the string, the part that makes no sense and what would.
+    InputError: naming the string, the part that makes no sense and what would.
   """
   def error(part, why):
-    return ValueError(f'hierarchy {hierarchy!r}: {part}{why}')
+    return InputError(f'hierarchy {hierarchy!r}: {part}{why}')
 
   if not isinstance(hierarchy, str) or not hierarchy.split():
     raise error('', "give layers@factor parts, for example '2@1 8@3 2@1', or '8@1' for the flat baseline")

@@ -16,13 +16,15 @@ from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import Embedding
 from trax_hourglass.layers.group_decoding import Expanded
 from trax_hourglass.layers.group_decoding import Shortened
-from trax_hourglass.layers.plugins import check_decodes
 from trax_hourglass.layers.plugins import check_plug_ins
+from trax_hourglass.layers.plugins import make_shortening
+from trax_hourglass.layers.plugins import make_upsampling
 from trax_hourglass.layers.spec import BlockSpec
 from trax_hourglass.models import hierarchy as hierarchy_lib
 from trax_hourglass.models.language_model import LanguageModel
 from trax_hourglass.models.language_model import WithinLength
 from trax_hourglass.runtime.checks import check_sizes
+from trax_hourglass.runtime.errors import InputError
 
 
 def Hourglass(vocab_size=256,
@@ -81,14 +83,14 @@ def Hourglass(vocab_size=256,
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
 
   Raises:
-    ValueError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a
+    InputError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a
       resampling whose weights depend on the factor.
   """
   check_plug_ins(shortening=shortening, upsampling=upsampling, vanilla_attention=vanilla_attention,
                  shortened_attention=shortened_attention, ff_activation=ff_activation)
   alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
   if not isinstance(vocab_size, int) or vocab_size < 1:
-    raise ValueError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
+    raise InputError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
   check_sizes(d_model=d_model, n_heads=n_heads)
   spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
                    max_length, RelativeBiases(d_model, n_heads), attention_form)
@@ -117,9 +119,10 @@ def Hourglass(vocab_size=256,
     ]
 
   def valley(level, *deeper):
-    resampler = (spec, deeper[0].shorten_factor, level.total_factor)
-    return _valley(spec, deeper[0].shorten_factor, check_decodes(spec, shortening(*resampler), 'shortening'),
-                   from_level(deeper), check_decodes(spec, upsampling(*resampler), 'upsampling'))
+    factors = deeper[0].shorten_factor, level.total_factor
+    return _valley(spec, deeper[0].shorten_factor,
+                   make_shortening(spec, 'Hourglass.shortening', shortening, *factors), from_level(deeper),
+                   make_upsampling(spec, 'Hourglass.upsampling', upsampling, *factors))
 
   return LanguageModel(
       spec,

@@ -15,6 +15,7 @@ from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.layers.scan import Scanned
 from trax_hourglass.models import trax_checkpoint
+from trax_hourglass.runtime.errors import InputError
 
 _BEFORE_BIASES = 8  # Arrays of an attention that Trax lists before the biases: w, b of position, query, key, value.
 
@@ -45,19 +46,19 @@ def from_trax(source, model):
     The model.
 
   Raises:
-    ValueError: the weights do not fit the model, or the file is no readable checkpoint.
+    InputError: the weights do not fit the model, or the file is no readable checkpoint.
   """
   if isinstance(source, base.Layer):
     arrays = [np.asarray(w) for w in base.flatten_weights_and_state(source.weights, source.state)[0]]
     if not arrays:
-      raise ValueError('the source model has no weights yet: call its init first')
+      raise InputError('the source model has no weights yet: call its init first')
   else:
     arrays = source if isinstance(source, list) else trax_checkpoint.read_weights(source)
   _ensure_initialised(model)
   leaves, index, tree = _flatten(model.weights)
   slots = list(_trax_order(model, model.weights))
   if len(arrays) != len(slots):
-    raise ValueError(f'the source has {len(arrays)} weights and the model {len(slots)}: their hierarchies or layer '
+    raise InputError(f'the source has {len(arrays)} weights and the model {len(slots)}: their hierarchies or layer '
                      'types differ')
 
   parts = {}
@@ -67,7 +68,7 @@ def from_trax(source, model):
     if slot.is_bias and array.shape == (1, shape[0], 1, *shape[1:]):
       array = array.reshape(shape)
     if array.shape != shape:
-      raise ValueError(f'weight {number} of the source has shape {array.shape} and the model wants {shape}: their '
+      raise InputError(f'weight {number} of the source has shape {array.shape} and the model wants {shape}: their '
                        'widths or layer types differ')
     parts.setdefault(leaf, []).append(array)
   for leaf, arrays in parts.items():
@@ -85,10 +86,10 @@ def to_trax(model, path=None):
     path: a `.pkl.gz` file to write, or None.
 
   Raises:
-    ValueError: the model is not initialised, or the path ends otherwise.
+    InputError: the model is not initialised, or the path ends otherwise.
   """
   if not jax.tree.leaves(model.weights):
-    raise ValueError('the model has no weights yet: call its init first')
+    raise InputError('the model has no weights yet: call its init first')
   leaves, index, _ = _flatten(model.weights)
   arrays = []
   for slot in _trax_order(model, model.weights):

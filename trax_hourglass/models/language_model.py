@@ -12,6 +12,7 @@ from trax.shapes import ShapeDtype
 
 from trax_hourglass.layers import trax_random
 from trax_hourglass.runtime import checks
+from trax_hourglass.runtime.errors import InputError
 
 
 class LanguageModel(tl.Serial):
@@ -46,7 +47,7 @@ class LanguageModel(tl.Serial):
 
   @property
   def state(self):
-    """The state; in mode 'predict' the caches. Setting one that holds too many tokens is a ValueError.
+    """The state; in mode 'predict' the caches. Setting one that holds too many tokens is an InputError.
 
     That is what Trax's `Accelerate` does after a compiled call, so its user gets an error and no NaN.
     """
@@ -95,26 +96,26 @@ class LanguageModel(tl.Serial):
     return state[-3]
 
   def _check_room(self, state, n):
-    """Raises ValueError if n more tokens do not fit or cannot come now, where it can be known: not in compiled code."""
+    """Raises InputError if n more tokens do not fit or cannot come now, where it can be known: not in compiled code."""
     before = self.n_tokens(state)
     if isinstance(before, jax.core.Tracer) or not isinstance(before, (np.ndarray, jax.Array)):
       return
     before = int(before)
     if before + n > self._max_length:
-      raise ValueError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a '
+      raise InputError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a '
                        'larger Hourglass.max_length, or begin a new sequence with the state that init gave')
     if n > 1 and before:
-      raise ValueError(f'{n} tokens at once after {before}: only the first call takes several; begin a new sequence '
+      raise InputError(f'{n} tokens at once after {before}: only the first call takes several; begin a new sequence '
                        'with the state that init gave, or give one token a call')
 
   def _check(self, inputs):
-    """Returns the tokens; raises ValueError for what no layer below would report, or only as a shape error of its
+    """Returns the tokens; raises InputError for what no layer below would report, or only as a shape error of its
     own.
     """
     tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
     shape = tuple(tokens.shape)
     if len(shape) != 2 or 0 in shape or not np.issubdtype(tokens.dtype, np.integer):
-      raise ValueError(f'tokens have shape {shape} and type {tokens.dtype}: give whole numbers of shape '
+      raise InputError(f'tokens have shape {shape} and type {tokens.dtype}: give whole numbers of shape '
                        '(batch, length), both at least 1')
     if isinstance(tokens, (np.ndarray, jax.Array)) and not isinstance(tokens, jax.core.Tracer):
       checks.check_vocabulary(tokens, self._vocab_size)

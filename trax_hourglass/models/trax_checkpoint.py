@@ -16,6 +16,7 @@ from trax import shapes
 from trax.layers import base
 
 from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import restricted_pickle
 
 _END = '.pkl.gz'
@@ -28,14 +29,14 @@ def read_weights(path):
     path: the `.pkl.gz` file.
 
   Raises:
-    ValueError: the file is missing, damaged, holds no weights, or holds anything but arrays and plain containers.
+    InputError: the file is missing, damaged, holds no weights, or holds anything but arrays and plain containers.
   """
   contents = restricted_pickle.unpickle(path, _read_gzip(path))
   weights = contents.get('flat_weights') if isinstance(contents, dict) else None
   if isinstance(weights, int):  # They are in a file beside it; the number is that file's compression level.
     return _read_arrays(_weights_path(path))
   if not isinstance(weights, (list, tuple)) or not all(isinstance(w, np.ndarray) and _is_numbers(w) for w in weights):
-    raise ValueError(f'{path}: holds no list of weights, so it is no checkpoint of a Trax model')
+    raise InputError(f'{path}: holds no list of weights, so it is no checkpoint of a Trax model')
   return [_from_bits(w) for w in weights]
 
 
@@ -46,13 +47,13 @@ def read_step(path):
     path: the `.pkl.gz` file.
 
   Raises:
-    ValueError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no
+    InputError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no
       number.
   """
   contents = restricted_pickle.unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None
   if step is not None and not isinstance(step, (int, np.integer)):
-    raise ValueError(f'{path}: its step is {str(step)[:30]!r} and no whole number, so it is no checkpoint of Trax')
+    raise InputError(f'{path}: its step is {str(step)[:30]!r} and no whole number, so it is no checkpoint of Trax')
   return None if step is None else int(step)
 
 
@@ -65,7 +66,7 @@ def write_weights(path, weights, input_shape):
     input_shape: (batch, length) of the tokens the model was initialised with.
 
   Raises:
-    ValueError: another ending.
+    InputError: another ending.
   """
   _write(path, {
       'flat_weights': [np.asarray(w) for w in weights],
@@ -92,7 +93,7 @@ def write_loop(path, model, slots, step, history, input_signature):
     input_signature: tuple of ShapeDtypes that the model was initialised with.
 
   Raises:
-    ValueError: another ending.
+    InputError: another ending.
   """
   weights, state = base.flatten_weights_and_state(model.weights, model.state)
   arrays = lambda leaves: [np.asarray(leaf) for leaf in leaves]
@@ -115,9 +116,9 @@ def _write(path, contents):
 
 
 def check_name(path):
-  """Raises ValueError unless the name is one that Trax reads."""
+  """Raises InputError unless the name is one that Trax reads."""
   if not str(path).endswith(_END):
-    raise ValueError(f'{path}: the name of a Trax checkpoint ends with {_END}')
+    raise InputError(f'{path}: the name of a Trax checkpoint ends with {_END}')
 
 
 def _weights_path(path):
@@ -130,9 +131,9 @@ def _read_gzip(path):
     with gzip.open(path) as f:
       return f.read()
   except FileNotFoundError:
-    raise ValueError(f'{path}: no such file') from None
+    raise InputError(f'{path}: no such file') from None
   except (OSError, EOFError, zlib.error) as error:
-    raise ValueError(f'{path}: cannot be read, {error}') from None
+    raise InputError(f'{path}: cannot be read, {error}') from None
 
 
 def _read_arrays(path):
@@ -144,9 +145,9 @@ def _read_arrays(path):
     try:
       array = np.lib.format.read_array(stream, allow_pickle=False)  # `np.load` would open archives too.
     except Exception as error:  # A damaged header can raise anything at all.
-      raise ValueError(f'{path}: array {len(arrays)} is damaged, {error}') from None
+      raise InputError(f'{path}: array {len(arrays)} is damaged, {error}') from None
     if not _is_numbers(array):
-      raise ValueError(f'{path}: array {len(arrays)} holds {array.dtype} and no numbers')
+      raise InputError(f'{path}: array {len(arrays)} holds {array.dtype} and no numbers')
     arrays.append(_from_bits(array))
   return arrays
 

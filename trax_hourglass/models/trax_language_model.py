@@ -9,6 +9,8 @@ from trax import fastmath
 from trax import shapes
 from trax.layers import base
 
+from trax_hourglass.runtime.errors import InputError
+
 
 class TraxLanguageModel(base.Layer):
   """A language model of Trax, causal and shifting its input itself: tokens (B, L) -> logits (B, L, V).
@@ -29,13 +31,13 @@ class TraxLanguageModel(base.Layer):
       length_multiple: M.
 
     Raises:
-      ValueError: mode 'predict', or a vocab_size or length_multiple below 1.
+      InputError: mode 'predict', or a vocab_size or length_multiple below 1.
     """
     for name, value in (('vocab_size', vocab_size), ('length_multiple', length_multiple)):
       if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} of TraxLanguageModel is {value!r}: give a whole number above 0')
+        raise InputError(f'{name} of TraxLanguageModel is {value!r}: give a whole number above 0')
     if mode == 'predict':
-      raise ValueError("TraxLanguageModel has no mode 'predict': sample from it by trax.supervised.decoding")
+      raise InputError("TraxLanguageModel has no mode 'predict': sample from it by trax.supervised.decoding")
     self._make = lambda: model(vocab_size=vocab_size, mode=mode)
     self._model = self._make()
     super().__init__(name='TraxLanguageModel', sublayers_to_print=[self._model])

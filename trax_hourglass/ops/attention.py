@@ -19,6 +19,7 @@ distances, D model width, E width of a head.
 
 
 from trax_hourglass.ops import tiled_attention
+from trax_hourglass.runtime.errors import InputError
 
 FORMS = ('tiles', 'pallas', 'cudnn')
 
@@ -41,12 +42,12 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
     form: one of FORMS.
 
   Raises:
-    ValueError: the lengths are not whole groups, or the form cannot do this.
+    InputError: the lengths are not whole groups, or the form cannot do this.
   """
   queries_per_group, n_keys = e.shape[:2]
   n_groups = max(1, q.shape[1] // queries_per_group)
   if n_groups * queries_per_group != q.shape[1] or n_keys != k.shape[1] or n_keys % n_groups:
-    raise ValueError(f'{q.shape[1]} queries and {k.shape[1]} keys are not whole groups of {queries_per_group} queries, '
+    raise InputError(f'{q.shape[1]} queries and {k.shape[1]} keys are not whole groups of {queries_per_group} queries, '
                      f'or do not fit {n_keys} distances')
   scale = float(q.shape[-1])**-0.5
   content, position = (((q + bias) * scale).astype(q.dtype) for bias in (context_bias, location_bias))
@@ -65,7 +66,7 @@ def rotary_attention(q, k, v, rate=0.0, key=None, form='tiles'):
     form: one of FORMS.
 
   Raises:
-    ValueError: the form cannot do this.
+    InputError: the form cannot do this.
   """
   return _attend(form)(q * float(q.shape[-1])**-0.5, k, v, None, key, 1, rate)
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import positions as positions_lib
 from trax_hourglass.ops import tiled_attention
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding
 
 _WIDTHS = 8  # What widths of heads must be a multiple of.
@@ -30,16 +31,16 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
   """Returns the attention's output (B, Q, H, E); arguments are those of `tiled_attention.attend`.
 
   Raises:
-    ValueError: rate > 0, since JAX offers cuDNN's attention without dropout of weights; or what else cuDNN refuses.
+    InputError: rate > 0, since JAX offers cuDNN's attention without dropout of weights; or what else cuDNN refuses.
   """
   on_gpu = jax.default_backend() == 'gpu'
   if rate > 0.0:
-    raise ValueError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
+    raise InputError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
                      "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")
   if on_gpu and q.dtype == jnp.float32:
     return tiled_attention.attend(q, k, v, positions, key, queries_per_group, rate)
   if on_gpu and q.shape[-1] % _WIDTHS:
-    raise ValueError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; "
+    raise InputError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; "
                      "set Hourglass.attention_form to 'tiles' or 'pallas'")
   of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
   return sharding.on_own_rows(of_rows, attention_vjp.in_rows(positions)[:4], True)(q, k, v, positions)
@@ -54,7 +55,7 @@ def _attend_to(q, k, v, positions, queries_per_group, implementation):
     out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None,
                                        implementation=implementation)
   except NotImplementedError as error:  # Heads that are too wide for the GPU, say.
-    raise ValueError(f"attention_form is 'cudnn', which refuses this ({error}): set Hourglass.attention_form to "
+    raise InputError(f"attention_form is 'cudnn', which refuses this ({error}): set Hourglass.attention_form to "
                      "'tiles' or 'pallas'") from error
   return out[:, :n_queries].reshape(n_queries, n_rows, n_heads, -1).swapaxes(0, 1)
 

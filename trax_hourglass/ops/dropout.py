@@ -11,6 +11,7 @@ Letters: R rows (all axes but the last, flattened), C columns (the last axis).
 import jax.numpy as jnp
 
 from trax_hourglass.ops import prng
+from trax_hourglass.runtime.errors import InputError
 
 
 def keep_mask(key, rows, columns, rate):
@@ -43,6 +44,6 @@ def drop(x, key, rate, rows, columns):
 
 
 def validate_rate(rate):
-  """Raises ValueError unless `rate` is a probability below 1."""
+  """Raises InputError unless `rate` is a probability below 1."""
   if not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
-    raise ValueError(f'dropout is {rate!r}: give the share of values to drop, at least 0 and below 1')
+    raise InputError(f'dropout is {rate!r}: give the share of values to drop, at least 0 and below 1')

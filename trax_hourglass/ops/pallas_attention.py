@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import pallas_kernels
 from trax_hourglass.ops import remat
+from trax_hourglass.runtime.errors import InputError
 
 # At most; short sequences have smaller ones. Not tuned: no GPU has run them yet. benchmarks/attention.py measures them.
 _TILE_QUERIES = 64
@@ -33,7 +34,7 @@ _SMALLEST = 16  # Triton's products take no smaller matrices.
 
 def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
   if jax.default_backend() == 'tpu':
-    raise ValueError("attention_form is 'pallas': that is for GPUs; set Hourglass.attention_form = 'tiles'")
+    raise InputError("attention_form is 'pallas': that is for GPUs; set Hourglass.attention_form = 'tiles'")
   tiling = _Tiling.of(q, k, queries_per_group, rate)
   padded = tiling.pad(q, tiling.n_query_tiles * tiling.tile_queries)
   out_shape = jax.ShapeDtypeStruct(padded.shape, v.dtype), jax.ShapeDtypeStruct(padded.shape[:-1], jnp.float32)

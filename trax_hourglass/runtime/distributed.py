@@ -16,6 +16,8 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 import numpy as np
 
+from trax_hourglass.runtime.errors import InputError
+
 _RETRY_SECONDS = 0.2
 _GRACE_SECONDS = 5.0
 _GO = 'go'
@@ -33,18 +35,18 @@ def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
     seconds: how long to wait for the other hosts.
 
   Raises:
-    ValueError: numbers that contradict each other, no cluster to be detected, or hosts that do not come up in time.
+    InputError: numbers that contradict each other, no cluster to be detected, or hosts that do not come up in time.
   """
   local_devices = None
   if coordinator is None:
     coordinator, n_hosts, host, local_devices = _detected(seconds)
   address, _, port = coordinator.rpartition(':')
   if not address or not port.isdigit():
-    raise ValueError(f"coordinator is {coordinator!r}: give ADDRESS:PORT of host 0, such as '10.0.0.1:1234'")
+    raise InputError(f"coordinator is {coordinator!r}: give ADDRESS:PORT of host 0, such as '10.0.0.1:1234'")
   if not isinstance(n_hosts, int) or n_hosts < 1:
-    raise ValueError(f'n_hosts is {n_hosts!r}: give the number of hosts')
+    raise InputError(f'n_hosts is {n_hosts!r}: give the number of hosts')
   if not isinstance(host, int) or not 0 <= host < n_hosts:
-    raise ValueError(f"host is {host!r} of {n_hosts} hosts: give this one's number, from 0 to {n_hosts - 1}")
+    raise InputError(f"host is {host!r} of {n_hosts} hosts: give this one's number, from 0 to {n_hosts - 1}")
   # JAX would wait as well, but end the process with a C++ stack trace when a host is missing.
   deadline = time.monotonic() + seconds
   if host == 0:
@@ -60,9 +62,9 @@ def _detected(seconds):
   try:
     found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
   except (ValueError, RuntimeError, KeyError) as error:
-    raise ValueError(f'the cluster could not be read ({error!r}): give coordinator, n_hosts and host') from error
+    raise InputError(f'the cluster could not be read ({error!r}): give coordinator, n_hosts and host') from error
   if None in found[:3]:
-    raise ValueError('no cluster could be detected: give coordinator, n_hosts and host')
+    raise InputError('no cluster could be detected: give coordinator, n_hosts and host')
   return found
 
 
@@ -79,13 +81,13 @@ def _wait_for_all(coordinator, port, n_hosts, deadline):
               'this address, and that no firewall closes the port')
   except OSError as error:
     answer = f'host 0 cannot listen on port {port} ({error}): choose another'
-  except ValueError as error:
+  except InputError as error:
     answer = str(error)
   for connection in callers.values():
     with contextlib.suppress(OSError), connection:
       connection.sendall(f'{answer}\n'.encode())
   if answer != _GO:
-    raise ValueError(answer)
+    raise InputError(answer)
 
 
 def _take_calls(server, n_hosts, deadline, callers):
@@ -102,9 +104,9 @@ def _take_calls(server, n_hosts, deadline, callers):
     known = host in callers
     callers[(address, host) if known else host] = connection
     if theirs != n_hosts:
-      raise ValueError(f'host {host} at {address} counts {theirs} hosts where host 0 counts {n_hosts}')
+      raise InputError(f'host {host} at {address} counts {theirs} hosts where host 0 counts {n_hosts}')
     if known:
-      raise ValueError(f'two hosts, the second at {address}, have the number {host}')
+      raise InputError(f'two hosts, the second at {address}, have the number {host}')
 
 
 def _wait_for_first(coordinator, address, n_hosts, host, deadline):
@@ -117,11 +119,11 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
         connection.sendall(f'{host} {n_hosts}\n'.encode())
         answer = connection.makefile().readline().strip()
       if answer != _GO:
-        raise ValueError(answer or f'host 0 at {coordinator} went away')
+        raise InputError(answer or f'host 0 at {coordinator} went away')
       return
     except OSError as error:
       if time.monotonic() > deadline:
-        raise ValueError(f'host 0 did not answer at {coordinator} in time ({error}): check that it runs, that the '
+        raise InputError(f'host 0 did not answer at {coordinator} in time ({error}): check that it runs, that the '
                          'address is right, and that no firewall closes the port') from error
       time.sleep(_RETRY_SECONDS)
 
@@ -139,7 +141,7 @@ def is_first():
 
 
 def check_same(what, text):
-  """Raises ValueError, on all hosts, if they hold different texts.
+  """Raises InputError, on all hosts, if they hold different texts.
 
   Args:
     what: what it says, in the plural, for the message.
@@ -150,7 +152,7 @@ def check_same(what, text):
   digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32))
   others = [host for host, digest in enumerate(digests) if (digest != digests[0]).any()]
   if others:
-    raise ValueError(f'{what} of hosts {others} are not those of host 0: start all hosts with the same')
+    raise InputError(f'{what} of hosts {others} are not those of host 0: start all hosts with the same')
 
 
 def first_says(number):
@@ -164,7 +166,7 @@ def first_says(number):
 def together(what):
   """Lets all hosts raise if the block within raised on any, so that none waits for another in vain.
 
-  A host on which the block raised passes its error on, the others raise ValueError.
+  A host on which the block raised passes its error on, the others raise InputError.
 
   Args:
     what: what the block does, for the message of those that it went well on.
@@ -177,7 +179,7 @@ def together(what):
   if jax.process_count() > 1:
     refused = np.flatnonzero(_tell(error is not None))
     if len(refused) and error is None:
-      error = ValueError(f'{what}: host {refused[0]} could not, and says why')
+      error = InputError(f'{what}: host {refused[0]} could not, and says why')
   if error is not None:
     raise error
 

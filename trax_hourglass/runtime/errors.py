@@ -1,11 +1,45 @@
-"""Errors that a user can cause."""
+"""Errors: a user's mistakes in one line, and whose code an error comes from."""
+
+import pathlib
+import sysconfig
+import traceback
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+_PYTHON = tuple(pathlib.Path(sysconfig.get_path(name)) for name in ('stdlib', 'platstdlib'))
+_INSTALLED = 'site-packages', 'dist-packages'
+# Whose errors tell of values that were handed to them. Other installed packages may be a user's own plug-ins.
+_LIBRARIES = frozenset(('absl', 'gin', 'jax', 'jaxlib', 'numpy', 'orbax', 'PIL', 'tensorflow', 'tensorflow_datasets',
+                        'tensorflow_text', 'trax'))
 
 
-class UsageError(Exception):
-  """What the user asked for cannot be done; the message says why and what to do, in one line."""
+class InputError(ValueError):
+  """A user's mistake, or a damaged file; the message says what is wrong and what to do, in one line."""
 
 
 def one_line(error):
   """Returns an exception's message without line breaks and gin's remarks about its own call stack."""
   text = str(error).split('\n  In call to')[0].split('\n  In file')[0] or type(error).__name__
   return ' '.join(text.split())
+
+
+def cause(error):
+  """Returns the exception that began it: Trax replaces one in a layer by a `LayerError` that holds text alone."""
+  while type(error).__name__ == 'LayerError' and error.__context__ is not None:
+    error = error.__context__
+  return error
+
+
+def users_frames(error):
+  """Returns the frames of an exception's traceback that are in a user's own files, outermost first."""
+  return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+
+
+def _is_users(filename):
+  if filename.startswith('<'):  # Of no file: a generated function, or Python's own import.
+    return False
+  path = pathlib.Path(filename)
+  installed = [place for place, part in enumerate(path.parts) if part in _INSTALLED]
+  if installed:
+    first = path.parts[installed[-1] + 1]
+    return first != _PACKAGE.name and first not in _LIBRARIES
+  return not any(path.is_relative_to(folder) for folder in (_PACKAGE, *_PYTHON))

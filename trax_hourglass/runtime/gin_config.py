@@ -3,12 +3,12 @@
 import copy
 import logging
 import pathlib
-import tokenize
 
 import gin
 
 from trax_hourglass.runtime import errors
-from trax_hourglass.runtime.errors import UsageError
+from trax_hourglass.runtime import gin_mistakes
+from trax_hourglass.runtime.errors import InputError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 # Within the package where it was installed, beside it in a checkout.
@@ -23,25 +23,37 @@ def parse_gin(files, bindings):
   callers.
 
   Raises:
-    UsageError: a file is missing, or gin refuses a line.
+    InputError: a file is missing, or gin refuses a line.
   """
   gin.clear_config()
   gin.add_config_file_search_path(str(GIN_FOLDER))
   logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
   try:
     gin.parse_config_files_and_bindings(files, bindings)
-  except SyntaxError as error:
-    where = f'{error.filename}, line {error.lineno}'
-    if not error.filename:  # gin reads all bindings as one text.
-      where = f'--config {bindings[min(error.lineno, len(bindings)) - 1]!r}'
-    raise UsageError(f'{where}: {error.msg}') from error
-  except (OSError, TypeError, ValueError, NameError, AttributeError, ImportError, LookupError,
-          tokenize.TokenError) as error:
-    raise UsageError(errors.one_line(error)) from error
+  except Exception as error:
+    if errors.users_frames(error) or str(getattr(error, 'filename', '')).endswith('.py'):
+      raise  # A module of the user's own that cannot be imported.
+    raise InputError(_refused(error, bindings)) from error
   finally:
     logging.disable(logging.NOTSET)
 
+
+
+def _refused(error, bindings):
+  """Returns what gin refuses, where, and what it was probably meant to be."""
+  if not isinstance(error, SyntaxError):
+    message = errors.one_line(error)
+    return f'{message.rstrip(".")}{gin_mistakes.meant(message)}'
+  where, line = f'{error.filename}, line {error.lineno}', error.text
+  if not error.filename:  # gin reads all bindings as one text.
+    line = bindings[min(error.lineno, len(bindings)) - 1]
+    where = f'--config {line!r}'
+  reason = ' '.join(str(error.msg).split()).rstrip('.')
+  return f'{where}: {reason}{gin_mistakes.quoted(line)}'
+
+
 _REQUIRED = object()
+
 
 
 def setting(name, default=_REQUIRED):
@@ -52,13 +64,13 @@ def setting(name, default=_REQUIRED):
     default: its value where nothing is bound; without one it must be.
 
   Raises:
-    ValueError: nothing is bound and there is no default, or what is bound cannot be made.
+    InputError: nothing is bound and there is no default, or what is bound cannot be made.
   """
   try:
     gin.query_parameter(f'fit.{name}')
   except ValueError:
     if default is _REQUIRED:
-      raise ValueError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
+      raise InputError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
                        'gin/quickstart.gin') from None
     return default
   return bound(f'fit.{name}')
@@ -68,7 +80,7 @@ def bound(parameter):
   """Returns what a gin parameter such as 'Hourglass.hierarchy' is bound to, macros and references resolved.
 
   Raises:
-    ValueError: nothing is bound to it.
+    InputError: nothing is bound to it.
   """
   return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
 
@@ -82,5 +94,5 @@ def corpus_unit():
     reference = gin.query_parameter('fit.corpus')
     of_class = getattr(getattr(reference, 'configurable', None), 'wrapped', None)
     return getattr(of_class, 'unit', None) or setting('corpus').unit
-  except ValueError:
+  except InputError:
     return None

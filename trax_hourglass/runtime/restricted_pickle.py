@@ -10,6 +10,7 @@ import pickle
 
 import numpy as np
 
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import trax_compat  # Before Trax.  pylint: disable=unused-import
 
 from trax import shapes
@@ -50,7 +51,7 @@ class _Unpickler(pickle.Unpickler):
 
   def find_class(self, module, name):
     if (module, name) not in _ADMITTED:
-      raise ValueError(f'it names {module}.{name}, and only numpy arrays and plain containers are read')
+      raise InputError(f'it names {module}.{name}, and only numpy arrays and plain containers are read')
     return _ADMITTED[module, name]
 
 
@@ -63,9 +64,9 @@ def unpickle(path, data, encoding='ASCII'):
     encoding: of strings that Python 2 wrote; 'bytes' leaves them as bytes.
 
   Raises:
-    ValueError: it is damaged, or holds anything else.
+    InputError: it is damaged, or holds anything else.
   """
   try:
     return _Unpickler(io.BytesIO(data), encoding=encoding).load()
   except Exception as error:  # A damaged pickle can raise anything at all.
-    raise ValueError(f'{path}: refused, {error}') from None
+    raise InputError(f'{path}: refused, {error}') from None

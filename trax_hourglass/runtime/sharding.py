@@ -17,6 +17,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from trax_hourglass.runtime.errors import InputError
+
 
 # Not 'batch', as Trax's own pmap calls its axis, within which rows are the device's own already.
 _ROWS = 'hourglass_rows'
@@ -29,19 +31,19 @@ def over_devices(n_devices=None):
     n_devices: devices in all, as many on each host; None for all there are.
 
   Raises:
-    ValueError: more devices than there are, a number that does not divide among the hosts, or hosts with unequal
+    InputError: more devices than there are, a number that does not divide among the hosts, or hosts with unequal
       numbers.
   """
   n_hosts, present = jax.process_count(), jax.device_count()
   n_devices = present if n_devices is None else n_devices
   by_host = [[device for device in jax.devices() if device.process_index == host] for host in range(n_hosts)]
   if len(set(map(len, by_host))) > 1:
-    raise ValueError(f'hosts have {", ".join(str(len(devices)) for devices in by_host)} devices: give each host as '
+    raise InputError(f'hosts have {", ".join(str(len(devices)) for devices in by_host)} devices: give each host as '
                      'many')
   if not isinstance(n_devices, int) or not 1 <= n_devices <= present:
-    raise ValueError(f'n_devices is {n_devices!r}: give a number from 1 to {present}, the devices that are present')
+    raise InputError(f'n_devices is {n_devices!r}: give a number from 1 to {present}, the devices that are present')
   if n_devices % n_hosts:
-    raise ValueError(f'n_devices is {n_devices}, which does not divide among {n_hosts} hosts: give a multiple of '
+    raise InputError(f'n_devices is {n_devices}, which does not divide among {n_hosts} hosts: give a multiple of '
                      f'{n_hosts}')
   devices = [device for of_host in by_host for device in of_host[:n_devices // n_hosts]]
   # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checksums
 from trax_hourglass.training.retention import Kept
@@ -176,7 +177,7 @@ class Store:
       put_aside: whether to rename damaged ones to STEP.damaged, so that they are not in the way of new ones.
 
     Raises:
-      ValueError: there are checkpoints, and all are damaged.
+      InputError: there are checkpoints, and all are damaged.
     """
     found, said = -1, ''
     if distributed.is_first():
@@ -184,7 +185,7 @@ class Store:
       for step in reversed(self.steps()):
         try:
           self.check(step)
-        except ValueError as error:
+        except InputError as error:
           problems.append((step, error))
           continue
         found = step
@@ -199,7 +200,7 @@ class Store:
         found = -2
     found = distributed.first_says(found)
     if found == -2:
-      raise ValueError(f'all checkpoints in {str(self.folder)!r} are damaged, and nothing was changed: '
+      raise InputError(f'all checkpoints in {str(self.folder)!r} are damaged, and nothing was changed: '
                        f'{said or "see host 0"}')
     return None if found < 0 else found
 
@@ -207,15 +208,15 @@ class Store:
     """Reads a whole checkpoint. Any host may ask.
 
     Raises:
-      ValueError: it does not exist, or a file of it is not as it was written.
+      InputError: it does not exist, or a file of it is not as it was written.
     """
     path = self.folder / str(step)
     if not path.is_dir():
-      raise ValueError(f'there is no checkpoint of step {step} in {str(self.folder)!r}; there are: '
+      raise InputError(f'there is no checkpoint of step {step} in {str(self.folder)!r}; there are: '
                        f'{", ".join(map(str, self.steps())) or "none"}')
     wrong = checksums.problem(path)
     if wrong is not None:
-      raise ValueError(f'the checkpoint {str(path)!r} is damaged ({wrong})')
+      raise InputError(f'the checkpoint {str(path)!r} is damaged ({wrong})')
 
   def notes(self, step):
     """Returns the notes of a checkpoint that was checked. Any host may ask."""
@@ -229,12 +230,12 @@ class Store:
       like: {part: [...]} of `jax.ShapeDtypeStruct`s with the sharding that each array shall have; some PARTS or all.
 
     Raises:
-      ValueError: the checkpoint's arrays have other shapes.
+      InputError: the checkpoint's arrays have other shapes.
     """
     stored = self.notes(step)['shapes']
     for part, of_part in like.items():
       if stored[part] != _shapes(of_part):
-        raise ValueError(f'the checkpoint of step {step} in {str(self.folder)!r} does not fit the model: '
+        raise InputError(f'the checkpoint of step {step} in {str(self.folder)!r} does not fit the model: '
                          f'{_difference(stored[part], _shapes(of_part), part)}: give the config that it was trained '
                          'with')
     return self._read(step, like)

@@ -8,6 +8,7 @@ import jax
 from trax_hourglass.data import fingerprint
 from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime.progress import ScoringProgress
 
@@ -55,7 +56,7 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
     The Evaluation.
 
   Raises:
-    ValueError: an unknown split or protocol, numbers out of their range, tokens outside the model's vocabulary, or
+    InputError: an unknown split or protocol, numbers out of their range, tokens outside the model's vocabulary, or
       hosts with different data.
   """
   with distributed.together('reading the data'):
@@ -82,18 +83,18 @@ def window_sizes(protocol, context, stride, length, example_length=None):
     example_length: tokens of an example, or None where the data is one text.
 
   Raises:
-    ValueError: an unknown protocol, or numbers out of their range.
+    InputError: an unknown protocol, or numbers out of their range.
   """
   if protocol is not None and protocol not in scoring.PROTOCOLS:
-    raise ValueError(f'protocol {protocol!r} does not exist: choose one of {", ".join(scoring.PROTOCOLS)}')
+    raise InputError(f'protocol {protocol!r} does not exist: choose one of {", ".join(scoring.PROTOCOLS)}')
   if example_length is not None:
     length, usual_stride = example_length, example_length
   else:
     length, usual_stride = scoring.PROTOCOLS.get(protocol, (length, length))
   if stride is not None and stride < 1:
-    raise ValueError(f'stride is {stride}: give a number of tokens above 0')
+    raise InputError(f'stride is {stride}: give a number of tokens above 0')
   if context is not None and context < 0:
-    raise ValueError(f'context is {context}: give a number of tokens, 0 for none')
+    raise InputError(f'context is {context}: give a number of tokens, 0 for none')
   if context is None and stride is None:
     return length, usual_stride
   if context is not None and stride is not None:
@@ -101,5 +102,5 @@ def window_sizes(protocol, context, stride, length, example_length=None):
   # With one of the two the windows keep their length.
   stride = length - context if stride is None else stride
   if not 1 <= stride <= length:
-    raise ValueError(f'context is {context} and stride {stride} in windows of {length} tokens: give both')
+    raise InputError(f'context is {context} and stride {stride} in windows of {length} tokens: give both')
   return length, stride

@@ -15,6 +15,7 @@ from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.runtime.progress import ScoringProgress
 from trax_hourglass.runtime import sharding as mesh_lib
@@ -113,16 +114,16 @@ def fit(output_dir,
     The Result.
 
   Raises:
-    ValueError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or
+    InputError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or
       reference that is none, an output_dir that is a file, or hosts with different settings or data.
   """
   started = time.monotonic()
   for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
                       ('checkpoint_every', checkpoint_every), ('max_valid_tokens', max_valid_tokens)):
     if not (name == 'max_valid_tokens' and value is None) and (not isinstance(value, int) or value < 1):
-      raise ValueError(f'{name} is {value!r}: give a whole number above 0')
+      raise InputError(f'{name} is {value!r}: give a whole number above 0')
   if n_steps > _MOST_STEPS:
-    raise ValueError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
+    raise InputError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
       ('model', model, callable(model), '@Hourglass'), ('windows', windows, callable(windows), '@RandomWindows'),
       ('schedule', schedule, callable(schedule), '@WarmupCosine()'),
@@ -130,19 +131,19 @@ def fit(output_dir,
       ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
     # A class is not one of its objects.
     if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):
-      raise ValueError(f'{name} is {value!r}: give a reference such as {example}')
+      raise InputError(f'{name} is {value!r}: give a reference such as {example}')
   _check_schedule(schedule)
   _check_optimizer(optimizer)
   batches.check_sizes(batch_size, length)
   mesh = mesh_lib.over_devices(n_devices)
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
   if on_non_finite not in _ON_NON_FINITE:
-    raise ValueError(f'on_non_finite is {on_non_finite!r}: choose one of {", ".join(map(repr, _ON_NON_FINITE))}')
+    raise InputError(f'on_non_finite is {on_non_finite!r}: choose one of {", ".join(map(repr, _ON_NON_FINITE))}')
   kept = retention.Kept(keep_last, keep_every, keep_best)
   with distributed.together('reading the data'):
     valid = corpus.split('valid')
     if not len(valid):
-      raise ValueError('the valid split is empty: give a larger corpus')
+      raise InputError('the valid split is empty: give a larger corpus')
     train_model, eval_model = model(mode='train'), model(mode='eval')
     vocab_size = getattr(train_model, 'vocab_size', corpus.vocab_size)
     windows = prefetch.Prefetched(windows(corpus.split('train'), batch_size, length, seed, vocab_size,
@@ -199,14 +200,14 @@ def _check_schedule(schedule):
   try:
     float(schedule(1))
   except (TypeError, ValueError) as error:
-    raise ValueError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference '
+    raise InputError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference '
                      'such as @WarmupCosine()') from None
 
 
 def _check_optimizer(optimizer):
   for name, value in optimizer.opt_params.items():
     if np.shape(value):
-      raise ValueError(f'{name} of the optimizer is {np.asarray(value).tolist()}: give a number')
+      raise InputError(f'{name} of the optimizer is {np.asarray(value).tolist()}: give a number')
   clip = getattr(optimizer, '_clip_grad_norm', None)
   if clip is not None and not isinstance(clip, (int, float)):
-    raise ValueError(f'clip_grad_norm of the optimizer is {clip!r}: give a number, or None')
+    raise InputError(f'clip_grad_norm of the optimizer is {clip!r}: give a number, or None')

@@ -22,6 +22,7 @@ from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.layers import trax_random
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import seeds
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.runtime.progress import say
@@ -65,7 +66,7 @@ class Loop(training.Loop):
       **options: `checkpoint_at`, `eval_at` and `callbacks` of Trax's loop.
 
     Raises:
-      ValueError: a `loss_chunk` that the model cannot be trained by, or a checkpoint that does not fit the model.
+      InputError: a `loss_chunk` that the model cannot be trained by, or a checkpoint that does not fit the model.
     """
     loss_lib.check_chunk(model, loss_chunk)
     self.loss, self.stopped_by = None, None
@@ -96,7 +97,7 @@ class Loop(training.Loop):
     An evaluation of the step it begins at, within which the run was stopped, is made first.
 
     Raises:
-      ValueError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
+      InputError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
     """
     last = self.step + n_steps
     self._record.begin()
@@ -128,7 +129,7 @@ class Loop(training.Loop):
         events.close()
     self._eval_model.weights = self._model.weights
     if self._saved != self.step:
-      raise ValueError(f'the checkpoint of step {self.step} could not be written to {self._record.store.folder}: make '
+      raise InputError(f'the checkpoint of step {self.step} could not be written to {self._record.store.folder}: make '
                        'room there and start the same command again; it goes on from step '
                        f'{max(self._record.store.steps(), default=0)}')
 
@@ -167,7 +168,7 @@ class Loop(training.Loop):
     Several hosts must call it after the same step, or one would end while others wait for it in a later one.
 
     Raises:
-      ValueError: a loss, gradient or weight is not finite, and steps are not to be skipped.
+      InputError: a loss, gradient or weight is not finite, and steps are not to be skipped.
     """
     unread, self._unread = self._unread, []
     for (step, learning_rate, _), stats in zip(unread, jax.device_get([stats for *_, stats in unread])):
@@ -180,7 +181,7 @@ class Loop(training.Loop):
         self._record.store.wait()
         kept = max(self._record.store.steps(), default=None)
         kept = 'no checkpoint was written yet' if kept is None else f'the last good checkpoint is of step {kept}'
-        raise ValueError(f'loss, gradient or weights of step {step} are not finite, at learning rate '
+        raise InputError(f'loss, gradient or weights of step {step} are not finite, at learning rate '
                          f'{learning_rate:.3g}; {kept}: lower the learning rate or lengthen the warm-up')
       if not was_skipped:
         self._n_skipped = 0
@@ -295,7 +296,7 @@ class Loop(training.Loop):
     self._n_skipped = notes['n_skipped']
     self._history = _history(notes['history'])
     if notes['seed'] != self._seed:
-      raise ValueError(f'seed is {self._seed} and the run began with {notes["seed"]}: give that, or another output_dir')
+      raise InputError(f'seed is {self._seed} and the run began with {notes["seed"]}: give that, or another output_dir')
 
 
 class _Stopped(Exception):

@@ -11,6 +11,7 @@ import gin
 from trax_hourglass.data import fingerprint
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import retention
 from trax_hourglass.training import run_config
@@ -58,7 +59,7 @@ class RunRecord:
     """Takes the directory.
 
     Raises:
-      ValueError: it is a file, its run is of another format, another process trains there, all its checkpoints are
+      InputError: it is a file, its run is of another format, another process trains there, all its checkpoints are
         damaged, it holds another run, a token is outside the vocabulary, or hosts were given different settings or
         data.
     """
@@ -88,7 +89,7 @@ class RunRecord:
     """Takes out events that will be logged anew, and writes the config: from here on the directory is of this run.
 
     Raises:
-      ValueError: TensorBoard's files cannot be rewritten.
+      InputError: TensorBoard's files cannot be rewritten.
       OSError: the directory cannot be written to.
     """
     with distributed.together(f'writing to {str(self.path)!r}'):
@@ -105,12 +106,12 @@ class RunRecord:
 
   def _take_lock(self):
     if self.path.exists() and not self.path.is_dir():
-      raise ValueError(f'output_dir {str(self.path)!r} is a file: give a folder')
+      raise InputError(f'output_dir {str(self.path)!r} is a file: give a folder')
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-      raise ValueError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
+      raise InputError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
     try:
       # The system lets go of it when the process ends, however it ends.
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +119,7 @@ class RunRecord:
       who = os.read(lock, 1000).decode(errors='replace').strip()
       os.close(lock)
       self._is_new = False
-      raise ValueError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another '
+      raise InputError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another '
                        'output_dir') from None
     self._lock = lock
     os.ftruncate(lock, 0)
@@ -127,11 +128,11 @@ class RunRecord:
   def _check_same_run(self):
     changed = run_config.differences(self.notes['config'], self._config)
     if changed:
-      raise ValueError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another '
+      raise InputError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another '
                        'output_dir; a run may go on with other steps, frequencies, devices and places of its data only')
     for name, before in self.notes['data'].items():
       if self._data[name] != before:
-        raise ValueError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, '
+        raise InputError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, '
                          f'and is {self._data[name]}')
 
   def _last_logged(self, part):

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from trax_hourglass.runtime.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -18,9 +20,9 @@ class Kept:
 
   def __post_init__(self):
     if not isinstance(self.last, int) or self.last < 1:
-      raise ValueError(f'keep_last is {self.last!r}: give a number of checkpoints, 1 at least')
+      raise InputError(f'keep_last is {self.last!r}: give a number of checkpoints, 1 at least')
     if self.every is not None and (not isinstance(self.every, int) or self.every < 1):
-      raise ValueError(f'keep_every is {self.every!r}: give a number of steps above 0, or None')
+      raise InputError(f'keep_every is {self.every!r}: give a number of steps above 0, or None')
 
   def of(self, bits):
     """Returns the set of steps to keep, of {step: bits or None}."""

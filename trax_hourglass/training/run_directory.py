@@ -16,6 +16,7 @@ from trax import shapes
 from trax_hourglass.models import interop
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
@@ -58,15 +59,15 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     The Run.
 
   Raises:
-    ValueError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one
+    InputError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one
       that does not fit the config's model.
-    UsageError: gin refuses the config.
+    InputError: gin refuses the config.
   """
   with distributed.together(f'opening {output_dir!r}'):
     directory = None if output_dir is None else _existing(output_dir)
     is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
     if directory is None and not (is_file and config_files):
-      raise ValueError('give a run directory, or a checkpoint and the config file of its model')
+      raise InputError('give a run directory, or a checkpoint and the config file of its model')
     if directory is not None:
       versions.check_format(directory)
   found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
@@ -86,13 +87,13 @@ def _existing(output_dir):
   directory = pathlib.Path(output_dir).expanduser()
   if not directory.is_dir():
     what = 'a file' if directory.exists() else 'missing'
-    raise ValueError(f'run directory {str(directory)!r} is {what}: give the --output_dir of a training run')
+    raise InputError(f'run directory {str(directory)!r} is {what}: give the --output_dir of a training run')
   return directory
 
 
 def _own_config(directory):
   if not (directory / CONFIG).exists():
-    raise ValueError(f'{str(directory)!r} holds no {CONFIG}: give the config file of the run')
+    raise InputError(f'{str(directory)!r} holds no {CONFIG}: give the config file of the run')
   return [str(directory / CONFIG)]
 
 
@@ -103,14 +104,14 @@ def _choose(directory, which):
     step = store.newest_sound()
     if step is None:
       if (directory / _OF_TRAX).exists():
-        raise ValueError(f"{str(directory)!r} is a run of Trax's own trainer: give --checkpoint {directory / _OF_TRAX} "
+        raise InputError(f"{str(directory)!r} is a run of Trax's own trainer: give --checkpoint {directory / _OF_TRAX} "
                          'and the config file of its model')
-      raise ValueError(f'there is no checkpoint in {str(directory)!r}: train first')
+      raise InputError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
     with distributed.together(f'opening the checkpoint {which!r}'):
       step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
       if step is None:
-        raise ValueError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where '
+        raise InputError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where '
                          'the run was evaluated, or a file that ends with .pkl.gz')
       store.check(step)
   return store.folder / str(step)
@@ -137,8 +138,8 @@ def _take_file(model, path, files):
   else:
     try:
       interop.from_trax(arrays, model)
-    except ValueError as error:
-      raise ValueError(f'{path} does not fit the model of {", ".join(files)}: {error}') from error
+    except InputError as error:
+      raise InputError(f'{path} does not fit the model of {", ".join(files)}: {error}') from error
   return trax_checkpoint.read_step(path)
 
 
@@ -148,10 +149,10 @@ def _is_own_layout(arrays, model):
 
 
 def _check_ends(path, found, model):
-  """Raises ValueError where vocabulary or width differ; both layouts begin with the embedding (V, D)."""
+  """Raises InputError where vocabulary or width differ; both layouts begin with the embedding (V, D)."""
   wanted = jax.tree.leaves(model.weights)[0].shape
   found = found[0] if found else ()
   for axis, (what, parameter) in enumerate((('vocabulary', 'vocab_size'), ('width', 'd_model'))):
     if len(found) == len(wanted) == 2 and found[axis] != wanted[axis]:
-      raise ValueError(f'{path} has a {what} of {found[axis]} and the config one of {wanted[axis]}: give the config '
+      raise InputError(f'{path} has a {what} of {found[axis]} and the config one of {wanted[axis]}: give the config '
                        f'that it was trained with ({parameter})')

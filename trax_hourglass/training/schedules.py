@@ -5,6 +5,8 @@ They are plain Python: arithmetic on the device would wait for the training step
 
 import math
 
+from trax_hourglass.runtime.errors import InputError
+
 
 def WarmupCosine(peak, warmup_steps, n_steps):
   """Returns step -> learning rate: linear up to `peak`, then half a cosine down to 0 at the last step.
@@ -17,11 +19,11 @@ def WarmupCosine(peak, warmup_steps, n_steps):
     n_steps: steps of the whole training.
 
   Raises:
-    ValueError: no steps, more steps of warm-up than steps, or something that is no number.
+    InputError: no steps, more steps of warm-up than steps, or something that is no number.
   """
   _check_numbers(peak=peak, warmup_steps=warmup_steps, n_steps=n_steps)
   if not 0 <= warmup_steps <= n_steps or n_steps < 1:
-    raise ValueError(f'warmup_steps is {warmup_steps} of n_steps {n_steps}: give at least one step, and no more '
+    raise InputError(f'warmup_steps is {warmup_steps} of n_steps {n_steps}: give at least one step, and no more '
                      'warm-up than steps')
 
   def learning_rate(step):
@@ -44,13 +46,13 @@ def CosineEnd(before, first_step, n_steps):
     n_steps: steps of the whole training.
 
   Raises:
-    ValueError: no step left for the cosine, or something that is no number.
+    InputError: no step left for the cosine, or something that is no number.
   """
   if not callable(before):
-    raise ValueError(f'before of the learning rate schedule is {before!r}: give a schedule, such as @WarmupCosine()')
+    raise InputError(f'before of the learning rate schedule is {before!r}: give a schedule, such as @WarmupCosine()')
   _check_numbers(first_step=first_step, n_steps=n_steps)
   if not 0 <= first_step < n_steps:
-    raise ValueError(f'first_step of the cosine is {first_step} of n_steps {n_steps}: give a step before the last')
+    raise InputError(f'first_step of the cosine is {first_step} of n_steps {n_steps}: give a step before the last')
 
   def learning_rate(step):
     if step <= first_step:
@@ -63,7 +65,7 @@ def CosineEnd(before, first_step, n_steps):
 def _check_numbers(**values):
   for name, value in values.items():
     if not isinstance(value, (int, float)):
-      raise ValueError(f'{name} of the learning rate schedule is {value!r}: give a number')
+      raise InputError(f'{name} of the learning rate schedule is {value!r}: give a number')
 
 
 def _half_cosine(progress):

@@ -14,6 +14,7 @@ import numpy as np
 from trax.fastmath import numpy as jnp
 
 from trax_hourglass.layers import trax_random
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import checkpoints
 
@@ -22,14 +23,14 @@ DTYPES = ('float32', 'bfloat16')
 
 
 def check_options(batch_size, n_devices, dtype, accumulate):
-  """Raises ValueError for an unknown dtype, `accumulate` below 1, or a batch that does not divide."""
+  """Raises InputError for an unknown dtype, `accumulate` below 1, or a batch that does not divide."""
   if dtype not in DTYPES:
-    raise ValueError(f'dtype is {dtype!r}: choose one of {", ".join(map(repr, DTYPES))}')
+    raise InputError(f'dtype is {dtype!r}: choose one of {", ".join(map(repr, DTYPES))}')
   if not isinstance(accumulate, int) or accumulate < 1:
-    raise ValueError(f'accumulate is {accumulate!r}: give a whole number above 0')
+    raise InputError(f'accumulate is {accumulate!r}: give a whole number above 0')
   if batch_size % (n_devices * accumulate):
     parts = f' and {accumulate} parts' if accumulate > 1 else ''
-    raise ValueError(f'batch size {batch_size} does not divide among {n_devices} devices{parts}: give a multiple of '
+    raise InputError(f'batch size {batch_size} does not divide among {n_devices} devices{parts}: give a multiple of '
                      f'{n_devices * accumulate}')
 
 
@@ -117,7 +118,7 @@ class Trainer:
     """Returns the arguments of `update` for one step, on the devices and always of the same types.
 
     Raises:
-      ValueError: an option out of its range, or a batch that does not divide among the devices and parts.
+      InputError: an option out of its range, or a batch that does not divide among the devices and parts.
     """
     check_options(batch[0].shape[0] * jax.process_count(), self._mesh.size, self._dtype, self._accumulate)
     if self._on_devices is None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
 from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 
 _VERSION = 'brain.Event:2'
@@ -77,7 +78,7 @@ def drop_after(folder, step):
     step: the last one to keep.
 
   Raises:
-    ValueError: a file cannot be read or written.
+    InputError: a file cannot be read or written.
   """
   for leftover in pathlib.Path(folder).glob('*.unfinished'):
     leftover.unlink()
@@ -85,7 +86,7 @@ def drop_after(folder, step):
     try:
       _drop_after(path, step)
     except (OSError, tf.errors.OpError) as error:
-      raise ValueError(f'TensorBoard events of steps after {step} cannot be taken out of {str(path)!r} ({error}): make '
+      raise InputError(f'TensorBoard events of steps after {step} cannot be taken out of {str(path)!r} ({error}): make '
                        'it readable and writable, or remove it') from None
 
 

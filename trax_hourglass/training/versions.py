@@ -8,6 +8,7 @@ import platform
 import jax
 
 from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime.errors import InputError
 
 _FILE = 'versions.json'
 FORMAT = 1  # Of config.gin, checkpoints and their notes; runs that say nothing are of this one.
@@ -31,7 +32,7 @@ def write(directory):
 
 
 def check_format(directory):
-  """Raises ValueError if a run directory's files are of a format that this version of trax_hourglass does not read.
+  """Raises InputError if a run directory's files are of a format that this version of trax_hourglass does not read.
 
   Args:
     directory: pathlib.Path of the run directory, which need not exist.
@@ -42,8 +43,8 @@ def check_format(directory):
   except FileNotFoundError:
     return
   except (OSError, ValueError, AttributeError) as error:
-    raise ValueError(f'{str(path)!r} does not say the format of the run ({error}): restore it, or delete it if the run '
+    raise InputError(f'{str(path)!r} does not say the format of the run ({error}): restore it, or delete it if the run '
                      f'is of format {FORMAT}') from None
   if not isinstance(found, int) or not 1 <= found <= FORMAT:
-    raise ValueError(f'{str(directory)!r} holds a run of format {found!r}, and this version of trax_hourglass reads '
+    raise InputError(f'{str(directory)!r} holds a run of format {found!r}, and this version of trax_hourglass reads '
                      f'format {FORMAT}: install the version that {str(path)!r} names, or a newer one')

@@ -1,0 +1,38 @@
+"""What a gin line that gin refuses was probably meant to be."""
+
+import difflib
+import inspect
+import re
+
+from gin import config
+
+_NO_PARAMETER = re.compile(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'")
+_NO_CONFIGURABLE = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)(?:\(\))?'")
+_LINE = re.compile(r'\s*([\w./]+)\s*=\s*(\S.*?)\s*$')
+
+
+def meant(message):
+  """Returns '; did you mean ...?' for gin's message about a name that it does not know, or ''."""
+  if found := _NO_PARAMETER.search(message):
+    known, name = _parameters(found[1]), found[2]
+  elif found := _NO_CONFIGURABLE.search(message):
+    known, name = {selector.rpartition('.')[2] for selector, _ in config._REGISTRY.items()}, found[1].rpartition('.')[2]  # pylint: disable=protected-access
+  else:
+    return ''
+  close = difflib.get_close_matches(name, sorted(known), n=2)
+  return f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
+
+
+def _parameters(name):
+  function = config._REGISTRY.get_match(name).wrapped  # gin has no public way.  pylint: disable=protected-access
+  return set(inspect.signature(function).parameters)
+
+
+def quoted(line):
+  """Returns '; text stands in quotes: set ...' for a line whose value is text without quotes, or ''."""
+  found = _LINE.match(line or '')
+  if not found or any(mark in found[2] for mark in '\'"@%()[]{}') and not re.search(r'\d@\d', found[2]):
+    return ''
+  if set(found[2]) & set('\'"'):
+    return '; the quotes do not match'
+  return f"; text stands in quotes: set {found[1]} = '{found[2]}'"
