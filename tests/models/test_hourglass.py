@@ -120,7 +120,7 @@ def test_equal_seeds_give_equal_weights():
                           ({'dropout': 1.0}, 'dropout is 1.0'), ({'mode': 'test'}, "mode is 'test'"),
                           ({'hierarchy': '1@1 1@3'}, '1@1 1@3'), ({'vocab_size': 0}, 'vocab_size'),
                           ({'upsampling': lambda *a: th.UpsampleByAttention(*a, distances_in='miles')}, 'miles'),
-                          ({'vanilla_attention': lambda *_: tl.Dup()}, '@<lambda> returned a layer of 1 inputs and 2 out'),
+                          ({'vanilla_attention': lambda *_: tl.Dup()}, 'returned a layer of 1 inputs and 2 outputs'),
                           ])
 def test_arguments_out_of_range(options, message):
   with pytest.raises(ValueError, match=message):

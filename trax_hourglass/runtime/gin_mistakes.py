@@ -16,16 +16,21 @@ def meant(message):
   if found := _NO_PARAMETER.search(message):
     known, name = _parameters(found[1]), found[2]
   elif found := _NO_CONFIGURABLE.search(message):
-    known, name = {selector.rpartition('.')[2] for selector, _ in config._REGISTRY.items()}, found[1].rpartition('.')[2]  # pylint: disable=protected-access
+    known, name = _configurables(), found[1].rpartition('.')[2]
   else:
     return ''
   close = difflib.get_close_matches(name, sorted(known), n=2)
   return f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
 
 
+# gin has no public way to either.  pylint: disable=protected-access
+def _configurables():
+  return {selector.rpartition('.')[2] for selector, _ in config._REGISTRY.items()}
+
+
 def _parameters(name):
-  function = config._REGISTRY.get_match(name).wrapped  # gin has no public way.  pylint: disable=protected-access
-  return set(inspect.signature(function).parameters)
+  return set(inspect.signature(config._REGISTRY.get_match(name).wrapped).parameters)
+# pylint: enable=protected-access
 
 
 def quoted(line):
