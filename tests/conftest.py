@@ -39,17 +39,22 @@ def pytest_configure(config):
     import trax_hourglass  # Before anything that imports Trax.  pylint: disable=unused-import, g-import-not-at-top
 
 
-# A worker takes whole modules, whose tests share what takes long to make. Minutes each, these begin, so that no
-# worker is left with one when the others have nothing to do.
-_LONGEST = ('runtime.test_distributed', 'comparison.test_compare', 'test_paper_configs', 'models.test_interop',
-            'training.test_faults', 'training.test_fit', 'models.test_hourglass', 'models.test_toy_task',
-            'test_notebooks', 'inference.test_predict', 'test_benchmarks', 'comparison.test_compare_configs',
-            'cli.test_generate')
+# A worker takes whole modules, whose tests share what takes long to make. The longest begin, so that no worker is left
+# with one when the others have nothing to do. The rest takes three minutes: `-m "not slow"`.
+_SLOW = ('runtime.test_distributed', 'comparison.test_compare', 'training.test_faults', 'test_notebooks',
+         'models.test_interop', 'test_paper_configs', 'models.test_hourglass', 'comparison.test_compare_configs',
+         'training.test_fit', 'inference.test_predict', 'ops.test_attention', 'test_benchmarks', 'cli.test_generate',
+         'comparison.test_planning', 'cli.test_evaluate', 'models.test_trax_language_model',
+         'layers.test_factor_dropout', 'training.test_step', 'training.test_run_directory', 'inference.test_decoding',
+         'models.test_toy_task', 'ops.test_attention_forms', 'layers.test_trax_attention', 'training.test_old_runs')
 
 
 def pytest_collection_modifyitems(items):
-  """Puts the longest modules first, and leaves the others in their order."""
-  place = {f'tests.{module}': number for number, module in enumerate(_LONGEST)}
+  """Marks the slow modules and puts them first, the longest at the beginning; leaves the others in their order."""
+  place = {f'tests.{module}': number for number, module in enumerate(_SLOW)}
+  for item in items:
+    if item.module.__name__ in place:
+      item.add_marker('slow')
   items.sort(key=lambda item: place.get(item.module.__name__, len(place)))
 
 

@@ -96,7 +96,7 @@ def _mistake(error):
     return errors.one_line(began)
   if isinstance(began, MemoryError) or 'RESOURCE_EXHAUSTED' in str(began):
     return f'not enough memory, {errors.one_line(began)}: give a smaller model, batch or length'
-  if errors.users_frames(began):
+  if errors.users_frames(began) or isinstance(began, SyntaxError):  # Of a module of the user's: gin's are InputErrors.
     return None
   if isinstance(began, OSError):
     return errors.one_line(began)

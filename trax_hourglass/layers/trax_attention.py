@@ -17,6 +17,7 @@ from trax import shapes
 from trax.layers import base
 
 from trax_hourglass.layers.attention import refuse_to_predict
+from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 
 _KINDS = ((1, 1), (4, 2))  # (arrays taken, arrays given), in the order above.
@@ -57,6 +58,8 @@ class PerSequence(base.Layer):
       trial = PerSequence(self._make_layer, self._length_multiple, self._mode)
       jax.eval_shape(lambda: trial.init(shapes.ShapeDtype((1, n_vectors, d_model))))
     except (base.LayerError, TypeError, ValueError, AssertionError) as error:
+      if errors.users_frames(errors.cause(error)):
+        raise  # Of an attention of the user's own.
       cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
       raise InputError(f'{self._layer.name} does not take {n_vectors} vectors of width {d_model} ({cause}): set '
                        'TraxAttention.length_multiple to what its lengths must be a multiple of, such as its chunk_len'

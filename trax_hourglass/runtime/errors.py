@@ -1,6 +1,7 @@
 """Errors: a user's mistakes in one line, and whose code an error comes from."""
 
 import pathlib
+import re
 import sysconfig
 import traceback
 
@@ -18,7 +19,7 @@ class InputError(ValueError):
 
 def one_line(error):
   """Returns an exception's message without line breaks and gin's remarks about its own call stack."""
-  text = str(error).split('\n  In call to')[0].split('\n  In file')[0] or type(error).__name__
+  text = re.split(r'\n  In (?:call to|file|bindings string) ', str(error))[0] or type(error).__name__
   return ' '.join(text.split())
 
 

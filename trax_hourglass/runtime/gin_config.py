@@ -3,6 +3,7 @@
 import copy
 import logging
 import pathlib
+import re
 
 import gin
 
@@ -43,7 +44,9 @@ def _refused(error, bindings):
   """Returns what gin refuses, where, and what it was probably meant to be."""
   if not isinstance(error, SyntaxError):
     message = errors.one_line(error)
-    return f'{message.rstrip(".")}{gin_mistakes.meant(message)}'
+    where = re.search(r'\n  In file "(.+)", line (\d+)\n', str(error))
+    where = f'{where[1]}, line {where[2]}: ' if where else ''
+    return f'{where}{message.rstrip(".")}{gin_mistakes.meant(message)}'
   where, line = f'{error.filename}, line {error.lineno}', error.text
   if not error.filename:  # gin reads all bindings as one text.
     line = bindings[min(error.lineno, len(bindings)) - 1]

@@ -19,8 +19,8 @@ def meant(message):
     known, name = _configurables(), found[1].rpartition('.')[2]
   else:
     return ''
-  close = difflib.get_close_matches(name, sorted(known), n=2)
-  return f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
+  close = difflib.get_close_matches(name, sorted(known), n=1)
+  return f'; did you mean {close[0]!r}?' if close else ''
 
 
 # gin has no public way to either.  pylint: disable=protected-access
@@ -36,8 +36,10 @@ def _parameters(name):
 def quoted(line):
   """Returns '; text stands in quotes: set ...' for a line whose value is text without quotes, or ''."""
   found = _LINE.match(line or '')
-  if not found or any(mark in found[2] for mark in '\'"@%()[]{}') and not re.search(r'\d@\d', found[2]):
+  if not found:
     return ''
-  if set(found[2]) & set('\'"'):
-    return '; the quotes do not match'
-  return f"; text stands in quotes: set {found[1]} = '{found[2]}'"
+  name, value = found.groups()
+  if '"' in value or "'" in value:
+    return '; the quotes do not match' if value.count('"') % 2 or value.count("'") % 2 else ''
+  is_reference = value[0] in '@%([{'
+  return '' if is_reference else f"; text stands in quotes: set {name} = '{value}'"

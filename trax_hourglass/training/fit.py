@@ -15,6 +15,7 @@ from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.runtime.progress import ScoringProgress
@@ -200,6 +201,8 @@ def _check_schedule(schedule):
   try:
     float(schedule(1))
   except (TypeError, ValueError) as error:
+    if errors.users_frames(error):
+      raise
     raise InputError(f'schedule is {schedule!r}, which gives no learning rate for a step ({error}): give a reference '
                      'such as @WarmupCosine()') from None
 
