@@ -22,8 +22,6 @@ import gin
 import hypothesis
 import pytest
 
-gc.set_threshold(50_000, 20, 50)  # Jaxprs by the million are walked often otherwise, a twentieth of all time.
-
 hypothesis.settings.register_profile('repeatable', derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile('repeatable')
 
@@ -56,6 +54,16 @@ def pytest_collection_modifyitems(items):
     if item.module.__name__ in place:
       item.add_marker('slow')
   items.sort(key=lambda item: place.get(item.module.__name__, len(place)))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def small_heap():
+  """Takes what modules before have left, jaxprs by the million, out of the garbage collector's way.
+
+  Comparisons and checkpoints collect garbage themselves, which takes most of a second otherwise, each time.
+  """
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -107,6 +107,6 @@ def test_plug_in_chosen_by_gin():
 
 @pytest.mark.parametrize('binding', ['Hourglass.heirarchy = "1@1"', 'ShortenByAttention.querry = 3'])
 def test_misspelt_parameters_are_errors(binding):
-  with pytest.raises(errors.UsageError):
+  with pytest.raises(errors.InputError):
     gin_config.parse_gin(['quickstart.gin'], [binding])
     th.Hourglass()

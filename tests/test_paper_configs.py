@@ -102,12 +102,15 @@ def test_file_opens_with_a_command_whose_files_exist(file):
 @pytest.mark.parametrize('file', PARAMETERS)
 def test_model_of_the_file_has_its_size(file):
   parse(file)
+  if file in NOT_OURS:
+    assert count_parameters() == PARAMETERS[file]
+    return
   n_parameters, logits = shape_model()
   assert n_parameters == PARAMETERS[file]
   assert logits == (1, gin_config.setting('length'), gin.query_parameter('Hourglass.vocab_size'))
 
 
-@pytest.mark.parametrize('hierarchy', TABLE_1)
+@pytest.mark.parametrize('hierarchy', sampling.some(('2@1 8@3 2@1', '2@1 1@2 4@4 1@2 2@1', '14@1'), TABLE_1))
 def test_rows_of_table_1_have_the_parameters_that_it_prints(hierarchy):
   parse('paper/enwik8_ablation.gin', f"hierarchy = '{hierarchy}'")
   n_parameters = count_parameters()

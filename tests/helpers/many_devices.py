@@ -133,7 +133,7 @@ def our_steps(numbers=(1, 4), is_thorough=False):
     assert f'batch size {3 * jax.process_count()} does not divide among {numbers[-1]} devices' in str(error)
   else:
     raise AssertionError('a batch that does not divide was taken')
-  options_by_name = {'bfloat16, accumulate': {'dtype': 'bfloat16', 'accumulate': 2}}
+  options_by_name = {'bfloat16 and accumulate': {'dtype': 'bfloat16', 'accumulate': 2}}
   if is_thorough:
     options_by_name |= {'accumulate': {'accumulate': 2}, 'bfloat16': {'dtype': 'bfloat16'}}
   elif jax.process_count() > 1:

@@ -237,11 +237,13 @@ def test_several_tokens_in_a_later_call(small):
 @pytest.mark.parametrize('options, message', [
     ({'max_length': 0}, 'max_length is 0'),
     ({'vanilla_attention': lambda spec, _: th.CausalRelativeAttention(spec, 1)}, None),
-    ({'vanilla_attention': lambda spec, _: tl.Serial()}, "attention Serial has no mode 'predict'.*decodes"),
-    ({'shortening': lambda *_: tl.AveragePooling(3)}, "shortening .* has no mode 'predict'"),
-    ({'upsampling': lambda *_: tl.Serial()}, "upsampling Serial has no mode 'predict'"),
-    ({'upsampling': lambda *a: th.UpsampleByAttention(*a, added=lambda *_: tl.Serial())}, "added Serial has no mode"),
-    ({'shortening': lambda *a: th.ShortenByAttention(*a, query=lambda *_: tl.Serial())}, "query Serial has no mode"),
+    ({'vanilla_attention': lambda spec, _: tl.Serial()}, "attention = @<lambda> has no mode 'predict'.*decodes"),
+    ({'shortening': lambda *_: tl.AveragePooling(3)}, "shortening = @<lambda> has no mode 'predict'"),
+    ({'upsampling': lambda *_: tl.Serial()}, "upsampling = @<lambda> has no mode 'predict'"),
+    ({'upsampling': lambda *a: th.UpsampleByAttention(*a, added=lambda *_: tl.Serial())},
+     'Attention.added = @<lambda> has no mode'),
+    ({'shortening': lambda *a: th.ShortenByAttention(*a, query=lambda *_: tl.Serial())},
+     'Attention.query = @<lambda> has no mode'),
     ({'shortened_attention': th.CausalLocalAttention}, "CausalLocalAttention has no mode 'predict'"),
 ])
 def test_what_cannot_decode_says_so(options, message):

@@ -39,8 +39,8 @@ def logits_and_gradients(model, x, probe):
 
 @pytest.mark.parametrize('shortening, upsampling, kind', [
     *((*pair, 'single') for pair in sampling.some(EACH, pairs.ALL)),
-    # What a level does between others does not depend on the pair: each layer once, others beside them.
-    *((*pair, 'nested') for pair in sampling.some(EACH[-1:], EACH))])
+    # Nested levels are tested by three levels below; what they do does not depend on the pair.
+    *((*pair, 'nested') for pair in sampling.some([], EACH))])
 def test_logits_and_gradients_equal_trax(kind, shortening, upsampling):
   hierarchy, x = HIERARCHIES[kind], pairs.tokens(12)
   theirs = pairs.initialise(pairs.theirs(hierarchy, shortening, upsampling), 12)

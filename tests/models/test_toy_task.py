@@ -12,6 +12,7 @@ from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
+from tests.helpers import sampling
 import trax_hourglass as th
 from trax_hourglass.training import step
 
@@ -40,7 +41,7 @@ def accuracy(hierarchy):
   return float((np.asarray(logits).argmax(axis=-1) == tokens).mean())
 
 
-@pytest.mark.parametrize('hierarchy', ['1@1 1@3 0@1', '0@1 1@3 1@1'])
+@pytest.mark.parametrize('hierarchy', sampling.some(['1@1 1@3 0@1'], ['1@1 1@3 0@1', '0@1 1@3 1@1']))
 def test_one_vanilla_layer_learns_the_task(hierarchy):
   assert accuracy(hierarchy) > 0.60
 

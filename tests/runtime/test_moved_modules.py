@@ -24,5 +24,5 @@ def test_others_are_said_in_one_line():
     assert (PACKAGE / now.replace('.', '/')).with_suffix('.py').exists(), now
     with pytest.raises(ModuleNotFoundError, match=f'trax_hourglass.{name} is now trax_hourglass.{now}: import that'):
       importlib.import_module(f'trax_hourglass.{name}')
-  with pytest.raises(errors.UsageError, match='trax_hourglass.blockwise is now trax_hourglass.ops.tiled_attention'):
+  with pytest.raises(errors.InputError, match='trax_hourglass.blockwise is now trax_hourglass.ops.tiled_attention'):
     gin_config.parse_gin([], ['import trax_hourglass.blockwise'])

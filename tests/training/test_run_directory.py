@@ -80,7 +80,7 @@ def test_settings_of_the_run(trained):
 def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):
   path = tmp_path / 'authors.pkl.gz'
   interop.to_trax(opened.model, str(path))
-  again = run_directory.load(config_files=[TINY], checkpoint=path)
+  again = run_directory.load(config_files=[TINY], bindings=[runs.HOURGLASS], checkpoint=path)
   jax.tree.map(np.testing.assert_array_equal, again.model.weights, opened.model.weights)
   assert again.step is None and again.checkpoint == path
 
