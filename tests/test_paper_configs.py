@@ -19,7 +19,6 @@ from tests.helpers import sampling
 import trax_hourglass as th
 from trax_hourglass.data import batches
 from trax_hourglass.layers import loss
-from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step
 
@@ -145,13 +144,6 @@ def test_reformer_has_lsh_attention_in_every_layer():
   assert 'PureLSHSelfAttention' in str(th.Hourglass()) and 'RelativeAttention' in str(th.Hourglass())
 
 
-@pytest.fixture(scope='module')
-def compiled_once(tmp_path_factory):
-  """Files whose tiny versions are the same program have it compiled once."""
-  with compilation_cache.kept_in(tmp_path_factory.mktemp('compiled')):
-    yield
-
-
 def mock_tfds(file):
   """Lets TFDS make up articles, or serve random images of 32 x 32."""
   if 'wiki40b' in file:
@@ -167,7 +159,7 @@ TRAINED = sampling.some(['paper/enwik8.gin', 'paper/trax_enwik8.gin', 'paper/cif
 
 
 @pytest.mark.parametrize('file', TRAINED)
-def test_tiny_version_trains_a_step(file, tmp_path, compiled_once):
+def test_tiny_version_trains_a_step(file, tmp_path):
   """With one narrow layer on each level, and images of 4 x 4.
 
   Any bytes take the place of enwik8, of which a part is known by its checksum, and of ImageNet, whose size is fixed.

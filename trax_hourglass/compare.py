@@ -25,7 +25,7 @@ def main(argv=None):
                                                           'date')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
-  with command_line.errors_as_one_line('compare'):
+  with command_line.running(args):
     compare(args)
 
 

@@ -28,7 +28,7 @@ def main(argv=None):
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
   args = parser.parse_args(argv)
-  with command_line.errors_as_one_line('evaluate'):
+  with command_line.running(args):
     evaluate(args)
 
 

@@ -15,7 +15,7 @@ def main(argv=None):
   parser.add_argument('--checkpoint', metavar='WHICH', help="a step or 'best'; default: the newest")
   parser.add_argument('--authors', action='store_true', help='in the order that trax.models.HourglassLM reads')
   args = parser.parse_args(argv)
-  with command_line.errors_as_one_line('export'):
+  with command_line.running(args):
     export(args)
 
 

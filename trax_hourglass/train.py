@@ -23,7 +23,7 @@ def main(argv=None):
   parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
-  with command_line.errors_as_one_line('train'):
+  with command_line.running(args):
     train(args)
 
 

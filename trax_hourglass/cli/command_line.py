@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 
+from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import startup
 from trax_hourglass.runtime.errors import InputError
@@ -53,6 +54,19 @@ def connect_hosts(args):
   if args.cluster or given:
     from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
     distributed.connect(**given, seconds=args.hosts_timeout)
+
+
+@contextlib.contextmanager
+def running(args):
+  """Wraps a command: `errors_as_one_line`, and compiled programs kept.
+
+  Args:
+    args: what a `parser` of this module parsed.
+  """
+  with errors_as_one_line(args.command):
+    if not args.no_compilation_cache:
+      compilation_cache.use()
+    yield
 
 
 @contextlib.contextmanager
@@ -123,13 +137,17 @@ def _show_users_frames(command, error):
 
 
 def parser(command, description):
-  """Returns an ArgumentParser that shows the description as written.
+  """Returns an ArgumentParser that shows the description as written, with the flags of all commands.
 
   Args:
     command: name of the command.
     description: what --help says of it.
   """
   is_script = pathlib.PurePath(sys.argv[0]).stem == startup.SCRIPT
-  return argparse.ArgumentParser(
+  made = argparse.ArgumentParser(
       prog=f'{startup.SCRIPT} {command}' if is_script else f'python -m trax_hourglass.{command}',
       description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+  made.add_argument('--no_compilation_cache', action='store_true',
+                    help="compile anew; else compiled programs are kept in the user's cache folder")
+  made.set_defaults(command=command)
+  return made

@@ -17,7 +17,7 @@ from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import evaluate_run
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
-_TAKEN = 'compiled', 'comparison.gin', *report.FILES  # Names in a comparison's folder.
+_TAKEN = 'comparison.gin', *report.FILES  # Names in a comparison's folder.
 
 
 @dataclasses.dataclass(frozen=True)
