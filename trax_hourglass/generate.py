@@ -9,6 +9,7 @@
 """
 
 from trax_hourglass.cli import command_line
+from trax_hourglass.cli import sampling_flags
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -29,14 +30,15 @@ def main(argv=None):
                                                                             'up P')
   parser.add_argument('--seed', type=int, default=0, metavar='S', help='decides what is drawn; default: 0')
   parser.add_argument('--count', type=int, default=1, metavar='N', help='texts or images to write; default: 1')
-  parser.add_argument('--stop', type=int, metavar='BYTE', help='byte that ends a text, 10 for the end of a line')
+  parser.add_argument('--stop', metavar='C', help=r"what ends a text: a character, an escape such as '\n', or a byte's "
+                      'number')
   parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'), help='of weights and caches')
   parser.add_argument('--image', metavar='OUT.png', help='write images, as a grid in this file')
   parser.add_argument('--complete', metavar='IN.png', help='keep the upper half of this image and fill in the rest')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   command_line.add_gin_flags(parser)
   args = parser.parse_args(argv)
-  with command_line.errors_as_one_line('generate'):
+  with command_line.running(args):
     generate(args)
 
 
@@ -44,6 +46,7 @@ def generate(args):
   """Writes as the parsed arguments say."""
   if args.image is None and args.complete is not None:
     raise InputError('--complete makes an image: say where it goes by --image OUT.png')
+  sampling_flags.check(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   if args.image is not None:
     from trax_hourglass.cli import write_images  # pylint: disable=g-import-not-at-top

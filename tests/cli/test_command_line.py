@@ -132,3 +132,14 @@ def test_the_commands_of_the_readme_exist():
       assert (processes.ROOT / word.rstrip('.,;:)')).exists(), word
     if word.startswith('trax_hourglass.') and word.count('.') == 1 and word.split('.')[1] in commands:
       assert (processes.ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word
+
+
+def test_another_copy_of_the_package_is_named(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'trax_hourglass').mkdir()
+  (tmp_path / 'trax_hourglass' / '__init__.py').write_text('')
+  monkeypatch.syspath_prepend(tmp_path)
+  with command_line.errors_as_one_line('train'):
+    pass
+  said, = capsys.readouterr().err.splitlines()
+  assert said == (f'train: there are other copies of trax_hourglass, in {tmp_path}/trax_hourglass; the one in use is '
+                  f'{processes.ROOT}/trax_hourglass')

@@ -14,6 +14,7 @@ import pytest
 from trax import shapes
 
 from tests.helpers import processes
+from trax_hourglass.cli import sampling_flags
 from trax_hourglass.cli import write_text
 from trax_hourglass.data import byte_corpus
 from trax_hourglass.data import image_folder
@@ -164,8 +165,8 @@ MISTAKES = [(['--length', '200'], 'a prompt of 0 tokens and 200 more are over th
             (['--prompt', 'x' * 91], 'a prompt of 91 tokens'), (['--prompt_file', '{tmp}/empty'], 'is empty'),
             (['--prompt_file', '{tmp}/none'], 'cannot be read'), (['--temperature', '-1'], 'temperature is -1.0'),
             (['--top_p', '0'], 'top_p is 0.0'), (['--top_p', '1.5'], 'top_p is 1.5'), (['--top_k', '0'], 'top_k is 0'),
-            (['--count', '0'], 'count is 0'), (['--length', '0'], '0 tokens to write'),
-            (['--stop', '256', '--length', '9'], 'stop is 256'), (['--output_dir', '{tmp}/none'], '{tmp}/none'),
+            (['--count', '0'], 'count is 0'), (['--length', '0'], 'length is 0'),
+            (['--stop', '256', '--length', '9'], "stop is '256'"), (['--output_dir', '{tmp}/none'], '{tmp}/none'),
             (['--config', 'Hourglass.d_model = 28'], 'd_model'),
             (['--config', 'Hourglass.hierarchy = "2@1"'], 'does not fit'),
             (['--complete', '{tmp}/image.png'], '--image OUT.png'), (['--image', '{tmp}/out.png'], 'not images'),
@@ -248,3 +249,21 @@ def check_mistake(arguments, message, tmp_path, monkeypatch, capsys):
 def test_an_impossible_pair_of_prompts_is_argparse_s_error(monkeypatch, capsys):
   assert run(generate.main, monkeypatch, '--output_dir', 'x', '--prompt', 'x', '--prompt_file', 'x') == 2
   assert 'not allowed with' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text, byte', [('10', 10), ('0', 0), ('.', 46), (r'\n', 10), (r'\x41', 65), ('\\', 92)])
+def test_what_ends_a_text(text, byte):
+  assert sampling_flags.stop_byte(text) == byte
+
+
+@pytest.mark.parametrize('text', ['256', '-1', 'ab', 'ä', '', r'\q1'])
+def test_what_cannot_end_a_text(text):
+  with pytest.raises(ValueError, match='stop is '):
+    sampling_flags.stop_byte(text)
+
+
+@pytest.mark.parametrize('flags', [['--stop', 'ab'], ['--top_p', '2'], ['--count', '0']])
+def test_wrong_flags_are_told_before_anything_is_loaded(flags):
+  result = processes.python('-X', 'importtime', '-m', 'trax_hourglass.generate', '--output_dir', 'x', *flags)
+  imported = {line.rpartition('|')[2].strip().split('.')[0] for line in result.stderr.splitlines()}
+  assert result.returncode == 2 and not imported & {'jax', 'trax', 'tensorflow'}

@@ -28,7 +28,6 @@ from trax_hourglass.layers import plugins
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
-from trax_hourglass.training import tensorboard
 from tests.helpers.doors import main
 from tests.helpers.causality import assert_causal
 from tests.helpers import comparisons
@@ -93,7 +92,7 @@ def test_learning_curves_are_those_of_the_runs(finished):
     steps, bits = zip(*points)
     assert steps == (1, 2, 3) and all(4 < b < 9 for b in bits)
   told = comparisons.by_name(results)['flat']['curves'][1]
-  assert tensorboard.curve(folder / 'flat' / 'seed_1') == list(map(tuple, told))
+  assert run_directory.curve(folder / 'flat' / 'seed_1') == list(map(tuple, told))
 
 
 def test_tables_agree_with_the_results(finished):
@@ -233,7 +232,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     (['compare.also_evaluate = {"b": (["flat"], "")}'], "also_evaluate['b'] is (['flat'], '')"),
     (['compare.only = ("none",)'], "compare.only is ('none',): give some of the rows 'flat', 'drawn'"),
     (['compare.only = "flat"'], "compare.only is 'flat'"), (['compare.only = ()'], 'compare.only is ()'),
-    (['compare.own_rows = {"compiled": ""}'], "row 'compiled' would have the folder 'compiled'"),
+    (['compare.own_rows = {"table.md": ""}'], "row 'table.md' would have the folder 'table.md'"),
     (['compare.own_rows = {"..": ""}'], "row '..' would have the folder '..'"),
     (['compare.steps = None', 'compare.seconds = 9', 'WarmupCosine.n_steps = 50'],
      "row 'flat': WarmupCosine.n_steps is 50 whatever the budget"),

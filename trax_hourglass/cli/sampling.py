@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
+from trax_hourglass.cli import sampling_flags
 from trax_hourglass.inference import decoding
 from trax_hourglass.runtime.errors import InputError
-from trax_hourglass.runtime import seeds
 from trax_hourglass.training import run_directory
 
 _PIECE = 32
@@ -67,12 +67,8 @@ def open_model(args):
   """Returns the model of the run that the arguments name, in mode 'predict'.
 
   Raises:
-    InputError: another seed; see also `run_directory.load` and `decoding.Choice`.
+    InputError: the model cannot generate; see also `run_directory.load`.
   """
-  _choice(args)  # Before the slow part, as is what follows.
-  seeds.check_seed(args.seed)
-  if args.count < 1:
-    raise InputError(f'count is {args.count}: give the number of texts or images, at least 1')
   run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
   if getattr(run.model, 'max_length', None) is None:
     raise InputError('only a Hourglass of ours can generate, and fit.model is another')
@@ -80,11 +76,10 @@ def open_model(args):
 
 
 def make_sampler(args, model):
-  return decoding.Sampler(model, _choice(args), stop=args.stop, piece=_PIECE, dtype=args.dtype)
-
-
-def _choice(args):
-  return decoding.Choice(args.temperature, args.top_k, args.top_p)
+  """Returns the Sampler that the arguments ask for."""
+  stop = None if args.stop is None else sampling_flags.stop_byte(args.stop)
+  choice = decoding.Choice(args.temperature, args.top_k, args.top_p)
+  return decoding.Sampler(model, choice, stop=stop, piece=_PIECE, dtype=args.dtype)
 
 
 def printable(text):

@@ -29,11 +29,10 @@ from trax_hourglass.comparison import step_timer
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime.errors import InputError
-from trax_hourglass.runtime import seeds as seeds_lib
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
-from trax_hourglass.training import tensorboard
 
 CONFIG = 'comparison.gin'
 
@@ -102,8 +101,8 @@ def compare(output_dir,
     comparison = Comparison(folder, configuration, rows, budget, measured_steps,
                             {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper)
     comparison.begin(arguments)
-    with compilation_cache.kept_in(folder / 'compiled'):
-      return comparison.run(seeds)
+    compilation_cache.use()  # Rows of equal programs compile them once.
+    return comparison.run(seeds)
   finally:
     configuration.configure_as_before()
 
@@ -195,7 +194,7 @@ class Comparison:
     evaluation = evaluate_run.evaluate(opened, self._scored['split'], self._scored['protocol'],
                                        max_tokens=self._scored['max_tokens'])
     return {'seed': seed, 'bits': evaluation.score.bits_per_token, 'standard_error': evaluation.score.standard_error,
-            'n_tokens_scored': evaluation.score.n_tokens, 'curve': [] if row.weights_of else tensorboard.curve(run)}
+            'n_tokens_scored': evaluation.score.n_tokens, 'curve': [] if row.weights_of else run_directory.curve(run)}
 
   def _train(self, row, seed, n_steps, directory):
     self._configuration.configure(row, n_steps, seed)
@@ -226,7 +225,7 @@ def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
       isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
     raise InputError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   for seed in seeds:
-    seeds_lib.check_seed(seed)
+    checks.check_seed(seed)
   if warmup is not None and (not isinstance(warmup, (int, float)) or not 0 <= warmup < 1):
     raise InputError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
   for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps),

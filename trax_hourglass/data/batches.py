@@ -12,6 +12,7 @@ import numpy as np
 from trax_hourglass.data import permutation
 from trax_hourglass.runtime.checks import check_vocabulary
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import seeds
 
 _STARTS_AT_ONCE = 256
@@ -48,7 +49,7 @@ class Windows(abc.ABC):
                        f'{data.example_length}')
     if batch_size % n_hosts:
       raise InputError(f'batch size {batch_size} does not divide among {n_hosts} hosts: give a multiple of {n_hosts}')
-    seeds.check_seed(seed)
+    checks.check_seed(seed)
     own = batch_size // n_hosts
     self._data, self._batch_size, self._length = data, batch_size, length
     self._seed, self._vocab_size = seed, vocab_size

@@ -24,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from trax_hourglass.layers.scan import unstacked
-from trax_hourglass.runtime.checks import check_vocabulary
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
-from trax_hourglass.runtime import seeds
 
 START = 0  # The token that stands before the first one; what shifting puts there in the other modes.
 
@@ -48,13 +47,7 @@ class Choice:
   top_p: float = 1.0
 
   def __post_init__(self):
-    if not 0.0 <= self.temperature < float('inf'):
-      raise InputError(f'temperature is {self.temperature}: give 0 for the most probable token, 1 for the model as it '
-                       'is, or what logits shall be divided by')
-    if self.top_k is not None and self.top_k < 1:
-      raise InputError(f'top_k is {self.top_k}: give the number of most probable tokens to choose from, at least 1')
-    if not 0.0 < self.top_p <= 1.0:
-      raise InputError(f'top_p is {self.top_p}: give a probability above 0 and at most 1')
+    checks.check_choice(self.temperature, self.top_k, self.top_p)
 
   def filtered(self, logits):
     """Returns logits (..., V), divided by the temperature, -inf for tokens that top_k and top_p leave out.
@@ -140,7 +133,7 @@ class Sampler:
     Raises:
       InputError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
     """
-    seeds.check_seed(seed)
+    checks.check_seed(seed)
     prompts = [as_tokens(prompt, self._model.vocab_size) for prompt in prompts]
     longest = max(map(len, prompts), default=0)
     if not prompts or length < 1:
@@ -269,7 +262,7 @@ def as_tokens(text, vocab_size):
   if tokens.ndim != 1 or tokens.size and not np.issubdtype(tokens.dtype, np.integer):
     raise InputError(f'tokens have shape {tokens.shape} and type {tokens.dtype}: give a sequence of whole numbers')
   if tokens.size:
-    check_vocabulary(tokens, vocab_size)
+    checks.check_vocabulary(tokens, vocab_size)
   return tokens.astype(np.int32)
 
 

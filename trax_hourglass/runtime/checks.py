@@ -11,6 +11,23 @@ def check_vocabulary(tokens, vocab_size):
                      'raise vocab_size or check the data')
 
 
+def check_seed(seed):
+  """Raises InputError unless it is a whole number that 63 bits hold."""
+  if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+    raise InputError(f'seed is {seed!r}: give a whole number, not below 0 and below 2^63')
+
+
+def check_choice(temperature, top_k, top_p):
+  """Raises InputError for a temperature below 0, top_k below 1, or top_p outside of (0, 1]."""
+  if not 0.0 <= temperature < float('inf'):
+    raise InputError(f'temperature is {temperature}: give 0 for the most probable token, 1 for the model as it is, or '
+                     'what logits shall be divided by')
+  if top_k is not None and top_k < 1:
+    raise InputError(f'top_k is {top_k}: give the number of most probable tokens to choose from, at least 1')
+  if not 0.0 < top_p <= 1.0:
+    raise InputError(f'top_p is {top_p}: give a probability above 0 and at most 1')
+
+
 def check_sizes(**sizes):
   """Raises InputError for a size, by its argument's name, that is no whole number above 0."""
   for name, size in sizes.items():

@@ -31,6 +31,7 @@ from trax_hourglass.training.retention import Kept
 
 FOLDER = 'checkpoints'
 _NOTES = 'notes.json'
+BITS = 'metrics/BitsPerToken'  # Name of evaluations and losses in the history that notes hold.
 _UNFINISHED, _DELETED, _DAMAGED, _REPLACED = '.unfinished', '.deleted', '.damaged', '.replaced'
 PARTS = 'weights', 'state', 'slots'
 

@@ -33,7 +33,6 @@ from trax_hourglass.training import tensorboard
 
 _MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
 _SETTLED_TOGETHER = 20  # Steps between those at which several hosts settle.
-_METRIC = 'BitsPerToken'
 
 
 class Loop(training.Loop):
@@ -242,12 +241,12 @@ class Loop(training.Loop):
     # Of now, and so that the first ones need no memory any longer.
     self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state
     started = time.monotonic()
-    self._log('eval', {f'metrics/{_METRIC}': self._evaluate(self._model.weights, self._model.state, self._check_stop)})
+    self._log('eval', {checkpoints.BITS: self._evaluate(self._model.weights, self._model.state, self._check_stop)})
     self._clock += time.monotonic() - started  # Is not training.
 
   def _bits(self):
     """Returns what the evaluation of this step came to, or None where there was none."""
-    return dict(self.history.get('eval', f'metrics/{_METRIC}')).get(self.step)
+    return dict(self.history.get('eval', checkpoints.BITS)).get(self.step)
 
   def _check_stop(self):
     if self._stopping.heard() is not None:  # Several hosts would stop at different batches.
@@ -263,7 +262,7 @@ class Loop(training.Loop):
     seconds = max(time.monotonic() - self._clock, 1e-9)
     self._log('train', {
         f'metrics/{self._tasks[0].loss_name}': loss,
-        f'metrics/{_METRIC}': loss / math.log(2),
+        checkpoints.BITS: loss / math.log(2),
         'training/learning_rate': self._tasks[0].learning_rate(self.step),
         'training/steps per second': self._n_timed / seconds,
         **{f'training/{name}': value for name, value in means.items()}})

@@ -83,6 +83,13 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   return Run(model, step, found)
 
 
+def curve(directory):
+  """Returns [(step, bits)] of a run's evaluations, as the notes of its newest checkpoint hold them."""
+  store = checkpoints.Store(directory)
+  history = store.notes(max(store.steps()))['history']['_values']
+  return [tuple(point) for point in history.get('eval', {}).get(checkpoints.BITS, [])]
+
+
 def _existing(output_dir):
   directory = pathlib.Path(output_dir).expanduser()
   if not directory.is_dir():

@@ -1,6 +1,5 @@
 """TensorBoard's files: nothing twice and nothing left out, whatever stopped a run or filled the disk."""
 
-import contextlib
 import itertools
 import os
 import pathlib
@@ -8,7 +7,7 @@ import platform
 import time
 
 import tensorflow as tf
-from tensorflow.core.util import event_pb2
+from tensorflow.python.lib.io import _pywrap_record_io
 
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime.errors import InputError
@@ -93,7 +92,8 @@ def drop_after(folder, step):
 def _drop_after(path, step):
   kept, whole = [], True
   try:
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+    # tf.data would wake TensorFlow's devices up, which complain on stderr where there is no GPU.
+    for record in _pywrap_record_io.RecordIterator(str(path), ''):
       if tf.compat.v1.Event.FromString(record).step <= step:
         kept.append(record)
       else:
@@ -104,16 +104,3 @@ def _drop_after(path, step):
     with atomic_files.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
       for record in kept:
         writer.write(record)
-
-CURVE = 'metrics/BitsPerToken'
-
-
-def curve(run):
-  """Returns [(step, bits)] of the evaluations in a run directory, as its TensorBoard events tell them."""
-  bits = {}
-  for file in sorted(pathlib.Path(run).glob('eval/events*')):
-    with contextlib.suppress(tf.errors.DataLossError):  # A run that was killed leaves half a record.
-      for record in tf.data.TFRecordDataset(str(file)):
-        event = event_pb2.Event.FromString(record.numpy())
-        bits.update({event.step: value.simple_value for value in event.summary.value if value.tag == CURVE})
-  return sorted(bits.items())

@@ -1,0 +1,44 @@
+"""Flags of sampling, checked before anything is loaded. Imports nothing heavy."""
+
+import ast
+
+from trax_hourglass.runtime import checks
+from trax_hourglass.runtime.errors import InputError
+
+
+def stop_byte(text):
+  """Returns the byte that --stop names: a number, one character of one byte, or an escape such as '\\n'.
+
+  A digit is the number: 57 is '9'.
+
+  Raises:
+    InputError: it is none of them.
+  """
+  if text.isdecimal() and int(text) < 256:
+    return int(text)
+  if text.startswith('\\') and len(text) > 1:
+    try:
+      text = ast.literal_eval(f"'{text}'")
+    except (SyntaxError, ValueError):
+      pass
+  code = text.encode('utf-8', 'surrogateescape')
+  if len(code) != 1:
+    raise InputError(f"stop is {text!r}: give one character of one byte such as '.', an escape such as "
+                     r"'\n', or a number from 0 to 255")
+  return code[0]
+
+
+def check(args):
+  """Checks the flags of `generate` that say how to sample.
+
+  Raises:
+    InputError: one is out of its range.
+  """
+  checks.check_choice(args.temperature, args.top_k, args.top_p)
+  checks.check_seed(args.seed)
+  if args.count < 1:
+    raise InputError(f'count is {args.count}: give the number of texts or images, at least 1')
+  if args.stop is not None:
+    stop_byte(args.stop)
+  if args.length is not None and args.length < 1:
+    raise InputError(f'length is {args.length}: give the number of bytes to write, at least 1')
