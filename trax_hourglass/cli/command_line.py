@@ -43,8 +43,7 @@ def connect_hosts(args):
   """Connects the hosts as the flags of `add_host_flags` say; without any there is one host.
 
   Raises:
-    InputError: flags that contradict each other.
-    InputError: the hosts do not come up; see `distributed.connect`.
+    InputError: flags that contradict each other, or hosts that do not come up; see `distributed.connect`.
   """
   given = {name: getattr(args, name) for name in ('coordinator', 'n_hosts', 'host') if getattr(args, name) is not None}
   if args.cluster and given:

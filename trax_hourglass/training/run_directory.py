@@ -60,8 +60,7 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
 
   Raises:
     InputError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one
-      that does not fit the config's model.
-    InputError: gin refuses the config.
+      that does not fit the config's model, or a config that gin refuses.
   """
   with distributed.together(f'opening {output_dir!r}'):
     directory = None if output_dir is None else _existing(output_dir)
