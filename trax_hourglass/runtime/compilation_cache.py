@@ -14,8 +14,8 @@ _SETTINGS = {'jax_persistent_cache_min_compile_time_secs': 0.1, 'jax_persistent_
 def use():
   """Turns the cache on, unless JAX_COMPILATION_CACHE_DIR or `jax.config` names another.
 
-  It imports no JAX: where that is not imported yet, it takes the settings from the environment. A folder that cannot be
-  written is said, once, and the command goes on without.
+  Imports no JAX, which reads the settings from environment variables when it is imported. Where it is already, its
+  settings change. A folder that cannot be written is said once, and the command goes on without.
   """
   jax = sys.modules.get('jax')
   if os.environ.get('JAX_COMPILATION_CACHE_DIR') or jax and jax.config.jax_compilation_cache_dir:
@@ -34,6 +34,8 @@ def use():
   if jax:
     for name, value in settings.items():
       jax.config.update(name, value)
+    from jax.experimental.compilation_cache import compilation_cache  # pylint: disable=g-import-not-at-top
+    compilation_cache.reset_cache()  # It may have found no folder before, and would not look again.
 
 
 def folder():
