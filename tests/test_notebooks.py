@@ -16,11 +16,12 @@ FOLDER = processes.ROOT / 'notebooks'
 TESTS = str(processes.ROOT / 'tests')
 NAMES = sorted(file.name for file in FOLDER.glob('*.ipynb'))
 CORPUS = f"ByteCorpus.path = '{__file__}'"
+HOURGLASS = "Hourglass.hierarchy = '1@1 1@3 0@1'", *runs.HOURGLASS[1:]
 # What a notebook is told in place of its own cell of parameters.
 PARAMETERS = {
     'anatomy.ipynb':
-        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, runs.HOURGLASS]), 'authors_checkpoint.ipynb':
-            dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, runs.HOURGLASS], max_tokens=130, prompt=b'def'),
+        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, *HOURGLASS]), 'authors_checkpoint.ipynb':
+            dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, *HOURGLASS], max_tokens=130, prompt=b'def'),
     'quickstart.ipynb':
         dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]), 'compare.ipynb':
             dict(
@@ -51,7 +52,7 @@ def test_is_short_and_clean(name):
 
 def authors_checkpoint(path):
   """Writes a checkpoint of a tiny model as the authors' code does."""
-  model = th.Hourglass(256, '1@1 1@3 0@1', 14, 10, 7)
+  model = th.Hourglass(256, '1@1 1@3 0@1', 14, 10, 7, shortening=th.ShortenByAverage, upsampling=th.UpsampleByRepeat)
   model.init(shapes.ShapeDtype((1, 3), np.int32))
   interop.to_trax(model, path)
 

@@ -13,10 +13,11 @@ from trax import optimizers
 from trax.supervised import training
 
 from trax_hourglass import evaluate
-from tests.helpers import runs
 from tests.helpers import doors
+from tests.helpers import pairs
+from tests.helpers import runs
 
-MODEL = ['Hourglass.hierarchy = "1@1 1@3 1@1"', 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1']
+MODEL = [*runs.HOURGLASS, 'Hourglass.d_model = 8', 'Hourglass.d_ff = 6', 'Hourglass.n_heads = 1']
 
 
 main = functools.partial(doors.main, command=evaluate)
@@ -77,7 +78,8 @@ def test_mistakes_are_one_line_and_exit_code_2(trained, tmp_path, monkeypatch, c
 def authors(tmp_path_factory):
   """A run of Trax's loop with the authors' model of bytes: (directory, the model in mode 'eval')."""
   directory = tmp_path_factory.mktemp('authors')
-  options = dict(vocab_size=256, d_model=8, d_ff=6, vanilla_layers=(1, 1), hierarchy='1@3', n_heads=1, dropout=0.0)
+  options = dict(vocab_size=256, d_model=8, d_ff=6, vanilla_layers=(0, 0), hierarchy='1@3', n_heads=1, dropout=0.0,
+                 downsampling_fn=pairs.SHORTENINGS['average'][1], upsampling_fn=pairs.UPSAMPLINGS['repeat'][1])
   x = np.random.RandomState(0).randint(0, 256, (2, 12)).astype(np.int32)
   batch = x, x, np.ones(x.shape, np.float32)
   task = training.TrainTask(iter(lambda: batch, None), tl.WeightedCategoryCrossEntropy(), optimizers.Adam(1e-2),

@@ -44,7 +44,7 @@ def train(tmp_path, monkeypatch):
   return run
 
 
-OWN_SHORTENING = runs.HOURGLASS, 'Hourglass.shortening = @my_project.Mine'
+OWN_SHORTENING = *runs.HOURGLASS, 'Hourglass.shortening = @my_project.Mine'
 
 
 @pytest.mark.parametrize('text, bindings, message', [

@@ -35,7 +35,7 @@ from tests.helpers import comparisons
 TRANSFORMER = ["include 'models/transformer_lm.gin'", 'TransformerLM.n_layers = 1', 'TransformerLM.d_model = 4',
                'TransformerLM.d_ff = 4', 'TransformerLM.n_heads = 1', 'TransformerLM.max_len = 20']
 FAILS = """compare.own_rows = {
-    'maximum': ['Hourglass.hierarchy = "0@1 1@3 1@1"', 'Hourglass.shortening = @ShortenByMaximum',
+    'maximum': ['Hourglass.hierarchy = "0@1 1@3 0@1"', 'Hourglass.shortening = @ShortenByMaximum',
                 'Hourglass.upsampling = @UpsampleByRepeat'],
     'fails': 'fit.eval_batches = 0'}"""
 

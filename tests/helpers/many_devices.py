@@ -122,7 +122,7 @@ def our_steps(numbers=(1, 4), is_thorough=False):
         share = bytes_per_device(trainer) / whole_bytes
         # All but Adam's few scalars divide.
         assert 1 / n_devices <= share < 1.05 / n_devices, share
-  if jax.process_count() == 1:  # What XLA makes of a model does not depend on how many processes its devices are of.
+  if is_thorough and jax.process_count() == 1:  # What XLA makes of it does not depend on how many processes there are.
     for n_devices, shard_weights in ((1, False), (numbers[-1], True)):
       losses[f'whole, {n_devices} devices, shared out: {shard_weights}'], trainer = train(
           n_devices, shard_weights, 5, WHOLE)

@@ -14,7 +14,9 @@ import trax_hourglass as th
 from trax_hourglass.runtime import gin_config
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny.gin')
-HOURGLASS = "Hourglass.hierarchy = '1@1 1@3 0@1'"  # Where it matters; it takes four times as long to compile.
+# Where a hierarchy matters: one whose step compiles in a third of the time that the paper's resamplings take.
+HOURGLASS = ("Hourglass.hierarchy = '0@1 1@3 0@1'", 'Hourglass.shortening = @ShortenByAverage',
+             'Hourglass.upsampling = @UpsampleByRepeat')
 
 
 def run(output_dir, *bindings):
@@ -33,7 +35,7 @@ def shared(folder):
   if not result.exists():
     folder.mkdir()
     text.write_bytes(bytes(range(97, 122)) * 40)
-    found = run(folder / 'run', HOURGLASS, f"ByteCorpus.path = '{text}'", 'n_steps = 30', 'fit.checkpoint_every = 30',
+    found = run(folder / 'run', *HOURGLASS, f"ByteCorpus.path = '{text}'", 'n_steps = 30', 'fit.checkpoint_every = 30',
                 'fit.eval_every = 30', 'Hourglass.max_length = 90')
     result.write_text(json.dumps(dataclasses.asdict(found)))
   return folder / 'run', text, fit.Result(**json.loads(result.read_text()))

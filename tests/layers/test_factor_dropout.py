@@ -98,7 +98,7 @@ def test_each_draw_is_the_plain_model_of_that_factor(shortening, upsampling, hie
 
 @pytest.fixture(scope='module')
 def model():
-  return pairs.initialise(pairs.ours('1@1 1@2|3 0@1', 'average', 'attention_repeat', mode='train', dropout=0.0), 13)
+  return pairs.initialise(pairs.ours('0@1 1@2|3 0@1', 'average', 'attention_repeat', mode='train', dropout=0.0), 13)
 
 
 def test_causal_at_every_offset_whatever_is_drawn(model):
@@ -110,7 +110,7 @@ def test_causal_at_every_offset_whatever_is_drawn(model):
 def test_weights_decode_at_each_factor(model):
   """Tokens one by one, as the full pass of that factor; other modes take the first."""
   x = pairs.tokens(13)
-  for hierarchy, alternative in [('1@1 1@2|3 0@1', '1@1 1@2 0@1'), ('1@1 1@3|2 0@1', '1@1 1@3 0@1')]:
+  for hierarchy, alternative in [('0@1 1@2|3 0@1', '0@1 1@2 0@1'), ('0@1 1@3|2 0@1', '0@1 1@3 0@1')]:
     evaluated = pairs.ours(alternative, 'average', 'attention_repeat')
     evaluated.init(shapes.signature(x))
     expected = pairs.forward(evaluated)(model.weights, x)
@@ -147,7 +147,7 @@ def test_operations_are_the_mean_over_the_factors(model):
     plain = pairs.ours(hierarchy, 'average', 'attention_repeat')
     plain.init(shapes.signature(pairs.tokens(12)))
     return flops.forward(plain, 2, 12)
-  assert flops.forward(model, 2, 12) == (operations('1@1 1@2 0@1') + operations('1@1 1@3 0@1')) // 2
+  assert flops.forward(model, 2, 12) == (operations('0@1 1@2 0@1') + operations('0@1 1@3 0@1')) // 2
 
 
 def test_prints_as_a_valley_of_both(model):

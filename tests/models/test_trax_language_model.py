@@ -26,8 +26,11 @@ SIZES = {
                     'ReformerLM.n_heads = 1', 'ReformerLM.d_attention_key = 6', 'ReformerLM.d_attention_value = 6',
                     'ReformerLM.dropout = 0.1'),
     'trax_hourglass_lm': (
-        'HourglassLM.vanilla_layers = (1, 0)', 'HourglassLM.hierarchy = "1@3"', 'HourglassLM.d_model = 14',
-        'HourglassLM.d_ff = 10', 'HourglassLM.n_heads = 7', 'HourglassLM.dropout = 0.1'),
+        'HourglassLM.vanilla_layers = (0, 0)', 'HourglassLM.hierarchy = "1@3"', 'HourglassLM.d_model = 14',
+        'HourglassLM.d_ff = 10', 'HourglassLM.n_heads = 7', 'HourglassLM.dropout = 0.1',
+        # A third of what the paper's take to compile.
+        'HourglassLM.downsampling_fn = @trax.layers.AveragePooling',
+        'HourglassLM.upsampling_fn = @trax.layers.NaiveUpsampling'),
 }
 
 

@@ -56,13 +56,13 @@ def test_equal_seeds_give_equal_losses(finished, tmp_path):
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
   """Of a hierarchy."""
   # The schedule counts to 4 in both: only the end of the first part differs.
-  uninterrupted = runs.run(tmp_path / 'uninterrupted', runs.HOURGLASS)
-  part = runs.run(tmp_path / 'parts', runs.HOURGLASS, 'fit.n_steps = 2')
+  uninterrupted = runs.run(tmp_path / 'uninterrupted', *runs.HOURGLASS)
+  part = runs.run(tmp_path / 'parts', *runs.HOURGLASS, 'fit.n_steps = 2')
   assert part.step == 2
-  whole = runs.run(tmp_path / 'parts', runs.HOURGLASS)
+  whole = runs.run(tmp_path / 'parts', *runs.HOURGLASS)
   assert whole.step == 4
   np.testing.assert_allclose(whole.valid_bits_per_token, uninterrupted.valid_bits_per_token, rtol=1e-6)
-  again = runs.run(tmp_path / 'parts', runs.HOURGLASS)  # Nothing left to train: only scored.
+  again = runs.run(tmp_path / 'parts', *runs.HOURGLASS)  # Nothing left to train: only scored.
   assert again.valid_bits_per_token == whole.valid_bits_per_token
 
 
