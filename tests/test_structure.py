@@ -23,8 +23,8 @@ BELOW |= {
     'generate': ('registry', 'cli', 'runtime'), 'compare': ('registry', 'cli', 'comparison', 'runtime'),
     'export': ('registry', 'cli', 'training', 'models', 'runtime'),
     '__main__': ('train', 'evaluate', 'generate', 'compare', 'export'), '__init__': ('registry', 'runtime')}
-# They import by names that they look up: public names, and modules that have moved.
-LOOKED_UP = '__init__.py', 'runtime/moved_modules.py'
+# They import by names that they look up: public names, modules that have moved, and parts of Trax.
+LOOKED_UP = '__init__.py', 'runtime/moved_modules.py', 'runtime/deferred_imports.py'
 
 
 def modules():

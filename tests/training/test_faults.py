@@ -253,11 +253,14 @@ def test_data_that_grew_is_refused(tmp_path):
     runs.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
 
 
-def test_events_that_cannot_be_read_are_refused(copy):
+def test_events_that_cannot_be_removed_are_told(copy, capsys):
+  before = runs.events(copy, 'metrics/BitsPerToken')
   (copy / 'train' / 'events.out.tfevents.0').mkdir()
-  with pytest.raises(ValueError, match='TensorBoard events of steps after 6 cannot be taken out of '
-                                       '.*events.out.tfevents.0'):
-    runs.run(copy, *runs.LONG)
+  runs.run(copy, *runs.LONG)
+  said = capsys.readouterr().err
+  assert 'events.out.tfevents.0 could not be removed, and TensorBoard may show its points too' in said
+  (copy / 'train' / 'events.out.tfevents.0').rmdir()
+  assert runs.events(copy, 'metrics/BitsPerToken') == before != []
 
 
 def test_two_processes(copy):
@@ -321,7 +324,7 @@ def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
 def test_disk_that_stays_full(tmp_path, monkeypatch):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-  at_step(monkeypatch, 3, lambda: limit(2000))
+  at_step(monkeypatch, 3, lambda: limit(8000))
   try:
     with pytest.raises(ValueError, match='checkpoint of step 6 could not be written .* goes on from step 2'):
       runs.run(tmp_path, *runs.LONG)

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import time
 import types
 
 import gin
@@ -100,7 +101,7 @@ def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypat
       return self._evaluate(*args)
 
   monkeypatch.setattr(step.Trainer, 'one_step', slow)
-  monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
+  monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: now[0], time=time.time))
   gin.clear_config()
   gin_config.parse_gin([runs.TINY], settings)
   th.fit(str(tmp_path), callbacks=[Look])

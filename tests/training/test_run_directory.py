@@ -61,7 +61,8 @@ def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
   jax.tree.map(np.testing.assert_array_equal, ours.weights, opened.model.weights)
   export('--to', tmp_path / 'authors.pkl.gz', '--authors')
   theirs = trax.models.HourglassLM(256, 14, 10, vanilla_layers=(0, 0), hierarchy='1@3', n_heads=7, mode='eval',
-                                  downsampling_fn=pairs.SHORTENINGS['average'][1], upsampling_fn=pairs.UPSAMPLINGS['repeat'][1])
+                                  downsampling_fn=pairs.SHORTENINGS['average'][1],
+                                  upsampling_fn=pairs.UPSAMPLINGS['repeat'][1])
   theirs.init_from_file(str(tmp_path / 'authors.pkl.gz'), weights_only=True, input_signature=one)
   tokens = np.arange(12, dtype=np.int32)[None]
   np.testing.assert_allclose(theirs(tokens), opened.model(tokens), atol=1e-4)
@@ -90,7 +91,8 @@ def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):
 @pytest.mark.parametrize('bindings, message', [
     (['Hourglass.vocab_size = 300'], 'vocabulary of 256 and the config one of 300'),
     (['Hourglass.d_model = 28'], 'width of 14 and the config one of 28'),
-    (['Hourglass.hierarchy = "0@1 1@4 0@1"', 'Hourglass.shortening = @ShortenByLinear'], 'does not fit the model: it holds'),
+    (['Hourglass.hierarchy = "0@1 1@4 0@1"', 'Hourglass.shortening = @ShortenByLinear'],
+     'does not fit the model: it holds'),
     (['Hourglass.d_ff = 11'], 'has shape'),
 ])
 def test_checkpoint_of_another_model(trained, bindings, message):

@@ -24,7 +24,8 @@ def losses(n_steps=3, batch_size=6, **options):
   # Token weights differ, so that a mean of the parts' means would be wrong; of six parts one has nothing to learn from.
   batch = (x, x, np.random.RandomState(2).randint(0, 3, x.shape).astype(np.float32))
   batch[2][4] = 0.0
-  model = tl.Serial(pairs.ours('0@1 1@3 0@1', 'average', 'repeat', mode='train', dropout=0.0), tl.WeightedCategoryCrossEntropy())
+  model = tl.Serial(pairs.ours('0@1 1@3 0@1', 'average', 'repeat', mode='train', dropout=0.0),
+                    tl.WeightedCategoryCrossEntropy())
   model.init(shapes.signature(batch), rng=jax.random.PRNGKey(0))
   optimizer = optimizers.Adam(1e-2)
   optimizer.tree_init(model.weights)

@@ -9,8 +9,6 @@ import json
 import pathlib
 import statistics
 
-from scipy import stats
-
 from trax_hourglass.comparison import plots
 from trax_hourglass.comparison import results as results_lib
 from trax_hourglass.runtime import atomic_files
@@ -87,6 +85,7 @@ def orderings(results):
       continue
     differences = [worse['bits_of_seeds'][seed] - better['bits_of_seeds'][seed] for seed in seeds]
     mean = statistics.fmean(differences)
+    from scipy import stats  # Takes a second.  pylint: disable=g-import-not-at-top
     interval = stats.t.ppf(0.975, len(seeds) - 1) * statistics.stdev(differences) / len(seeds)**0.5
     verdict = 'open' if abs(mean) <= interval else 'holds' if mean > 0 else 'reversed'
     found.append({'better': better['name'], 'worse': worse['name'], 'paper': worse['paper'] - better['paper'],

@@ -8,6 +8,7 @@ import urllib.request
 
 import tqdm
 
+from trax_hourglass.runtime import deferred_imports
 from trax_hourglass.runtime.errors import InputError
 
 # TFDS tries a download for minutes before it gives up; this tells sooner. Its own data lie on this host.
@@ -25,7 +26,7 @@ def builder(name, data_dir):
   Raises:
     InputError: TFDS does not know it.
   """
-  import tensorflow_datasets as tfds  # Takes seconds.  pylint: disable=g-import-not-at-top
+  tfds = deferred_imports.import_quietly('tensorflow_datasets')  # Takes seconds.
   try:
     return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
   except tfds.core.registered.DatasetNotFoundError as error:

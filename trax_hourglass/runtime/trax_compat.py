@@ -5,40 +5,15 @@ Import this before trax. Each patch names what went and since when, and has a te
 only; JAX, gzip and NumPy stay as they are for everybody else.
 """
 
-import contextlib
 import functools
 import importlib.util
 import inspect
 import os
 import sys
-import tempfile
 import types
 from unittest import mock
 
-# What these lines say is known and of no use to our users: TensorFlow's CPU features and missing GPU libraries (JAX
-# does the computing), and Gym's end of life (Trax imports it for reinforcement learning).
-_NOISE = ('WARNING: All log messages before absl::InitializeLog()', 'I0000 ', 'To enable the following instructions',
-          'Gym has been unmaintained', 'Please upgrade to Gymnasium', 'Users of this version of Gym',
-          'See the migration guide at https://gymnasium')
-
-
-@contextlib.contextmanager
-def _without_noise():
-  """Holds back file descriptor 2 and lets all but the known lines through; C++ code writes there directly."""
-  sys.stderr.flush()
-  saved = os.dup(2)
-  with tempfile.TemporaryFile() as held:
-    os.dup2(held.fileno(), 2)
-    try:
-      yield
-    finally:
-      sys.stderr.flush()
-      os.dup2(saved, 2)
-      os.close(saved)
-      held.seek(0)
-      for line in held.read().decode(errors='replace').splitlines(keepends=True):
-        if not line.startswith(_NOISE):
-          sys.stderr.write(line)
+from trax_hourglass.runtime import deferred_imports
 
 
 def _frames():
@@ -59,15 +34,15 @@ def _place(frame):
 # each frame among all that are loaded, thousands with TensorFlow: nine tenths of the time that importing Trax takes.
 _QUICK = {'stack': _frames, 'getframeinfo': _place}
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
+# What fails in TensorFlow is raised too; without a GPU it complains when data are first read.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Or it takes all memory of a GPU, which JAX needs, to read a file.
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
-with _without_noise(), mock.patch.multiple(inspect, **_QUICK):
+with deferred_imports.deferred(), mock.patch.multiple(inspect, **_QUICK):
   import gzip
 
   import jax
   import numpy as np
-  import tensorflow  # pylint: disable=unused-import
   from trax import fastmath
   from trax import layers as tl
   from trax.data import inputs

@@ -12,7 +12,6 @@ from unittest import mock
 import gin
 import jax
 import numpy as np
-from trax import jaxboard
 from trax import shapes
 from trax.fastmath import random
 from trax.supervised import history
@@ -76,6 +75,7 @@ class Loop(training.Loop):
     self._unread = []  # (step, learning rate, statistics) since `settle`, on the device.
     self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
     self._saved = None
+    self._logged_at = {'train': {}, 'eval': {}}  # When each step was logged, in seconds since 1970.
     # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no
     # folder, of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no
     # compilation.
@@ -100,9 +100,7 @@ class Loop(training.Loop):
     """
     last = self.step + n_steps
     self._record.begin()
-    self._events = {
-        part: tensorboard.Events(self._record.path / part if self.is_chief else None) for part in ('train', 'eval')
-    }
+    self._events = {part: self._events_of(part) for part in self._logged_at}
     self._clock, self._n_timed = time.monotonic(), 0  # Steps since then.
     try:
       with Stopping() as stopping:
@@ -195,7 +193,7 @@ class Loop(training.Loop):
       return
     self.settle()
     notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': self._bits(),
-             'since_logged': [self._n_summed, self._sums], 'n_skipped': self._n_skipped}
+             'since_logged': [self._n_summed, self._sums], 'n_skipped': self._n_skipped, 'logged_at': self._logged_at}
     self._saved = self.step
     self._record.store.save(self.step, self._trainer.arrays(), notes)
 
@@ -255,8 +253,6 @@ class Loop(training.Loop):
   def _log_training(self):
     """Writes what Trax's loop writes, and bits; prints nothing (see progress.py)."""
     self.settle()
-    if self.step == 1:
-      self._events['train'].text(1, 'gin_config', jaxboard.markdownify_operative_config_str(gin.operative_config_str()))
     means = {name: total / max(1, self._n_summed) for name, total in self._sums.items()}
     loss = means.pop('loss', math.nan)
     seconds = max(time.monotonic() - self._clock, 1e-9)
@@ -272,7 +268,19 @@ class Loop(training.Loop):
   def _log(self, part, scalars):
     for name, value in scalars.items():
       self._history.append(part, name, self.step, float(value))
-    self._events[part].write(self.step, scalars)
+    self._logged_at[part][str(self.step)] = time.time()  # JSON's keys are texts.
+    self._events[part].write(self.step, self._logged_at[part][str(self.step)], scalars)
+
+  def _events_of(self, part):
+    """Returns TensorBoard's file of a part of the run, with what its history holds."""
+    scalars = collections.defaultdict(dict)
+    for name in self.history.metrics_for_mode(part):
+      for step, value in self.history.get(part, name):
+        scalars[step][name] = value
+    logged = [(step, self._logged_at[part].get(str(step), time.time()), scalars[step]) for step in sorted(scalars)]
+    config = ''.join(f'    {line}\n' for line in gin.operative_config_str().splitlines())  # Code, in Markdown.
+    return tensorboard.Events(self._record.path / part if self.is_chief else None, logged,
+                              [('gin_config', config)] if part == 'train' else [])
 
   def _init_trainer(self, task):
     if self._loss_chunk is None:
@@ -294,6 +302,7 @@ class Loop(training.Loop):
     self._n_summed, self._sums = notes['since_logged']
     self._n_skipped = notes['n_skipped']
     self._history = _history(notes['history'])
+    self._logged_at |= notes.get('logged_at', {})  # Runs of version 0.1 have none.
     if notes['seed'] != self._seed:
       raise InputError(f'seed is {self._seed} and the run began with {notes["seed"]}: give that, or another output_dir')
 

@@ -15,7 +15,6 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import retention
 from trax_hourglass.training import run_config
-from trax_hourglass.training import tensorboard
 from trax_hourglass.training import versions
 
 CONFIG, _LOCK = 'config.gin', 'run.lock'
@@ -86,16 +85,13 @@ class RunRecord:
     return self
 
   def begin(self):
-    """Takes out events that will be logged anew, and writes the config: from here on the directory is of this run.
+    """Writes the config: from here on the directory is of this run.
 
     Raises:
-      InputError: TensorBoard's files cannot be rewritten.
       OSError: the directory cannot be written to.
     """
     with distributed.together(f'writing to {str(self.path)!r}'):
       if distributed.is_first():
-        for part in ('train', 'eval'):
-          tensorboard.drop_after(self.path / part, self._last_logged(part))
         atomic_files.write(self.path / CONFIG, gin.operative_config_str())
         versions.write(self.path)
 
@@ -134,11 +130,6 @@ class RunRecord:
       if self._data[name] != before:
         raise InputError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, '
                          f'and is {self._data[name]}')
-
-  def _last_logged(self, part):
-    """Returns the last step that the checkpoint's history tells of; what was logged later is logged anew."""
-    values = self.notes['history']['_values'].get(part, {}) if self.notes else {}
-    return max((points[-1][0] for points in values.values() if points), default=0)
 
   def _release(self):
     if self._lock is None:

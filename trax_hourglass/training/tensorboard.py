@@ -1,106 +1,91 @@
-"""TensorBoard's files: nothing twice and nothing left out, whatever stopped a run or filled the disk."""
+"""TensorBoard's files, written from a run's history and never read: each point once, whatever stopped the run."""
 
-import itertools
+import contextlib
 import os
-import pathlib
 import platform
 import time
 
-import tensorflow as tf
-from tensorflow.python.lib.io import _pywrap_record_io
-
-from trax_hourglass.runtime import atomic_files
-from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 
 _VERSION = 'brain.Event:2'
-_numbers = itertools.count()
+_FILES = 'events.out.tfevents.*'
 
 
 class Events:
-  """Scalars and texts of one part of a run, 'train' or 'eval'. What the disk refuses is kept and written later."""
+  """Scalars of one part of a run, 'train' or 'eval'. What the disk refuses is written later."""
 
-  def __init__(self, folder):
-    """Opens nothing yet.
+  def __init__(self, folder, logged=(), texts=()):
+    """Replaces the folder's files by one of what was logged so far; writes nothing where that is nothing.
 
     Args:
-      folder: for a file of events, or None to write nothing.
+      folder: pathlib.Path, which need not exist; None to write nothing.
+      logged: [(step, seconds since 1970, {tag: value})].
+      texts: [(tag, text in Markdown)], shown at step 1.
     """
-    self._folder, self._writer, self._waiting = folder, None, []
+    self._folder, self._logged, self._texts = folder, list(logged), list(texts)
+    self._file, self._n_written = None, 0
+    if folder is not None and (self._logged or any(folder.glob(_FILES))):
+      self._flush()
 
-  def write(self, step, scalars):
-    """Writes {tag: value} of a step."""
-    self._add(step, tf.compat.v1.Summary(
-        value=[tf.compat.v1.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in scalars.items()]))
-
-  def text(self, step, tag, text):
-    """Writes a text in Markdown."""
-    metadata = tf.compat.v1.SummaryMetadata(plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name='text'))
-    self._add(step, tf.compat.v1.Summary(
-        value=[tf.compat.v1.Summary.Value(tag=tag, metadata=metadata, tensor=tf.make_tensor_proto([text.encode()]))]))
+  def write(self, step, seconds, scalars):
+    """Writes {tag: value} of a step, logged at a time in seconds since 1970."""
+    if self._folder is not None:
+      self._logged.append((step, seconds, scalars))
+      self._flush()
 
   def close(self):
-    """Closes the file; what is waiting is tried once more."""
-    if self._waiting:
+    """Closes the file; what the disk refused is tried once more."""
+    if self._folder is not None and self._n_written < len(self._logged):
       self._flush()
-    if self._writer:
-      self._writer.close()
-      self._writer = None
-
-  def _add(self, step, summary):
-    if self._folder is not None:
-      self._waiting.append(tf.compat.v1.Event(wall_time=time.time(), step=step, summary=summary))
-      self._flush()
+    self._leave()
 
   def _flush(self):
-    """Writes what is waiting, if the disk lets it: training must not end for its curves."""
+    """Writes what is not written yet, if the disk lets it: training must not end for its curves."""
     try:
-      if self._writer is None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        name = f'events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{next(_numbers)}'
-        self._writer = tf.io.TFRecordWriter(str(self._folder / name))
-        self._writer.write(tf.compat.v1.Event(wall_time=time.time(), file_version=_VERSION).SerializeToString())
-      while self._waiting:  # One by one, so that it is known which ones are written.
-        self._writer.write(self._waiting[0].SerializeToString())
-        self._writer.flush()
-        del self._waiting[0]
-    except (OSError, tf.errors.OpError) as error:
-      say(f'TensorBoard events could not be written to {self._folder}, which is tried again later: {error}')
-      self._writer = None  # The file may end within an event; a new one is begun.
-
-
-def drop_after(folder, step):
-  """Takes out all events of later steps, and a last one that was cut in the middle, so that they can be written again.
-
-  Args:
-    folder: with files of events; it may be missing.
-    step: the last one to keep.
-
-  Raises:
-    InputError: a file cannot be read or written.
-  """
-  for leftover in pathlib.Path(folder).glob('*.unfinished'):
-    leftover.unlink()
-  for path in sorted(pathlib.Path(folder).glob('events.out.tfevents.*')):
-    try:
-      _drop_after(path, step)
-    except (OSError, tf.errors.OpError) as error:
-      raise InputError(f'TensorBoard events of steps after {step} cannot be taken out of {str(path)!r} ({error}): make '
-                       'it readable and writable, or remove it') from None
-
-
-def _drop_after(path, step):
-  kept, whole = [], True
-  try:
-    # tf.data would wake TensorFlow's devices up, which complain on stderr where there is no GPU.
-    for record in _pywrap_record_io.RecordIterator(str(path), ''):
-      if tf.compat.v1.Event.FromString(record).step <= step:
-        kept.append(record)
+      if self._file is None:
+        self._replace()
       else:
-        whole = False
-  except tf.errors.DataLossError:
-    whole = False
-  if not whole:
-    with atomic_files.unfinished(path) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
-      for record in kept:
-        writer.write(record)
+        _write(self._file, self._logged[self._n_written:])
+      self._n_written = len(self._logged)
+    except OSError as error:
+      say(f'TensorBoard events could not be written to {self._folder}, which is tried again later: {error}')
+      self._leave()  # The file may end within an event: another takes its place.
+
+  def _leave(self):
+    if self._file is not None:
+      with contextlib.suppress(OSError):  # Of what it could not write it has told.
+        self._file.close()
+      self._file = None
+
+  def _replace(self):
+    """Begins a file with all that was logged; files before it go when it has its name."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    before = list(self._folder.glob(_FILES))
+    path = self._folder / f'events.out.tfevents.{time.time_ns() // 1000}.{platform.node()}.{os.getpid()}'
+    unfinished = self._folder / 'unfinished'
+    self._file = open(unfinished, 'wb')
+    _write(self._file, self._logged, self._texts, is_first=True)
+    unfinished.rename(path)
+    for old in before:
+      try:
+        old.unlink()
+      except OSError as error:
+        say(f'{old} could not be removed, and TensorBoard may show its points too: {error}')
+
+
+def _write(file, logged, texts=(), is_first=False):
+  """Appends events to a file, the version of the format and texts before them."""
+  # Takes half a second.  pylint: disable=g-import-not-at-top
+  from tensorboard.compat.proto import event_pb2
+  from tensorboard.compat.proto import summary_pb2
+  from tensorboard.plugins.text import summary_v2
+  from tensorboard.summary.writer.record_writer import RecordWriter
+  events = [event_pb2.Event(wall_time=time.time(), file_version=_VERSION)] if is_first else []
+  events += [event_pb2.Event(wall_time=time.time(), step=1, summary=summary_v2.text_pb(*text)) for text in texts]
+  for step, seconds, scalars in logged:
+    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    events.append(event_pb2.Event(wall_time=seconds, step=step, summary=summary_pb2.Summary(value=values)))
+  writer = RecordWriter(file)
+  for event in events:
+    writer.write(event.SerializeToString())
+  writer.flush()

@@ -1,0 +1,69 @@
+"""Trax without TensorFlow: nothing imports it, or says a word, until it is used; then all is as Trax has it."""
+
+import textwrap
+
+from tests.helpers import processes
+
+
+def run(code):
+  """Runs Python code in a fresh interpreter; returns what it printed to stdout and stderr."""
+  result = processes.python('-c', textwrap.dedent(code))
+  assert result.returncode == 0, result.stderr
+  return result.stdout, result.stderr
+
+
+def test_commands_import_no_tensorflow_and_say_nothing():
+  assert run("""
+      import sys
+      from trax_hourglass import compare, evaluate, export, generate, train
+      heavy = 'tensorflow', 'tensorflow_datasets', 'gym', 'matplotlib', 'scipy.stats', 'orbax.checkpoint'
+      print([name for name in heavy if name in sys.modules])""") == ('[]\n', '')
+
+
+def test_export_and_generate_run_without_it(tiny_run, tmp_path):
+  assert run(f"""
+      import sys
+      from trax_hourglass import export, generate
+      export.main(['--output_dir', {str(tiny_run[0])!r}, '--to', {str(tmp_path / 'weights.pkl.gz')!r}])
+      generate.main(['--output_dir', {str(tiny_run[0])!r}, '--length', '3', '--json'])
+      assert not any(name.startswith('tensorflow') and '.' not in name for name in sys.modules)""")[0].count('\n') == 2
+
+
+def test_what_was_left_out_is_there_when_it_is_used():
+  assert run("""
+      import trax_hourglass
+      import sys, numpy as np, trax
+      from trax import fastmath, layers, shapes
+      assert shapes.ShapeDtype((2, 3), np.int32).shape == (2, 3) and 'tensorflow' not in sys.modules
+      with fastmath.use_backend('tensorflow-numpy'):
+        assert 'tensorflow' in str(type(fastmath.numpy.ones(3) + 1)) and 'vmap' in fastmath.backend()
+      import tensorflow as tf
+      assert shapes.ShapeDtype(tf.TensorShape([2, None]), tf.float32).shape == (2, None)
+      assert trax.rl.A2C.__name__ == 'A2C' and trax.supervised.callbacks.serialization_utils.Serialize
+      assert issubclass(trax.AsKeras, tf.keras.layers.Layer) and trax.trax2keras.AsKeras is trax.AsKeras
+      assert trax.jaxboard.SummaryWriter and trax.supervised.training.jaxboard.SummaryWriter
+      try:
+        trax.no_such_name
+      except AttributeError as error:
+        print(error)""") == ("module 'trax' has no attribute 'no_such_name'\n", '')
+
+
+def test_nothing_stands_in_where_trax_is_imported_already():
+  assert run("""
+      import warnings, os, sys
+      sys.stderr = open(os.devnull, 'w')
+      import tensorflow, trax
+      sys.stderr = sys.__stderr__
+      import trax_hourglass
+      assert isinstance(trax.AsKeras, type) and trax.layers.base.tf is tensorflow
+      print('all real')""")[0] == 'all real\n'
+
+
+def test_other_messages_are_let_through(tmp_path):
+  (tmp_path / 'noisy.py').write_text(
+      "import os\nos.write(2, b'I0000 known\\nsomething new\\nGym has been unmaintained since 2022\\n')")
+  assert run(f"""
+      import sys
+      from trax_hourglass.runtime import deferred_imports
+      sys.path.insert(0, {str(tmp_path)!r})
+      deferred_imports.import_quietly('noisy')""") == ('', 'something new\n')
