@@ -44,7 +44,8 @@ _SLOW = ('runtime.test_distributed', 'comparison.test_compare', 'training.test_f
          'training.test_fit', 'cli.test_doors', 'inference.test_predict', 'ops.test_attention', 'test_benchmarks',
          'cli.test_generate', 'comparison.test_planning', 'cli.test_evaluate', 'models.test_trax_language_model',
          'layers.test_factor_dropout', 'training.test_step', 'training.test_run_directory', 'inference.test_decoding',
-         'models.test_toy_task', 'ops.test_attention_forms', 'runtime.test_deferred_imports', 'layers.test_trax_attention', 'training.test_old_runs')
+         'models.test_toy_task', 'ops.test_attention_forms', 'runtime.test_deferred_imports',
+         'layers.test_trax_attention', 'training.test_old_runs')
 
 
 def pytest_collection_modifyitems(items):

@@ -99,6 +99,12 @@ def test_a_sequence_depends_on_its_number_and_seed_alone(random):
   assert not np.array_equal(random.sample([prompts[0]] * 3, 11, seed=6)[0].tokens, same[0].tokens)
 
 
+def test_pieces_of_any_length_are_compiled_once(models):
+  sampler = decoding.Sampler(models[1], decoding.Choice(0.0), piece=5)
+  sampler.sample([[3, 1, 4]], 13)
+  assert sampler._more._cache_size() == 1
+
+
 def test_pieces_make_up_the_whole(random, full_pass):
   prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [8, 9]]
   pieces = list(random.stream(prompts, 11, seed=5))

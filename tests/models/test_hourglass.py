@@ -1,6 +1,7 @@
 """The model: causal at every offset, independent of padding, clear errors; ../test_paper_configs.py has its sizes."""
 
 import itertools
+import random
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,20 @@ def test_dropout_acts_in_training_only():
   without = pairs.forward(evaluated)
   np.testing.assert_array_equal(without(train.weights, x), without(train.weights, x))
   assert np.abs(once - without(train.weights, x)).max() > 1e-2
+
+
+@pytest.mark.parametrize('mode', ['train', 'eval', 'predict'])
+def test_a_program_is_the_same_in_every_process(mode):
+  """Or no cache would have it: Trax draws a number for each layer when it is made."""
+  texts = []
+  for seed in 0, 1:
+    random.seed(seed)
+    model = pairs.ours('1@1', mode=mode, max_length=8)
+    weights, state = jax.eval_shape(lambda model=model: model.init(shapes.ShapeDtype((1, 1), np.int32)))
+    in_a_loop = lambda n, x, weights, state, model=model: jax.lax.fori_loop(
+        0, n, lambda i, state: model.pure_fn(x, weights, state, jnp.zeros(2, jnp.uint32))[1], state)
+    texts.append(jax.jit(in_a_loop).lower(2, np.zeros((1, 1), np.int32), weights, state).as_text())
+  assert texts[0] == texts[1]
 
 
 def test_equal_seeds_give_equal_weights():

@@ -159,9 +159,10 @@ class Sampler:
     yield self._pieces([x[:, None] for x in first], n_before, prompts, ends)
     position = n_before + 1
     while position < ends.max() and not all(np.asarray(carry.done) | (ends <= position)):
-      n = min(self._piece, ends.max() - position)
+      # Of one type in all pieces, or the loop would be compiled once for each.
+      n = np.int32(min(self._piece, ends.max() - position))
       here = forced[:, position:position + self._piece]
-      carry, *written, n_written = self._more(self._weights_of_steps, carry, keys, here, position, n)
+      carry, *written, n_written = self._more(self._weights_of_steps, carry, keys, here, np.int32(position), n)
       n_written = int(n_written)
       yield self._pieces([x[:, :n_written] for x in written], position, prompts, ends)
       position += n_written

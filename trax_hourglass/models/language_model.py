@@ -24,6 +24,7 @@ class LanguageModel(tl.Serial):
     self._to_vectors, self._to_logits = tl.Serial(*layers[:-2]), tl.Serial(*layers[-2:])
     self._vocab_size = vocab_size
     self._length_multiple = length_multiple
+    self._states = {}  # Shapes of the state in mode 'predict' by batch.
 
   @property
   def vocab_size(self):
@@ -60,14 +61,21 @@ class LanguageModel(tl.Serial):
     tl.Serial.state.fset(self, state)
 
   def init(self, input_signature, rng=None, use_cache=False):
-    self._check(input_signature)
+    tokens = self._check(input_signature)
     with trax_random.on_host():
-      return super().init(input_signature, rng, use_cache)
+      weights, state = super().init(input_signature, rng, use_cache)
+    if self._decodes:
+      self._states[tokens.shape[0]] = jax.tree.map(lambda x: ShapeDtype(x.shape, x.dtype), state)
+    return weights, state
 
   def pure_fn(self, x, weights, state, rng, use_cache=False):
     tokens = self._check(x)
     if self._decodes:
       self._check_room(state, tokens.shape[1])
+    # Trax reads the layer's own key and restores it. Where there is none yet it draws one, which within compiled code
+    # would be a constant of the program: another program in each process, in no cache.
+    with jax.ensure_compile_time_eval():
+      self.rng  # pylint: disable=pointless-statement
     with trax_random.cheap_splits():
       return super().pure_fn(x, weights, state, rng, use_cache)
 
@@ -84,10 +92,11 @@ class LanguageModel(tl.Serial):
 
   def start(self, batch):
     """Returns the state of mode 'predict' before the first call, for a batch of that size; the model's own stays."""
-    kept = self.weights, self.state
-    shape = jax.eval_shape(lambda: self.init(ShapeDtype((batch, 1), np.int32))[1])
-    self.weights, self.state = kept
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    if batch not in self._states:
+      kept = self.weights, self.state
+      jax.eval_shape(lambda: self.init(ShapeDtype((batch, 1), np.int32)))
+      self.weights, self.state = kept
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._states[batch])
 
   def n_tokens(self, state):
     """Returns how many tokens a state of mode 'predict' has seen, int32 (); from `WithinLength`, the layer before the

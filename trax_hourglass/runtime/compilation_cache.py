@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 
-_SETTINGS = {'jax_persistent_cache_min_compile_time_secs': 0.1, 'jax_persistent_cache_min_entry_size_bytes': 0,
+_SETTINGS = {'jax_persistent_cache_min_compile_time_secs': 0.01, 'jax_persistent_cache_min_entry_size_bytes': 0,
              'jax_compilation_cache_max_size': 2 << 30}  # Bytes; the programs that were not used for longest go.
 
 

@@ -6,6 +6,7 @@ What a step does depends on (seed, step) and on what a checkpoint holds, and on 
 import collections
 import contextlib
 import math
+import sys
 import time
 from unittest import mock
 
@@ -335,4 +336,7 @@ def _history(as_json):
 
 def _as_one_device(n_devices=None, random_seed=None):
   del n_devices
-  return distributed.is_first(), jax.process_count(), 1, training._init_random_number_generators(random_seed)
+  # Trax seeds TensorFlow as well, which need not be imported for that.
+  with mock.patch.object(training, 'tf', sys.modules.get('tensorflow') or mock.Mock()):
+    rng = training._init_random_number_generators(random_seed)
+  return distributed.is_first(), jax.process_count(), 1, rng

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+from jax.extend import core as jex_core
 import jax.numpy as jnp
 import numpy as np
 from trax import shapes
@@ -74,7 +75,7 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     files = list(config_files) or _own_config(directory)
     gin_config.parse_gin(files, bindings)
     model = gin_config.setting('model')(mode=mode)
-    model.init(signature or shapes.ShapeDtype((1, 1), np.int32))
+    _initialise(model, signature or shapes.ShapeDtype((1, 1), np.int32))
     step = _take_file(model, found, files) if is_file else int(found.name)
   distributed.check_same('settings', run_config.of_all_hosts())
   if not is_file:
@@ -121,6 +122,23 @@ def _choose(directory, which):
                          'the run was evaluated, or a file that ends with .pkl.gz')
       store.check(step)
   return store.folder / str(step)
+
+
+def _initialise(model, signature):
+  """Gives the model its state, and zeros for weights, which are read from the checkpoint: none are drawn."""
+  program, (weights, state) = jax.make_jaxpr(lambda: model.init(signature), return_shape=True)()
+  _forget_keys(model)
+  leaves, tree = jax.tree.flatten(state)
+  compiled = jax.jit(lambda: jex_core.jaxpr_as_fun(program)()[-len(leaves):] if leaves else [])
+  model.weights = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), weights)
+  model.state = jax.tree.unflatten(tree, compiled())
+
+
+def _forget_keys(layer):
+  """Lets a layer draw its PRNG key when it is asked for: that of the traced `init` is no number."""
+  layer._rng = None  # pylint: disable=protected-access
+  for sublayer in layer.sublayers:
+    _forget_keys(sublayer)
 
 
 def _take_checkpoint(model, directory, step):
