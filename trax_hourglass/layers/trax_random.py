@@ -81,8 +81,20 @@ def _normal(key, shape=(), dtype=jnp.float32):
   return jnp.asarray(_draw(key, shape, dtype, lambda generator, shape: generator.standard_normal(shape, np.float32)))
 
 
+_key = trax_jax.JAX_BACKEND['random_get_prng']
+
+
+def _key_on_host(seed):
+  """Returns the key of a seed, uint32 (2,): the same as JAX's, but no part of a program that makes no use of it.
+
+  `Layer.pure_fn` reads the layer's own key to restore it later. Where a layer has none it makes one, from a number that
+  was drawn when the layer was made: as JAX's operation it would make a program of each process another.
+  """
+  return np.array([0, seed], np.uint32) if isinstance(seed, int) and 0 <= seed < 2**32 else _key(seed)
+
+
 @contextlib.contextmanager
 def cheap_splits():
-  """Within it, `trax.fastmath.random.split` is `ops.prng.split`."""
-  with mock.patch.dict(trax_jax.JAX_BACKEND, {'random_split': prng.split}):
+  """Within it, `trax.fastmath.random.split` is `ops.prng.split`, and keys of seeds are NumPy's arrays."""
+  with mock.patch.dict(trax_jax.JAX_BACKEND, {'random_split': prng.split, 'random_get_prng': _key_on_host}):
     yield

@@ -72,10 +72,6 @@ class LanguageModel(tl.Serial):
     tokens = self._check(x)
     if self._decodes:
       self._check_room(state, tokens.shape[1])
-    # Trax reads the layer's own key and restores it. Where there is none yet it draws one, which within compiled code
-    # would be a constant of the program: another program in each process, in no cache.
-    with jax.ensure_compile_time_eval():
-      self.rng  # pylint: disable=pointless-statement
     with trax_random.cheap_splits():
       return super().pure_fn(x, weights, state, rng, use_cache)
 
