@@ -44,6 +44,6 @@ def test_mean_and_median_of_a_step():
 
 def test_the_bar_of_a_run_that_goes_on_begins_where_it_was_cut():
   loop = FakeLoop(0)  # As Trax's loop makes its callbacks, before it takes over a checkpoint.
-  bar = progress.Progress(loop, n_steps=100, tokens_per_step=1, unit='byte')
+  bar = progress.TrainingProgress(loop, n_steps=100, tokens_per_step=1, unit='byte')
   bar.on_step_begin(91)
-  assert bar._bar.n == 90
+  assert bar._progress._bar.n == 90

@@ -137,7 +137,7 @@ def test_bad_settings_of_windows():
 
 
 def prefetch_threads():
-  return [thread for thread in threading.enumerate() if thread.name == 'prefetch']
+  return [thread for thread in threading.enumerate() if thread.name.startswith('prefetch')]
 
 
 def test_prefetched_batches_are_the_same_from_any_step():

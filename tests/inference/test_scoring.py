@@ -202,11 +202,22 @@ def test_windows_that_make_no_sense(arguments, message):
 
 
 def test_progress_tells_running_bits_in_plain_lines(monkeypatch, capsys):
-  clock = iter([0.0, 20.0, 30.0, 60.0])  # Made, and after each of three batches.
+  clock = iter([20.0, 30.0, 60.0])  # After each of three batches.
   monkeypatch.setattr(progress_lib.time, 'monotonic', lambda: next(clock))
-  with progress_lib.ScoringProgress('scoring', 'dim') as progress:
+  with progress_lib.Progress('scoring', 'dim') as progress:
     for n_done, bits in ((100, 8.0), (200, 7.5), (500, 7.25)):
-      progress(n_done, 1000, bits)
+      scoring.shown_by(progress, 'dim')(n_done, 1000, bits)
   assert capsys.readouterr().err.splitlines() == [
-      'scoring: 100 of 1,000 dims, 8.0000 bits/dim', 'scoring: 500 of 1,000 dims, 7.2500 bits/dim, 10 dims/s, 50 s left'
+      'scoring 100/1000: 8.0000 bits/dim', 'scoring 500/1000: 7.2500 bits/dim, 10 dims/s, 50 s left'
   ]
+
+
+def test_speed_and_time_left_count_neither_compilation_nor_pauses(monkeypatch, capsys):
+  clock = iter([0.0, 100.0, 150.0])
+  monkeypatch.setattr(progress_lib.time, 'monotonic', lambda: next(clock))
+  progress = progress_lib.Progress('step', 'token', per_item=20)
+  progress.begin(4, 15)
+  progress.show(5, 15, 'a')
+  progress.show(10, 15, 'b', seconds_paused=40.0)
+  assert capsys.readouterr().err.splitlines() == [
+      'compiling ...', 'step 5/15: a, compiled in 100 s', 'step 10/15: b, 10 tokens/s, 10 s left']

@@ -79,8 +79,8 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
 
 
 @pytest.mark.parametrize('bindings, mode, message', [
-    (['TraxLanguageModel.length_multiple = 0'], 'train', 'length_multiple of TraxLanguageModel is 0'),
-    (['TraxLanguageModel.vocab_size = "all"'], 'train', "vocab_size of TraxLanguageModel is 'all'"),
+    (['TraxLanguageModel.length_multiple = 0'], 'train', 'length_multiple is 0'),
+    (['TraxLanguageModel.vocab_size = "all"'], 'train', "vocab_size is 'all'"),
     ([], 'predict', "no mode 'predict'")])
 def test_what_makes_no_sense(bindings, mode, message):
   gin_config.parse_gin(['quickstart.gin', 'models/transformer_lm.gin'], bindings)

@@ -44,14 +44,14 @@ def copy(whole, tmp_path):
 
 def at_step(monkeypatch, step, action):
   """Lets something happen when a step has been made and the checkpoint before it is written."""
-  original = progress.Progress.on_step_end
+  original = progress.TrainingProgress.on_step_end
 
   def on_step_end(self, now):
     original(self, now)
     if now == step:
       self._loop._record.store.wait()
       action()
-  monkeypatch.setattr(progress.Progress, 'on_step_end', on_step_end)
+  monkeypatch.setattr(progress.TrainingProgress, 'on_step_end', on_step_end)
 
 
 def newest(directory):

@@ -10,6 +10,7 @@ import numpy as np
 from trax_hourglass.cli import sampling_flags
 from trax_hourglass.inference import decoding
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import run_directory
 
 _PIECE = 32
@@ -50,6 +51,8 @@ class Written:
 
 def write(pieces, show):
   """Hands each of a sampler's pieces to `show` as it comes, and returns what was Written."""
+  if sys.stderr.isatty():
+    say('compiling ...')
   started = time.perf_counter()
   all_pieces, timed, before = [], [], started
   for number, samples in enumerate(pieces):

@@ -228,10 +228,8 @@ def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
     checks.check_seed(seed)
   if warmup is not None and (not isinstance(warmup, (int, float)) or not 0 <= warmup < 1):
     raise InputError(f'compare.warmup is {warmup!r}: give a share of the steps, at least 0 and below 1')
-  for name, value in (('n_evaluations', n_evaluations), ('measured_steps', measured_steps),
-                      ('max_tokens', 1 if max_tokens is None else max_tokens)):
-    if not isinstance(value, int) or value < 1:
-      raise InputError(f'compare.{name} is {value!r}: give a whole number above 0')
+  checks.check_sizes(**{'compare.n_evaluations': n_evaluations, 'compare.measured_steps': measured_steps,
+                        'compare.max_tokens': 1 if max_tokens is None else max_tokens})
 
 
 def _check_paper(paper, rows):

@@ -10,7 +10,7 @@ import numpy as np
 from trax import shapes
 
 from trax_hourglass.comparison import report
-from trax_hourglass.data import batches
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
@@ -112,7 +112,7 @@ class Configuration:
     self._check_schedule()
     if counts_steps:
       gin_config.setting('schedule')  # It refuses a warm-up that is too long.
-    batches.check_sizes(gin_config.setting('batch_size'), gin_config.setting('length'))
+    checks.check_sizes(**{name: gin_config.setting(name) for name in ('batch_size', 'length')})
     model = gin_config.setting('model')(mode='train')
     data = gin_config.setting('corpus').split(split)
     length, _ = evaluate_run.window_sizes(protocol, None, None, gin_config.setting('length'), data.example_length)

@@ -40,7 +40,7 @@ class Windows(abc.ABC):
       InputError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide
         among the hosts, or another seed.
     """
-    check_sizes(batch_size, length)
+    checks.check_sizes(batch_size=batch_size, length=length)
     if length > len(data):
       raise InputError(f'length {length} is longer than the training data, {len(data)} tokens: '
                        'shorten the length or give a larger corpus')
@@ -121,10 +121,3 @@ class Epochs(Windows):
       starts.append(offset + length * permutation.permuted(numbers, n_epoch, of_epoch))
       first, n = first + len(numbers), n - len(numbers)
     return np.concatenate(starts)
-
-
-def check_sizes(batch_size, length):
-  """Raises InputError unless both are whole numbers above 0."""
-  for name, value in (('batch_size', batch_size), ('length', length)):
-    if not isinstance(value, int) or value < 1:
-      raise InputError(f'{name} is {value!r}: give a whole number above 0')

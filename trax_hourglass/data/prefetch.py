@@ -1,11 +1,10 @@
 """Batches made ahead in a thread, so that the device need not wait for them."""
 
 import collections
-import threading
+from concurrent import futures
 import time
-import weakref
 
-from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime import checks
 
 
 class Prefetched:
@@ -27,11 +26,10 @@ class Prefetched:
     Raises:
       InputError: a depth below 1.
     """
-    if not isinstance(depth, int) or depth < 1:
-      raise InputError(f'depth is {depth!r}: give the number of batches to make ahead')
+    checks.check_sizes(depth=depth)
     self._batches, self._depth = batches, depth
     self._step = batches.step
-    self._line = None
+    self._worker, self._made = None, collections.deque()
     self.seconds_waited = 0.0
 
   @property
@@ -51,12 +49,13 @@ class Prefetched:
   def __next__(self):
     """Returns the next batch; raises what making it raised."""
     started = time.perf_counter()
-    if self._line is None:
+    if self._worker is None:
       self._batches.step = self._step
-      self._line = _Line(self._batches, self._depth)
-      self._end = weakref.finalize(self, self._line.stop)
+      self._worker = futures.ThreadPoolExecutor(1, 'prefetch')
+    while len(self._made) <= self._depth:  # One more than are to be ready: it is taken now.
+      self._made.append(self._worker.submit(next, self._batches))
     try:
-      batch = self._line.take()
+      batch = self._made.popleft().result()
     except BaseException:
       self.close()
       raise
@@ -66,55 +65,7 @@ class Prefetched:
 
   def close(self):
     """Ends the thread; `next` begins another."""
-    if self._line is not None:
-      self._end.detach()
-      self._line.stop()
-      self._line.thread.join()
-      self._line = None
-
-
-class _Line:
-  """The thread and the batches that are ready. It does not know the object it works for, so that one can be
-  forgotten.
-  """
-
-  def __init__(self, batches, depth):
-    self._ready, self._depth = collections.deque(), depth
-    self._changed = threading.Condition()
-    self._stopped, self._error = False, None
-    self.thread = threading.Thread(target=self._run, args=(batches,), name='prefetch', daemon=True)
-    self.thread.start()
-
-  def _run(self, batches):
-    try:
-      while self._has_room():
-        batch = next(batches)
-        with self._changed:
-          self._ready.append(batch)
-          self._changed.notify_all()
-    except BaseException as error:  # It is the consumer's to deal with.  pylint: disable=broad-except
-      with self._changed:
-        self._error = error
-        self._changed.notify_all()
-
-  def _has_room(self):
-    """Waits until there is room for a batch; returns False when it is time to end."""
-    with self._changed:
-      self._changed.wait_for(lambda: self._stopped or len(self._ready) < self._depth)
-      return not self._stopped
-
-  def take(self):
-    """Returns the next batch, or raises what came instead of it."""
-    with self._changed:
-      self._changed.wait_for(lambda: self._ready or self._error)
-      if not self._ready:
-        raise self._error
-      batch = self._ready.popleft()
-      self._changed.notify_all()
-      return batch
-
-  def stop(self):
-    """Tells the thread to end."""
-    with self._changed:
-      self._stopped = True
-      self._changed.notify_all()
+    if self._worker is not None:
+      self._worker.shutdown(cancel_futures=True)
+      self._worker = None
+      self._made.clear()

@@ -6,10 +6,9 @@ import sys
 import urllib.error
 import urllib.request
 
-import tqdm
-
 from trax_hourglass.runtime import deferred_imports
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime import progress
 
 # TFDS tries a download for minutes before it gives up; this tells sooner. Its own data lie on this host.
 _PROBE = 'https://storage.googleapis.com/tfds-data'
@@ -54,9 +53,10 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
     data = made.as_dataset(split=split, shuffle_files=False)
   data = data.map(lambda example: change(example[feature]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   try:
-    yield from tqdm.tqdm(
-        data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator(), desc=f'{made.name} {split}', unit='example', leave=False,
-        file=sys.stderr, disable=not sys.stderr.isatty())
+    with progress.progress(f'reading {made.name} {split}', unit='example') as bar:
+      for example in data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        bar.update()
+        yield example
   except tf.errors.OpError as error:
     reason = (error.message or type(error).__name__).split('}} ')[-1]  # Without the node of TensorFlow's graph.
     raise InputError(f'the split {split} of TFDS in {str(made.data_dir)!r} cannot be read ({reason}): a file of it is '

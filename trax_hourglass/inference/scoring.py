@@ -13,6 +13,7 @@ import numpy as np
 
 from trax_hourglass.inference import windows as windows_lib
 from trax_hourglass.layers import loss
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.checks import check_vocabulary
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding as mesh_lib
@@ -50,6 +51,11 @@ class Score:
   def context(self):
     """Tokens before each scored one at least, but at the beginning."""
     return self.length - self.stride
+
+
+def shown_by(progress, unit):
+  """Returns an `on_batch` that shows bits per unit, such as 'byte', by a runtime.progress.Progress."""
+  return lambda n_done, n_tokens, bits: progress.show(n_done, n_tokens, f'{bits:.4f} bits/{unit}')
 
 
 class Scorer:
@@ -100,8 +106,7 @@ class Scorer:
       InputError: nothing to score, or sizes out of their range.
     """
     started = time.monotonic()
-    if not isinstance(batch_size, int) or batch_size < 1:
-      raise InputError(f'batch_size is {batch_size!r}: give a whole number above 0')
+    checks.check_sizes(batch_size=batch_size)
     n_tokens = len(data) if max_tokens is None else min(max_tokens, len(data))
     if n_tokens < 1:
       raise InputError('there is nothing to score: the split is empty or max_tokens is below 1')

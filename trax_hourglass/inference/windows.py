@@ -13,6 +13,7 @@ import dataclasses
 
 import numpy as np
 
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -74,9 +75,7 @@ def sizes(length, stride=None, example_length=None):
     InputError: sizes out of their range.
   """
   stride = length if stride is None else stride
-  for name, value in (('length', length), ('stride', stride)):
-    if not isinstance(value, int) or value < 1:
-      raise InputError(f'{name} is {value!r}: give a whole number above 0')
+  checks.check_sizes(length=length, stride=stride)
   if stride > length:
     raise InputError(f'stride {stride} is larger than the window of {length} tokens, so tokens would be left out: give '
                      f'at most {length}')

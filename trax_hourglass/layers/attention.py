@@ -19,6 +19,7 @@ from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import positions as positions_lib
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 _KERNEL = initializers.GlorotUniformInitializer()
@@ -188,8 +189,7 @@ class LocalAttention(base.Layer):
     Raises:
       InputError: a window that is no whole number above 0, or mode 'predict'.
     """
-    if not isinstance(window, int) or window < 1:
-      raise InputError(f'window of local attention is {window!r}: give a whole number above 0')
+    checks.check_sizes(window=window)
     refuse_to_predict(spec, 'CausalLocalAttention')
     super().__init__(n_in=3, name=f'LocalAttention_{spec.n_heads}_heads_{window}')
     self._spec = spec

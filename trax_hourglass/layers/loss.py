@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax import layers as tl
 
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -55,8 +56,7 @@ def check_chunk(model, chunk):
   """Raises InputError unless `chunk` is None, or a whole number above 0 for a model of this project."""
   if chunk is None:
     return
-  if not isinstance(chunk, int) or chunk < 1:
-    raise InputError(f'loss_chunk is {chunk!r}: give a number of tokens above 0, or None for all at once')
+  checks.check_sizes(loss_chunk=chunk)
   if not hasattr(model, 'vectors'):
     raise InputError(f'loss_chunk is {chunk}, but {model.name} does not give vectors apart from logits: leave it None')
 

@@ -14,7 +14,7 @@ import jax
 from jax.extend import core as jax_core
 import numpy as np
 
-from trax_hourglass.ops import tiled_attention
+from trax_hourglass.ops import attention_vjp
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -50,7 +50,7 @@ def _operations(jaxpr):
 def _of_equation(equation):
   if equation.primitive.name == 'dot_general':
     return _of_product(equation)
-  if equation.params.get('name') == tiled_attention.attend.__name__:
+  if equation.params.get('name') == attention_vjp.NAME:
     return _of_attention(equation)
   by_program = [_operations(inner) for inner in jax_core.jaxprs_in_params(equation.params)]
   if equation.primitive.name == 'cond':  # Factor dropout takes each branch as often.

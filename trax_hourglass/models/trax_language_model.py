@@ -9,6 +9,7 @@ from trax import fastmath
 from trax import shapes
 from trax.layers import base
 
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -33,9 +34,7 @@ class TraxLanguageModel(base.Layer):
     Raises:
       InputError: mode 'predict', or a vocab_size or length_multiple below 1.
     """
-    for name, value in (('vocab_size', vocab_size), ('length_multiple', length_multiple)):
-      if not isinstance(value, int) or value < 1:
-        raise InputError(f'{name} of TraxLanguageModel is {value!r}: give a whole number above 0')
+    checks.check_sizes(vocab_size=vocab_size, length_multiple=length_multiple)
     if mode == 'predict':
       raise InputError("TraxLanguageModel has no mode 'predict': sample from it by trax.supervised.decoding")
     self._make = lambda: model(vocab_size=vocab_size, mode=mode)

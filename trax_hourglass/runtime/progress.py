@@ -1,63 +1,84 @@
-"""What an evaluation shows while it goes on: a bar on a terminal, plain lines elsewhere, both on stderr."""
+"""What the user sees while something goes on: a bar on a terminal, plain lines elsewhere, both on stderr."""
 
 import sys
 import time
 
 import tqdm
 
-from trax_hourglass.runtime import distributed
-
 _LINE_SECONDS = 15.0
 
 
-class ScoringProgress:
-  """Shows bits so far, tokens per second and time left; a context manager, and a `Scorer.score`'s `on_batch`."""
+class Progress:
+  """Shows how far something is, its speed and the time left, none of which count compilation or pauses."""
 
-  def __init__(self, what, unit):
-    """Creates it; only the first host shows anything.
+  def __init__(self, what, unit, per_item=1, is_shown=True):
+    """Creates it; nothing is shown yet.
 
     Args:
-      what: said before the numbers.
-      unit: what a token is, such as 'byte'.
+      what: said before the count of items, such as 'step'.
+      unit: what speed counts, such as 'token'.
+      per_item: how many of them an item is.
+      is_shown: False on all hosts but the first.
     """
-    self._what, self._unit = what, unit
-    self._on_terminal = distributed.is_first() and sys.stderr.isatty()
-    self._prints_lines = distributed.is_first() and not self._on_terminal
-    self._bar = tqdm.tqdm(desc=what, unit=unit, unit_scale=True, dynamic_ncols=True, leave=False, file=sys.stderr,
-                          disable=not self._on_terminal)
-    self._printed_at = time.monotonic()
-    self._first = None  # (tokens done, when) after the first batch, which waits for a compilation.
+    self._what, self._unit, self._per_item = what, unit, per_item
+    self._on_terminal = is_shown and sys.stderr.isatty()
+    self._in_lines = is_shown and not self._on_terminal
+    self._bar = tqdm.tqdm(desc=what, unit=f' {what}s' if per_item > 1 else unit, unit_scale=per_item == 1, leave=False,
+                          dynamic_ncols=True, file=sys.stderr, disable=not self._on_terminal)
+    self._began = self._counts_from = self._printed_at = None
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
+    self.close()
+
+  def close(self):
+    """Takes the bar away."""
     self._bar.close()
 
-  def __call__(self, n_done, n_tokens, bits):
-    self._bar.total = n_tokens
-    self._bar.set_postfix_str(f'{bits:.4f} bits/{self._unit}', refresh=False)
-    self._bar.update(n_done - self._bar.n)
+  def begin(self, done, total):
+    """Says that the first item, whose program has to be compiled, is being worked at."""
+    self._bar.initial = self._bar.n = done
+    self._bar.total = total
+    self._bar.set_postfix_str('compiling ...')
+    self._began = time.monotonic()
+    if self._in_lines:
+      print('compiling ...', file=sys.stderr, flush=True)
+
+  def show(self, done, total, note, seconds_paused=0.0):
+    """Shows the items that are done.
+
+    Args:
+      done: items that are done.
+      total: items in all.
+      note: said of them, such as bits so far.
+      seconds_paused: that something else took since the beginning, such as evaluations.
+    """
     now = time.monotonic()
-    if self._prints_lines and now - self._printed_at > _LINE_SECONDS:
-      print(f'{self._what}: {n_done:,} of {n_tokens:,} {self._unit}s, {bits:.4f} bits/{self._unit}'
-            f'{self._speed(n_done, n_tokens, now)}', file=sys.stderr, flush=True)
+    worked = now - seconds_paused
+    is_first = self._counts_from is None
+    if is_first:
+      self._counts_from = done, worked
+      rest = '' if self._began is None else f', compiled in {now - self._began:.0f} s'
+    else:
+      rate = (done - self._counts_from[0]) / max(worked - self._counts_from[1], 1e-9)
+      rest = f', {rate * self._per_item:,.0f} {self._unit}s/s, {(total - done) / max(rate, 1e-9):.0f} s left'
+    self._bar.total = total
+    self._bar.set_postfix_str(f'{note}{rest}', refresh=False)
+    self._bar.update(done - self._bar.n)
+    is_due = self._printed_at is None or now - self._printed_at > _LINE_SECONDS or done == total
+    if self._in_lines and is_due:
+      print(f'{self._what} {done}/{total}: {note}{rest}', file=sys.stderr, flush=True)
       self._printed_at = now
-    self._first = self._first or (n_done, now)
-
-  def _speed(self, n_done, n_tokens, now):
-    if self._first is None:
-      return ''
-    rate = (n_done - self._first[0]) / (now - self._first[1])
-    return f', {rate:,.0f} {self._unit}s/s, {(n_tokens - n_done) / rate:.0f} s left'
 
 
-def progress(what, total=None, initial=0):
-  """Returns a tqdm bar of bytes on a terminal; elsewhere says in one line what begins."""
+def progress(what, total=None, initial=0, unit='B'):
+  """Returns a tqdm bar, of bytes or another unit, on a terminal; elsewhere says in one line what begins."""
   on_terminal = sys.stderr.isatty()
   if not on_terminal:
     say(what)
-  return tqdm.tqdm(desc=what, total=total, initial=initial, unit='B', unit_scale=True, leave=False, file=sys.stderr,
+  return tqdm.tqdm(desc=what, total=total, initial=initial, unit=unit, unit_scale=True, leave=False, file=sys.stderr,
                    disable=not on_terminal)
 
 

@@ -7,10 +7,11 @@ import jax
 
 from trax_hourglass.data import fingerprint
 from trax_hourglass.inference import scoring
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
-from trax_hourglass.runtime.progress import ScoringProgress
+from trax_hourglass.runtime.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,10 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
   length, stride = window_sizes(protocol, context, stride, gin_config.setting('length'), data.example_length)
   batch_size = gin_config.setting('batch_size') if batch_size is None else batch_size
   scorer = scoring.Scorer(run.model, chunk=gin_config.setting('loss_chunk', None))
-  with ScoringProgress(f'scoring the {split} split', corpus.unit) as progress:
-    score = scorer.score(run.model.weights, run.model.state, data, batch_size, length, stride, max_tokens, progress)
+  with Progress(f'scoring the {split} split', corpus.unit, is_shown=distributed.is_first()) as progress:
+    progress.begin(0, len(data))
+    score = scorer.score(run.model.weights, run.model.state, data, batch_size, length, stride, max_tokens,
+                         scoring.shown_by(progress, corpus.unit))
   return Evaluation(score, corpus.unit, split, protocol, run.step, str(run.checkpoint))
 
 
@@ -91,8 +94,7 @@ def window_sizes(protocol, context, stride, length, example_length=None):
     length, usual_stride = example_length, example_length
   else:
     length, usual_stride = scoring.PROTOCOLS.get(protocol, (length, length))
-  if stride is not None and stride < 1:
-    raise InputError(f'stride is {stride}: give a number of tokens above 0')
+  checks.check_sizes(stride=1 if stride is None else stride)
   if context is not None and context < 0:
     raise InputError(f'context is {context}: give a number of tokens, 0 for none')
   if context is None and stride is None:

@@ -14,14 +14,15 @@ from trax.supervised import training
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
-from trax_hourglass.runtime.progress import ScoringProgress
+from trax_hourglass.runtime.progress import Progress
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import loop as loop_lib
-from trax_hourglass.training.progress import Progress
+from trax_hourglass.training.progress import TrainingProgress
 from trax_hourglass.training.resume import RunRecord
 from trax_hourglass.training import retention
 from trax_hourglass.training import step as step_lib
@@ -119,10 +120,9 @@ def fit(output_dir,
       reference that is none, an output_dir that is a file, or hosts with different settings or data.
   """
   started = time.monotonic()
-  for name, value in (('n_steps', n_steps), ('eval_every', eval_every), ('eval_batches', eval_batches),
-                      ('checkpoint_every', checkpoint_every), ('max_valid_tokens', max_valid_tokens)):
-    if not (name == 'max_valid_tokens' and value is None) and (not isinstance(value, int) or value < 1):
-      raise InputError(f'{name} is {value!r}: give a whole number above 0')
+  checks.check_sizes(n_steps=n_steps, eval_every=eval_every, eval_batches=eval_batches,
+                     checkpoint_every=checkpoint_every, batch_size=batch_size, length=length,
+                     max_valid_tokens=1 if max_valid_tokens is None else max_valid_tokens)
   if n_steps > _MOST_STEPS:
     raise InputError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
@@ -135,7 +135,6 @@ def fit(output_dir,
       raise InputError(f'{name} is {value!r}: give a reference such as {example}')
   _check_schedule(schedule)
   _check_optimizer(optimizer)
-  batches.check_sizes(batch_size, length)
   mesh = mesh_lib.over_devices(n_devices)
   step_lib.check_options(batch_size, mesh.size, dtype, accumulate)
   if on_non_finite not in _ON_NON_FINITE:
@@ -175,7 +174,8 @@ def fit(output_dir,
         checkpoint_at=lambda step: step % checkpoint_every == 0 or bool(keep_every) and step % keep_every == 0,
         eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
         export_at=lambda step: bool(keep_every) and step % keep_every == 0,
-        callbacks=[functools.partial(Progress, n_steps=n_steps, tokens_per_step=batch_size * length, unit=corpus.unit),
+        callbacks=[functools.partial(TrainingProgress, n_steps=n_steps, tokens_per_step=batch_size * length,
+                                     unit=corpus.unit),
                    *callbacks])
     loop.run(max(0, n_steps - loop.step))
   windows.close()
@@ -184,9 +184,9 @@ def fit(output_dir,
       say(f'stopped at step {loop.step}, which is saved: the same command goes on from there')
     raise KeyboardInterrupt if loop.stopped_by == signal.SIGINT else SystemExit(128 + loop.stopped_by)
 
-  with ScoringProgress('scoring the valid split', corpus.unit) as progress:
+  with Progress('scoring the valid split', corpus.unit, is_shown=distributed.is_first()) as progress:
     result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length,
-                          max_tokens=max_valid_tokens, on_batch=progress)
+                          max_tokens=max_valid_tokens, on_batch=scoring.shown_by(progress, corpus.unit))
   return Result(
       valid_bits_per_token=result.bits_per_token,
       unit=corpus.unit,

@@ -44,6 +44,7 @@ class Loop(training.Loop):
   Attributes:
     loss: the last step's, in nats, still on a device.
     stopped_by: the signal that ended `run`, or None.
+    seconds_paused: that evaluations took, which are not training.
   """
 
   def __init__(self, model, task, eval_model, evaluate, random_seed, record, mesh=None, loss_chunk=None,
@@ -68,7 +69,7 @@ class Loop(training.Loop):
       InputError: a `loss_chunk` that the model cannot be trained by, or a checkpoint that does not fit the model.
     """
     loss_lib.check_chunk(model, loss_chunk)
-    self.loss, self.stopped_by = None, None
+    self.loss, self.stopped_by, self.seconds_paused = None, None, 0.0
     self._record, self._evaluate, self._export_at = record, evaluate, export_at or (lambda step: False)
     self._loss_chunk = loss_chunk
     self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
@@ -241,7 +242,8 @@ class Loop(training.Loop):
     self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state
     started = time.monotonic()
     self._log('eval', {checkpoints.BITS: self._evaluate(self._model.weights, self._model.state, self._check_stop)})
-    self._clock += time.monotonic() - started  # Is not training.
+    paused = time.monotonic() - started
+    self._clock, self.seconds_paused = self._clock + paused, self.seconds_paused + paused
 
   def _bits(self):
     """Returns what the evaluation of this step came to, or None where there was none."""

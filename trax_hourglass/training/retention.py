@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,7 @@ class Kept:
   best: bool = True
 
   def __post_init__(self):
-    if not isinstance(self.last, int) or self.last < 1:
-      raise InputError(f'keep_last is {self.last!r}: give a number of checkpoints, 1 at least')
-    if self.every is not None and (not isinstance(self.every, int) or self.every < 1):
-      raise InputError(f'keep_every is {self.every!r}: give a number of steps above 0, or None')
+    checks.check_sizes(keep_last=self.last, keep_every=1 if self.every is None else self.every)
 
   def of(self, bits):
     """Returns the set of steps to keep, of {step: bits or None}."""

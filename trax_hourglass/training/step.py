@@ -14,6 +14,7 @@ import numpy as np
 from trax.fastmath import numpy as jnp
 
 from trax_hourglass.layers import trax_random
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import checkpoints
@@ -26,8 +27,7 @@ def check_options(batch_size, n_devices, dtype, accumulate):
   """Raises InputError for an unknown dtype, `accumulate` below 1, or a batch that does not divide."""
   if dtype not in DTYPES:
     raise InputError(f'dtype is {dtype!r}: choose one of {", ".join(map(repr, DTYPES))}')
-  if not isinstance(accumulate, int) or accumulate < 1:
-    raise InputError(f'accumulate is {accumulate!r}: give a whole number above 0')
+  checks.check_sizes(accumulate=accumulate)
   if batch_size % (n_devices * accumulate):
     parts = f' and {accumulate} parts' if accumulate > 1 else ''
     raise InputError(f'batch size {batch_size} does not divide among {n_devices} devices{parts}: give a multiple of '
