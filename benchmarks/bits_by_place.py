@@ -17,7 +17,6 @@ import numpy as np  # pylint: disable=wrong-import-position
 
 from trax_hourglass.comparison.report import markdown  # pylint: disable=wrong-import-position
 from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
-from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory  # pylint: disable=wrong-import-position
 
 _AT_ONCE = 16  # Windows.
@@ -39,7 +38,7 @@ def parse_arguments():
 
 def read(n_windows):
   """Returns the first windows of the opened run's valid split, (windows, L)."""
-  data, length = gin_config.setting('corpus').split('valid'), gin_config.setting('length')
+  data, length = run_directory.setting('corpus').split('valid'), run_directory.setting('length')
   n_windows = min(n_windows, len(data) // length)
   if n_windows < 1:
     raise ValueError(f'{len(data)} bytes of valid and --windows leave no window of {length}: give a longer split')

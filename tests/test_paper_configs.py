@@ -21,6 +21,7 @@ from trax_hourglass.data import batches
 from trax_hourglass.layers import loss
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step
+from trax_hourglass.training import run_directory
 
 FOLDER = processes.ROOT / 'gin'
 
@@ -65,7 +66,7 @@ def parse(file, *bindings):
 
 def count_parameters():
   """Returns how many the configured model has; nothing is computed."""
-  model = gin_config.setting('model')(mode='train')
+  model = run_directory.setting('model')(mode='train')
   weights, _ = jax.eval_shape(lambda key: model.init(shapes.ShapeDtype((1, 12), np.int32), rng=key),
                               jax.ShapeDtypeStruct((2,), np.uint32))
   return sum(math.prod(w.shape) for w in jax.tree.leaves(weights))
@@ -73,8 +74,8 @@ def count_parameters():
 
 def shape_model():
   """Returns parameters and shape of the logits of the configured model, of which nothing is computed."""
-  model = gin_config.setting('model')(mode='train')
-  tokens = shapes.ShapeDtype((1, gin_config.setting('length')), np.int32)
+  model = run_directory.setting('model')(mode='train')
+  tokens = shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
 
   def run(key):
     weights, state = model.init(tokens, rng=key)
@@ -106,7 +107,7 @@ def test_model_of_the_file_has_its_size(file):
     return
   n_parameters, logits = shape_model()
   assert n_parameters == PARAMETERS[file]
-  assert logits == (1, gin_config.setting('length'), gin.query_parameter('Hourglass.vocab_size'))
+  assert logits == (1, run_directory.setting('length'), gin.query_parameter('Hourglass.vocab_size'))
 
 
 @pytest.mark.parametrize('hierarchy', sampling.some(('2@1 8@3 2@1', '2@1 1@2 4@4 1@2 2@1', '14@1'), TABLE_1))
@@ -130,7 +131,7 @@ def test_rows_of_table_1_have_the_parameters_that_it_prints(hierarchy):
 ])
 def test_learning_rates_by_hand(file, rates):
   parse(file)
-  schedule = gin_config.setting('schedule')
+  schedule = run_directory.setting('schedule')
   # Trax's own warm-up ends a step later.
   np.testing.assert_allclose([schedule(step) for step in rates], list(rates.values()), rtol=3e-4, atol=1e-12)
   # Never a value on the device, which would wait for it.
@@ -188,16 +189,16 @@ def test_tiny_version_trains_a_step(file, tmp_path):
   ]
   parse(file, *bindings)
   with mock_tfds(file):
-    data = gin_config.setting('corpus').split('train')
-  model, optimizer = gin_config.setting('model')(mode='train'), gin_config.setting('optimizer')
-  batch = next(batches.RandomWindows(data, 1, gin_config.setting('length'), 0, model.vocab_size))
+    data = run_directory.setting('corpus').split('train')
+  model, optimizer = run_directory.setting('model')(mode='train'), run_directory.setting('optimizer')
+  batch = next(batches.RandomWindows(data, 1, run_directory.setting('length'), 0, model.vocab_size))
   model.init(shapes.signature(batch[0]))
-  chunk = gin_config.setting('loss_chunk', None)
+  chunk = run_directory.setting('loss_chunk')
   layer = loss.LossInChunks(model, chunk) if chunk else tl.Serial(model, tl.WeightedCategoryCrossEntropy())
   layer.init(shapes.signature(batch))
   optimizer.tree_init(layer.weights)
   before = jax.tree.leaves(layer.weights)[0]
   trainer = step.Trainer(layer, optimizer)
-  value, _ = trainer.one_step(batch, np.array([0, 1], np.uint32), 1, gin_config.setting('schedule')(1))
+  value, _ = trainer.one_step(batch, np.array([0, 1], np.uint32), 1, run_directory.setting('schedule')(1))
   assert 0.5 < float(value) / math.log(model.vocab_size) < 1.5
   assert not np.array_equal(jax.tree.leaves(layer.weights)[0], before)

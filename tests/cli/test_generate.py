@@ -23,6 +23,7 @@ from trax_hourglass.inference import decoding
 from trax_hourglass.models import interop
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
+from trax_hourglass.training import settings
 
 ROOT = processes.ROOT
 TINY = str(ROOT / 'tests' / 'tiny.gin')
@@ -61,7 +62,7 @@ def images(tmp_path_factory):
       ImageFolder.size = {SIDE}
       """)
   gin_config.parse_gin([str(config)], [])
-  model = gin_config.setting('model')(mode='eval')
+  model = run_directory.setting('model')(mode='eval')
   model.init(shapes.ShapeDtype((1, 1), np.int32))
   interop.to_trax(model, folder / 'model.pkl.gz')
   return ['--checkpoint', folder / 'model.pkl.gz', '--config_file', config], folder
@@ -218,7 +219,7 @@ def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts,
   for kind in (image_folder.ImageFolder, byte_corpus.ByteCorpus):
     monkeypatch.setattr(kind, '__init__', made)
   gin_config.parse_gin([str(images[0][-1])], [])
-  assert gin_config.corpus_unit() == 'dim'
+  assert settings.Settings.read().unit == 'dim'
   check_mistake(['--output_dir', texts, '--image', '{tmp}/out.png', '--config', 'length = 12'],
                 'the model was trained on bytes, not images', tmp_path, monkeypatch, capsys)
 
@@ -226,7 +227,7 @@ def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts,
 def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
   bindings = ['Hourglass.vocab_size = 300']
   gin_config.parse_gin([TINY], bindings)
-  model = gin_config.setting('model')(mode='eval')
+  model = run_directory.setting('model')(mode='eval')
   model.init(shapes.ShapeDtype((1, 1), np.int32))
   interop.to_trax(model, tmp_path / 'model.pkl.gz')
   flags = [flag for binding in bindings for flag in ('--config', binding)]

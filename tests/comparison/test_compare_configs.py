@@ -18,6 +18,7 @@ from trax_hourglass.comparison import rows
 from trax_hourglass import registry
 from trax_hourglass.models import hierarchy
 from trax_hourglass.runtime import gin_config
+from trax_hourglass.training import run_directory
 
 FOLDER = processes.ROOT / 'gin' / 'compare'
 SHARED = ('enwik8.gin', 'cifar10.gin')
@@ -40,9 +41,9 @@ def rows_of(folder, *files):
 def shape(row, found, initialises):
   """Asserts that a row's model builds with its stacks and, if so asked, initialises; nothing is computed."""
   found._configuration.configure(row, 7, 0)
-  model = gin_config.setting('model')(mode='train')
+  model = run_directory.setting('model')(mode='train')
   if initialises:
-    signature = shapes.ShapeDtype((1, gin_config.setting('length')), np.int32)
+    signature = shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
     weights = jax.eval_shape(lambda key: model.init(signature, rng=key)[0], jax.ShapeDtypeStruct((2,), np.uint32))
     assert sum(math.prod(w.shape) for w in jax.tree.leaves(weights)) > 0
   if hasattr(model, 'length_multiple'):  # One of ours: its stacks are those of the row's notation.

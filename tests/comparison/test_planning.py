@@ -9,6 +9,7 @@ from trax_hourglass.comparison import compare
 from trax_hourglass.comparison import planning
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.runtime import gin_config
+from trax_hourglass.training import run_directory
 from tests.helpers.comparisons import MEASURED
 from tests.helpers.comparisons import by_name
 from tests.helpers.comparisons import run
@@ -30,7 +31,7 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
   def run_once(self, seed, directory, row):
     if not row.weights_of:
       self._configuration.configure(row, json.loads((row.directory / 'row.json').read_text())['n_steps'], seed)
-      seen.append((gin_config.setting('n_steps'), gin_config.setting('schedule')(n_steps),
+      seen.append((run_directory.setting('n_steps'), run_directory.setting('schedule')(n_steps),
                    gin_config.bound('WarmupCosine.warmup_steps')))
     return {'error': 'not run'}
 

@@ -17,6 +17,7 @@ from trax_hourglass.models import flops
 from trax_hourglass import registry
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step as step_lib
+from trax_hourglass.training import run_directory
 from tests.helpers.causality import assert_causal
 
 SIZES = {
@@ -39,7 +40,7 @@ def make(request):
   """The function mode -> model that a file of gin/models, made tiny, configures."""
   bindings = [f'TraxLanguageModel.vocab_size = {pairs.VOCAB}', *SIZES[request.param]]
   gin_config.parse_gin(['quickstart.gin', f'models/{request.param}.gin'], bindings)
-  return gin_config.setting('model')
+  return run_directory.setting('model')
 
 
 def test_causal_at_any_length_and_batch_whatever_it_was_initialised_for(make):
@@ -85,4 +86,4 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
 def test_what_makes_no_sense(bindings, mode, message):
   gin_config.parse_gin(['quickstart.gin', 'models/transformer_lm.gin'], bindings)
   with pytest.raises(ValueError, match=message):
-    gin_config.setting('model')(mode=mode)
+    run_directory.setting('model')(mode=mode)

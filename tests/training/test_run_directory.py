@@ -15,7 +15,6 @@ from tests.helpers import runs
 import trax_hourglass as th
 from trax_hourglass import export as export_command
 from trax_hourglass.models import interop
-from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 
 TINY = runs.TINY
@@ -73,11 +72,11 @@ def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
 
 def test_settings_of_the_run(trained):
   run_directory.load(trained, bindings=['length = 12'])
-  assert gin_config.setting('batch_size') == 2 and gin_config.setting('length') == 12
-  assert len(gin_config.setting('corpus').split('valid')) == 50
-  assert gin_config.setting('shard_weights', False) is False
-  with pytest.raises(ValueError, match='fit.seedling'):
-    gin_config.setting('seedling')
+  assert run_directory.setting('batch_size') == 2 and run_directory.setting('length') == 12
+  assert len(run_directory.setting('corpus').split('valid')) == 50
+  assert run_directory.setting('shard_weights') is False
+  with pytest.raises(ValueError, match="fit has no parameter 'seedling'"):
+    run_directory.setting('seedling')
 
 
 def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):

@@ -66,8 +66,8 @@ def write(pieces, show):
   return Written(samples, time.perf_counter() - started, timed)
 
 
-def open_model(args):
-  """Returns the model of the run that the arguments name, in mode 'predict'.
+def open_run(args):
+  """Returns the run that the arguments name, its model in mode 'predict'.
 
   Raises:
     InputError: the model cannot generate; see also `run_directory.load`.
@@ -75,7 +75,7 @@ def open_model(args):
   run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
   if getattr(run.model, 'max_length', None) is None:
     raise InputError('only a Hourglass of ours can generate, and fit.model is another')
-  return run.model
+  return run
 
 
 def make_sampler(args, model):

@@ -16,7 +16,6 @@ from PIL import Image
 from trax_hourglass.cli import sampling
 from trax_hourglass.data import image_files
 from trax_hourglass.runtime.errors import InputError
-from trax_hourglass.runtime import gin_config
 
 
 def write_images(args):
@@ -30,8 +29,8 @@ def write_images(args):
                      '--stop out')
   _check_writable(args.image)
   given = None if args.complete is None else _read_image(args.complete)
-  model = sampling.open_model(args)
-  side = _side(model)
+  run = sampling.open_run(args)
+  side = _side(run)
   prompt = np.zeros(0, np.int32)
   if given is not None:
     if given.shape[:2] != (side, side):
@@ -40,8 +39,8 @@ def write_images(args):
     prompt = given[:side // 2].reshape(-1).astype(np.int32)
   n_tokens = 3 * side * side
   # Just for an image, whatever the config.
-  with_room = gin_config.setting('model')(mode='predict', max_length=n_tokens)
-  with_room.weights = model.weights
+  with_room = run.settings.model(mode='predict', max_length=n_tokens)
+  with_room.weights = run.model.weights
   pieces = sampling.make_sampler(args, with_room).stream([prompt] * args.count, n_tokens - len(prompt), args.seed)
   written = sampling.write(pieces, _progress(n_tokens - len(prompt)))
   images = [
@@ -61,14 +60,14 @@ def write_images(args):
         f'{written.seconds:.1f} s with compiling', file=sys.stderr)
 
 
-def _side(model):
-  """Returns S of the model's images, and raises InputError for a model of text."""
-  length = gin_config.setting('length')
+def _side(run):
+  """Returns S of the images of a run's model, and raises InputError for a model of text."""
+  length, vocab_size = run.settings.length, run.model.vocab_size
   side = math.isqrt(length // 3)
-  if 3 * side * side != length or model.vocab_size != 256:
-    raise InputError(f'the model writes sequences of {length} tokens of {model.vocab_size} kinds, not images (of 3 S^2 '
+  if 3 * side * side != length or vocab_size != 256:
+    raise InputError(f'the model writes sequences of {length} tokens of {vocab_size} kinds, not images (of 3 S^2 '
                      'tokens of 256 kinds): leave --image out for text')
-  unit = gin_config.corpus_unit()  # The images themselves need not be here.
+  unit = run.settings.unit  # The images themselves need not be here.
   if unit not in ('dim', None):
     raise InputError(f'the model was trained on {unit}s, not images: leave --image out for text')
   return side

@@ -22,7 +22,7 @@ def write_texts(args):
   """
   prompt = _prompt(args)
   length = _TEXT_LENGTH if args.length is None else args.length
-  model = sampling.open_model(args)
+  model = sampling.open_run(args).model
   if model.vocab_size > 256:
     raise InputError(f'the model knows {model.vocab_size} tokens, pieces of a learnt vocabulary, and only bytes can be '
                      'shown as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')

@@ -6,9 +6,7 @@ import statistics
 from trax_hourglass.comparison import records
 from trax_hourglass.comparison import rows as rows_lib
 from trax_hourglass.comparison import step_cost
-from trax_hourglass.data import batches
 from trax_hourglass.runtime.errors import InputError
-from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.progress import say
 
@@ -111,23 +109,21 @@ class Planner:
       say(f'{row.name} was planned elsewhere, so its seconds may be others: {"; ".join(differs)}')
 
   def _plan_of(self, row, measured):
-    self._configuration.configure(row, rows_lib.PROBE, seed=0)
+    run = self._configuration.configure(row, rows_lib.PROBE, seed=0)
     n_steps = self._budget.n_steps(measured)
-    tokens = n_steps * gin_config.setting('batch_size') * gin_config.setting('length')
     return {
         'measurement': dataclasses.asdict(measured), 'machine': step_cost.machine(), 'n_steps': n_steps,
-        'tokens': tokens, 'unit': gin_config.setting('corpus').unit
+        'tokens': n_steps * run.batch_size * run.length, 'unit': run.corpus.unit
     }
 
   def measure(self, row):
     """Returns the Measurement of a row's training step."""
     say(f'measuring {row.name}')
-    self._configuration.configure(row, rows_lib.PROBE, seed=0)
-    setting = gin_config.setting
-    corpus, model = setting('corpus'), setting('model')(mode='train')
-    windows = setting('windows', batches.RandomWindows)(corpus.split('train'), setting('batch_size'), setting('length'),
-                                                        0, getattr(model, 'vocab_size', corpus.vocab_size))
+    run = self._configuration.configure(row, rows_lib.PROBE, seed=0)
+    model = run.model(mode='train')
+    windows = run.windows(run.corpus.split('train'), run.batch_size, run.length, 0,
+                          getattr(model, 'vocab_size', run.corpus.vocab_size))
     return step_cost.measure(
-        model, setting('optimizer'), next(windows), self._measured_steps, setting('loss_chunk', None),
-        mesh=sharding.over_devices(setting('n_devices', None)), dtype=setting('dtype', 'float32'),
-        accumulate=setting('accumulate', 1), shard_weights=setting('shard_weights', False))
+        model, run.optimizer, next(windows), self._measured_steps, run.loss_chunk,
+        mesh=sharding.over_devices(run.n_devices), dtype=run.dtype, accumulate=run.accumulate,
+        shard_weights=run.shard_weights)

@@ -15,6 +15,7 @@ from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import evaluate_run
+from trax_hourglass.training.settings import Settings
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
 _TAKEN = 'comparison.gin', *report.FILES  # Names in a comparison's folder.
@@ -105,21 +106,21 @@ class Configuration:
     settings = '\n'.join([*bindings, *(f'compare.{name} = {value!r}' for name, value in further.items())])
     counts_steps = self._budget.what == 'steps'
     n_steps = self._budget.amount if counts_steps else PROBE
-    self.configure(row, n_steps, seed=0)
-    if gin_config.setting('n_steps') != n_steps:
+    run = self.configure(row, n_steps, seed=0)
+    if run.n_steps != n_steps:
       raise InputError('fit.n_steps does not follow the macro n_steps, which the budget sets: bind fit.n_steps = '
                        '%n_steps, and the schedule likewise, as gin/base.gin does')
     self._check_schedule()
     if counts_steps:
-      gin_config.setting('schedule')  # It refuses a warm-up that is too long.
-    checks.check_sizes(**{name: gin_config.setting(name) for name in ('batch_size', 'length')})
-    model = gin_config.setting('model')(mode='train')
-    data = gin_config.setting('corpus').split(split)
-    length, _ = evaluate_run.window_sizes(protocol, None, None, gin_config.setting('length'), data.example_length)
+      _ = run.schedule  # It refuses a warm-up that is too long.
+    checks.check_sizes(batch_size=run.batch_size, length=run.length)
+    model = run.model(mode='train')
+    data = run.corpus.split(split)
+    length, _ = evaluate_run.window_sizes(protocol, None, None, run.length, data.example_length)
     multiple = getattr(model, 'length_multiple', None)
     kind = 'Trax' if multiple is None else 'flat' if multiple == 1 else 'hierarchical'
     if kind == 'Trax':
-      _check_length(gin_config.setting('model')(mode='eval'), length)
+      _check_length(run.model(mode='eval'), length)
     return dataclasses.replace(row, settings=settings, kind=kind)
 
   def _check_schedule(self):
@@ -134,12 +135,13 @@ class Configuration:
                        'bind WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
 
   def configure(self, row, n_steps, seed):
-    """Parses the comparison's configuration with what is the row's own."""
+    """Parses the comparison's configuration with what is the row's own, and returns the Settings of its run."""
     every = self.every(n_steps)
     own = [f'n_steps = {n_steps}', f'fit.seed = {seed}', f'fit.eval_every = {every}', f'fit.checkpoint_every = {every}']
     if self._warmup is not None:
       own.append(f'warmup_steps = {round(self._warmup * n_steps)}')
     gin_config.parse_gin([], [*self.common, *row.lines, *own])
+    return Settings.read()
 
   def configure_as_before(self):
     """Leaves gin as it was found."""

@@ -39,7 +39,6 @@ def parse_gin(files, bindings):
     logging.disable(logging.NOTSET)
 
 
-
 def _refused(error, bindings):
   """Returns what gin refuses, where, and what it was probably meant to be."""
   if not isinstance(error, SyntaxError):
@@ -55,47 +54,10 @@ def _refused(error, bindings):
   return f'{where}: {reason}{gin_mistakes.quoted(line)}'
 
 
-_REQUIRED = object()
-
-
-
-def setting(name, default=_REQUIRED):
-  """Returns a parameter of `fit` as gin is configured now, such as 'corpus' or 'length'; makes what it refers to.
-
-  Args:
-    name: the parameter.
-    default: its value where nothing is bound; without one it must be.
-
-  Raises:
-    InputError: nothing is bound and there is no default, or what is bound cannot be made.
-  """
-  try:
-    gin.query_parameter(f'fit.{name}')
-  except ValueError:
-    if default is _REQUIRED:
-      raise InputError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
-                       'gin/quickstart.gin') from None
-    return default
-  return bound(f'fit.{name}')
-
-
 def bound(parameter):
   """Returns what a gin parameter such as 'Hourglass.hierarchy' is bound to, macros and references resolved.
 
   Raises:
-    InputError: nothing is bound to it.
+    ValueError: nothing is bound to it.
   """
   return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
-
-
-def corpus_unit():
-  """Returns the unit of the corpus that gin is configured for, or None where it cannot be told.
-
-  Most classes of corpora say it, and no corpus is made then: it may be large, or its files be elsewhere.
-  """
-  try:
-    reference = gin.query_parameter('fit.corpus')
-    of_class = getattr(getattr(reference, 'configurable', None), 'wrapped', None)
-    return getattr(of_class, 'unit', None) or setting('corpus').unit
-  except InputError:
-    return None

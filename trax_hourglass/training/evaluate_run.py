@@ -10,7 +10,6 @@ from trax_hourglass.inference import scoring
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
-from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime.progress import Progress
 
 
@@ -42,7 +41,7 @@ class Evaluation:
 
 
 def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_tokens=None, batch_size=None):
-  """Scores a run's model on its corpus; gin must hold the run's configuration, as `run_directory.load` leaves it.
+  """Scores a run's model on its corpus.
 
   Args:
     run: a run_directory.Run in mode 'eval'.
@@ -61,13 +60,14 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
       hosts with different data.
   """
   with distributed.together('reading the data'):
-    corpus = gin_config.setting('corpus')
+    corpus = run.settings.corpus
     data = corpus.split(split)
     seen = fingerprint.fingerprint(data, getattr(run.model, 'vocab_size', math.inf)) if jax.process_count() > 1 else ''
   distributed.check_same('data', seen)
-  length, stride = window_sizes(protocol, context, stride, gin_config.setting('length'), data.example_length)
-  batch_size = gin_config.setting('batch_size') if batch_size is None else batch_size
-  scorer = scoring.Scorer(run.model, chunk=gin_config.setting('loss_chunk', None))
+  length, stride = window_sizes(protocol, context, stride, run.settings.length, data.example_length)
+  batch_size = run.settings.batch_size if batch_size is None else batch_size
+  checks.check_sizes(batch_size=batch_size, max_tokens=1 if max_tokens is None else max_tokens)
+  scorer = scoring.Scorer(run.model, chunk=run.settings.loss_chunk)
   with Progress(f'scoring the {split} split', corpus.unit, is_shown=distributed.is_first()) as progress:
     progress.begin(0, len(data))
     score = scorer.score(run.model.weights, run.model.state, data, batch_size, length, stride, max_tokens,

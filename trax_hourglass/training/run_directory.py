@@ -22,8 +22,8 @@ from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
 from trax_hourglass.runtime.gin_config import bound  # As `run_directory.bound`.  pylint: disable=unused-import
-from trax_hourglass.runtime.gin_config import setting  # As `run_directory.setting`.  pylint: disable=unused-import
 from trax_hourglass.training import run_config
+from trax_hourglass.training.settings import Settings
 from trax_hourglass.training import versions
 
 CONFIG = 'config.gin'
@@ -32,13 +32,15 @@ _OF_TRAX = 'model.pkl.gz'  # What Trax's own loop calls its checkpoint.
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """An opened run; gin holds its configuration.
+  """An opened run.
 
   Attributes:
+    settings: its configuration.
     model: the model in the mode that was asked for, with the checkpoint's weights.
     step: steps it was trained for, or None where the checkpoint does not say.
     checkpoint: path of the checkpoint.
   """
+  settings: Settings
   model: Any
   step: int | None
   checkpoint: pathlib.Path
@@ -74,13 +76,26 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   with distributed.together('configuring the model'):
     files = list(config_files) or _own_config(directory)
     gin_config.parse_gin(files, bindings)
-    model = gin_config.setting('model')(mode=mode)
+    settings = Settings.read()
+    model = settings.model(mode=mode)
     _initialise(model, signature or shapes.ShapeDtype((1, 1), np.int32))
     step = _take_file(model, found, files) if is_file else int(found.name)
   distributed.check_same('settings', run_config.of_all_hosts())
   if not is_file:
     _take_checkpoint(model, directory, step)
-  return Run(model, step, found)
+  return Run(settings, model, step, found)
+
+
+def setting(name):
+  """Returns a parameter of `fit`, such as 'corpus' or 'length', as gin is configured now.
+
+  Raises:
+    InputError: `fit` has no such parameter; see also Settings.
+  """
+  try:
+    return getattr(Settings.read(), name)
+  except AttributeError as error:
+    raise InputError(str(error)) from error
 
 
 def curve(directory):
