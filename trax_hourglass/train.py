@@ -7,6 +7,7 @@
 
 import json
 import pathlib
+import shlex
 import sys
 import time
 
@@ -48,8 +49,8 @@ def train(args):
     return
   print(f'{result.valid_bits_per_token:.4f} valid bits per {result.unit} ({result.n_tokens_scored:,} {result.unit}s '
         f'scored, {result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in '
-        f'{result.output_dir}; train on: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir '
-        f"{result.output_dir} --config 'n_steps = {2 * result.step}'")
+        f'{result.output_dir}; to continue: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir '
+        f"{shlex.quote(result.output_dir)} --config 'n_steps = {2 * result.step}'")
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The command lines as a user meets them: quick help, one-line errors with exit code 2, one JSON object."""
 
 import json
+import shlex
 import signal
 
 import pytest
@@ -39,7 +40,7 @@ def test_within_another_package_under_dash_m_all_names_are_there(tmp_path):
 
 
 def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
-  run = tmp_path / 'run'
+  run = tmp_path / 'my run (1)'
   assert doors.main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json') == 0
   out, err = capsys.readouterr()
   result = json.loads(out)
@@ -48,7 +49,8 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
   out, _ = capsys.readouterr()
   lines = out.strip().splitlines()
   assert len(lines) == 1 and str(run) in lines[0] and f'{result["valid_bits_per_byte"]:.4f} valid bits' in lines[0]
-  assert '-m trax_hourglass.train --output_dir' in lines[0]
+  told = shlex.split(lines[0].partition('to continue: ')[2])
+  assert told[1:5] == ['-m', 'trax_hourglass.train', '--output_dir', str(run)] and told[-1] == 'n_steps = 8'
 
 
 @pytest.mark.parametrize(

@@ -59,13 +59,13 @@ def newest(directory):
 
 
 @pytest.mark.parametrize('number, exception, step', [
-    (signal.SIGTERM, SystemExit, 1), (signal.SIGTERM, SystemExit, 6), (signal.SIGINT, KeyboardInterrupt, 5)])
+    (signal.SIGTERM, SystemExit, 1), (signal.SIGUSR1, SystemExit, 6), (signal.SIGINT, KeyboardInterrupt, 5)])
 def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, number, exception, step):
   with monkeypatch.context() as patched:
     at_step(patched, step, lambda: signal.raise_signal(number))
     with pytest.raises(exception) as stopped:
       runs.run(tmp_path, *runs.LONG)
-  assert number != signal.SIGTERM or stopped.value.code == 143
+  assert number == signal.SIGINT or stopped.value.code == 128 + number
   assert 'stopping after this step, which will be saved' in capfd.readouterr().err
   assert newest(tmp_path) == step
   result = runs.run(tmp_path, *runs.LONG)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -63,9 +64,19 @@ def running(args):
     args: what a `parser` of this module parsed.
   """
   with errors_as_one_line(args.command):
+    _compute_in_32_bits()
     if not args.no_compilation_cache:
       compilation_cache.use()
     yield
+
+
+def _compute_in_32_bits():
+  """Leaves JAX_ENABLE_X64 out: positions and hashes are of 32 bits, and so is everything that is trained."""
+  if os.environ.get('JAX_ENABLE_X64', '0').lower() not in ('', '0', 'false', 'no', 'off', 'f', 'n'):
+    print('JAX_ENABLE_X64 is set and has no effect here: models are computed in 32 bits', file=sys.stderr)
+    os.environ['JAX_ENABLE_X64'] = '0'
+    if 'jax' in sys.modules:
+      sys.modules['jax'].config.update('jax_enable_x64', False)
 
 
 @contextlib.contextmanager
@@ -91,6 +102,9 @@ def errors_as_one_line(command):
   except KeyboardInterrupt:
     print(f'{command}: stopped', file=sys.stderr)
     raise SystemExit(130) from None
+  except BrokenPipeError:  # Who reads stdout has left, as `| head` does.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is still to be written must not fail at exit.
+    raise SystemExit(128 + signal.SIGPIPE) from None
   except Exception as error:
     line = _mistake(error)
     if line is None:

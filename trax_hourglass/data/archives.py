@@ -1,5 +1,6 @@
-"""The content of a file that is raw or packed as .zip, .gz or .xz, recognised by its first bytes."""
+"""The content of a file that is raw or packed as .zip, .gz, .xz or .bz2, recognised by its first bytes."""
 
+import bz2
 import gzip
 import lzma
 import os
@@ -14,11 +15,12 @@ _CHUNK = 1 << 20  # Bytes.
 # know; RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the
 # caller.
 DAMAGED = (EOFError, RuntimeError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
-_PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz'}
+_PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz', b'BZh': 'bz2'}
+STREAMS = {'gz': gzip.open, 'xz': lzma.open, 'bz2': bz2.open}
 
 
 def kind(path):
-  """Returns 'zip', 'gz', 'xz' or 'raw'.
+  """Returns 'zip', 'gz', 'xz', 'bz2' or 'raw'.
 
   Raises:
     InputError: it is no file, or cannot be read.
@@ -58,7 +60,7 @@ def _open(path, member):
   if packing == 'zip':
     archive = zipfile.ZipFile(path)
     return archive.open(_choose(path, archive, member))
-  return {'gz': gzip.open, 'xz': lzma.open, 'raw': open}[packing](path, 'rb')
+  return STREAMS.get(packing, open)(path, 'rb')
 
 
 def _choose(path, archive, member):

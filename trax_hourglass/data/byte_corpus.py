@@ -1,15 +1,19 @@
 """Files as one long sequence of bytes with a train, a valid and a test split.
 
-Bytes are read from the files when they are asked for, so memory does not grow with the corpus.
+Bytes are read from the files when they are asked for, so memory does not grow with the corpus; packed files are
+unpacked into the cache once.
 """
 
 import os
 import pathlib
 import sysconfig
 
+from trax_hourglass.data import archives
+from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data.corpus import Tokens
+from trax_hourglass.data import folders
 from trax_hourglass.data import splits as splits_lib
 from trax_hourglass.runtime.errors import InputError
 
@@ -18,6 +22,8 @@ _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', 
 
 class ByteCorpus(Corpus):
   """Bytes of a file, of all files below a folder, or of the running Python's standard library.
+
+  Files that are packed as .gz, .xz or .bz2, whatever their names, count as what they hold; links are followed.
 
   A folder of at least 100 files is split by file, each file's split depending on its name alone (a hash of its path
   relative to the folder), so that it stays where other files come and go. Anything else is split by position: the
@@ -39,13 +45,14 @@ class ByteCorpus(Corpus):
     if not root.exists():
       raise InputError(f'corpus {str(root)!r} does not exist: give a file or a folder')
     files = _files(root, python_sources_only=path is None)
-    sized = [(file, file.stat().st_size) for file in files]
-    sized = [(file, size) for file, size in sized if size]
-    total = sum(size for _, size in sized)
+    by_name = [(file.relative_to(root).as_posix(), _unpacked(file)) for file in files]
+    sized = [(name, file, file.stat().st_size) for name, file in by_name]
+    sized = [of_one for of_one in sized if of_one[-1]]
+    total = sum(size for *_, size in sized)
     if total < len(SPLITS):
       raise InputError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
                        f'{", ".join(SPLITS)}')
-    splits = _by_file(root, sized) if len(sized) >= splits_lib.FEW else _by_position(sized, total)
+    splits = _by_file(sized) if len(sized) >= splits_lib.FEW else _by_position(sized, total)
     super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in splits.items()})
 
 
@@ -53,20 +60,24 @@ def _files(root, python_sources_only):
   """Returns the files of a corpus in a fixed order, hidden ones left out."""
   if root.is_file():
     return [root]
-  files = []
-  for file in root.rglob('*.py' if python_sources_only else '*'):
-    parts = file.relative_to(root).parts
-    if any(part.startswith('.') for part in parts) or (python_sources_only and set(parts) & set(_NOT_SOURCES)):
-      continue
-    if file.is_file():
-      files.append(file)
-  return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+  names = folders.files_below(root)
+  if python_sources_only:
+    names = [name for name in names if name.endswith('.py') and not set(name.split('/')) & set(_NOT_SOURCES)]
+  return [root / name for name in names]
 
 
-def _by_file(root, sized):
-  stretches = {name: [] for name in SPLITS}
-  for file, size in sized:
-    stretches[splits_lib.of_name(file.relative_to(root).as_posix())].append((file, 0, size))
+def _unpacked(file):
+  """Returns the file, or that of the cache with what it holds packed."""
+  if archives.kind(file) not in archives.STREAMS:
+    return file
+  path = cache.folder() / f'unpacked-{file.name}-{cache.fingerprint([file])}'
+  return cache.build(path, lambda: archives.content(file, None), str(file))
+
+
+def _by_file(sized):
+  stretches = {split: [] for split in SPLITS}
+  for name, file, size in sized:
+    stretches[splits_lib.of_name(name)].append((file, 0, size))
   return {name: Tokens(s) for name, s in stretches.items()}
 
 
@@ -76,7 +87,7 @@ def _by_position(sized, total):
   splits = {}
   for name, first, last in zip(SPLITS, bounds, bounds[1:]):
     stretches, position = [], 0
-    for file, size in sized:
+    for _, file, size in sized:
       begin, end = max(first, position), min(last, position + size)
       if begin < end:
         stretches.append((file, begin - position, end - begin))

@@ -20,7 +20,7 @@ from trax_hourglass.runtime import restricted_pickle
 _SIZE = 32
 _ROW = 1 + 3 * _SIZE * _SIZE  # Bytes of an image in the binary version, its label first.
 _CLASSES = 10
-_PICKLE = b'\x80'  # First byte; that of the binary version is a label.
+_PICKLE = b'\x80', b'(', b'}'  # First bytes; that of the binary version is a label.
 _SUBFOLDERS = ('', 'cifar-10-batches-bin', 'cifar-10-batches-py')
 _ANOTHER = 'fetch it again, or give other images by a file with another name'
 _BATCH_BYTES = 10_000 * _ROW
@@ -177,7 +177,11 @@ def _read_binary(file, content):
 def _read_pickle(file, content):
   """Returns uint8 (N, 3072) of a file of the python version, without running anything it names."""
   contents = restricted_pickle.unpickle(file, content, encoding='bytes')
-  rows = contents.get(b'data') if isinstance(contents, dict) else None
+  contents = {str(name, 'latin1') if isinstance(name, bytes) else name: value
+              for name, value in (contents.items() if isinstance(contents, dict) else ())}
+  if 'fine_labels' in contents:
+    raise InputError(f'{str(file)!r} is of CIFAR-100: give files of CIFAR-10')
+  rows = contents.get('data')
   if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (_ROW - 1,):
     raise InputError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '
                      'in its python version')

@@ -16,8 +16,10 @@ import zipfile
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 
 from trax_hourglass.data import archives
+from trax_hourglass.data import folders
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
@@ -27,7 +29,7 @@ _UNSCALED = ('I', 'F')  # Grey of 32 bits, whose range the file does not say.
 
 
 class Folder:
-  """The image files below a folder; hidden ones are left out.
+  """The image files below a folder, see folders.py.
 
   Attributes:
     path: the folder.
@@ -38,8 +40,7 @@ class Folder:
   def __init__(self, path):
     """Lists the files."""
     self.path = path
-    found = (file.relative_to(path) for file in pathlib.Path(path).rglob('*'))
-    self.names = sorted(name.as_posix() for name in found if _is_image(name) and (path / name).is_file())
+    self.names = [name for name in folders.files_below(path) if _is_image(pathlib.PurePosixPath(name))]
     self.files = [path / name for name in self.names]
 
   def contents(self, names):
@@ -173,6 +174,8 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
     where = os.path.join(source.path, name)
     try:
       image = read(content)
+    except TooLarge as error:
+      raise InputError(f'image {where!r} is {error}') from error
     except InputError as error:
       if corrupt == 'skip':
         skipped.append(name)
@@ -199,17 +202,25 @@ def arrays(source, names, size, other_sizes='error', corrupt='error'):
     progress.say(f'{source.path}: {len(skipped):,} corrupt images skipped, such as {skipped[0]}')
 
 
+class TooLarge(InputError):
+  """Says of a sound image that it has more pixels than Pillow unpacks."""
+
+
 def read(content):
-  """Returns the Pillow image of a file's bytes, in the mode it has.
+  """Returns the Pillow image of a file's bytes, in the mode it has, as viewers show it: turned as its EXIF says.
 
   Raises:
-    InputError: it is no image, damaged or far too large.
+    TooLarge: it has too many pixels.
+    InputError: it is no image, or damaged.
   """
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('error', Image.DecompressionBombWarning)
       image = Image.open(io.BytesIO(content))
       image.load()
+      ImageOps.exif_transpose(image, in_place=True)
+  except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    raise TooLarge(f'too large: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down') from error
   except Image.UnidentifiedImageError as error:
     raise InputError('it begins like no known kind of image') from error
   except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except

@@ -48,7 +48,7 @@ class ImageFolder(Corpus):
     by_split = _by_subfolder(source.names) or splits.of_names(source.names)
 
     def tokens(split):
-      key = cache.fingerprint(source.files, split, size, other_sizes, corrupt)
+      key = cache.fingerprint(source.files, split, size, other_sizes, corrupt, 'turned as EXIF says')
       return image_tokens.flat_file(
           cache.folder(cache_dir) / f'images-{split}-{key}',
           lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size,

@@ -2,8 +2,10 @@
 
 import copy
 import logging
+import os
 import pathlib
 import re
+from unittest import mock
 
 import gin
 
@@ -29,14 +31,21 @@ def parse_gin(files, bindings):
   gin.clear_config()
   gin.add_config_file_search_path(str(GIN_FOLDER))
   logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
+  readers = [(_open, lambda path: os.path.isfile(os.path.expanduser(path)))]
   try:
-    gin.parse_config_files_and_bindings(files, bindings)
+    with mock.patch.object(gin.config, '_FILE_READERS', readers):
+      gin.parse_config_files_and_bindings(files, bindings)
   except Exception as error:
     if errors.users_frames(error) or str(getattr(error, 'filename', '')).endswith('.py'):
       raise  # A module of the user's own that cannot be imported.
     raise InputError(_refused(error, bindings)) from error
   finally:
     logging.disable(logging.NOTSET)
+
+
+def _open(path):
+  """Opens a gin file, a byte order mark left out."""
+  return open(os.path.expanduser(path), encoding='utf-8-sig')
 
 
 def _refused(error, bindings):

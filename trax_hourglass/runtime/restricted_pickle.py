@@ -17,8 +17,10 @@ from trax import shapes
 
 try:
   from numpy._core import multiarray  # NumPy 2
+  from numpy._core import numeric
 except ImportError:
   from numpy.core import multiarray
+  from numpy.core import numeric
 
 
 def _jax_array(function, args, array_state, *_):
@@ -26,6 +28,13 @@ def _jax_array(function, args, array_state, *_):
   array = function(*args)
   array.__setstate__(array_state)
   return array
+
+
+def _encode(text, encoding):
+  """Stands in for `codecs.encode`, by which protocols 0 to 2 keep Python 3's bytes."""
+  if encoding != 'latin1':
+    raise InputError(f'it encodes by {encoding!r}')
+  return text.encode('latin1')
 
 
 _NUMBERS = ('bool_', 'int8', 'uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'uint64', 'float16', 'float32',
@@ -41,7 +50,9 @@ _ADMITTED = {
     ('jax._src.array', '_reconstruct_array'): _jax_array,
     ('jax._src.device_array', 'reconstruct_device_array'): _jax_array,
     ('jax.interpreters.xla', 'reconstruct_device_array'): _jax_array,
+    ('_codecs', 'encode'): _encode,
     **{('numpy', name): getattr(np, name) for name in _NUMBERS},
+    **{(module, '_frombuffer'): numeric._frombuffer for module in ('numpy._core.numeric', 'numpy.core.numeric')},
     **{(module, name): getattr(multiarray, name)
        for module in ('numpy._core.multiarray', 'numpy.core.multiarray') for name in ('_reconstruct', 'scalar')},
 }

@@ -1,4 +1,4 @@
-"""A request to stop, by SIGTERM or Ctrl-C: the step under way is finished and saved, then the process ends.
+"""A request to stop, by SIGTERM, SIGUSR1 or Ctrl-C: the step under way is finished and saved, then the process ends.
 
 On several hosts, all stop after the same step: JAX's coordination service hears of SIGTERM on any of them.
 """
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from trax_hourglass.runtime import distributed
 
-SIGNALS = signal.SIGTERM, signal.SIGINT
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1  # The last is what SLURM's templates send.
 
 
 class Stopping:
