@@ -21,6 +21,7 @@ from trax_hourglass.layers import trax_attention
 from trax_hourglass.models import hourglass
 from trax_hourglass.models import trax_language_model
 from trax_hourglass.training import fit as fit_lib
+from trax_hourglass.training.run_config import of_older_versions  # For `train`.  pylint: disable=unused-import
 from trax_hourglass.training import schedules
 
 _registered = {}

@@ -35,12 +35,14 @@ def train(args):
   command_line.connect_hosts(args)
   output_dir = pathlib.Path(args.output_dir or time.strftime('runs/%Y%m%d-%H%M%S')).expanduser()
   saved = output_dir / 'config.gin'
-  files = args.config_file or [str(saved) if saved.exists() else 'quickstart.gin']
+  goes_on = not args.config_file and saved.exists()
+  files = args.config_file or [str(saved) if goes_on else 'quickstart.gin']
 
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
   with distributed.from_the_start():
     from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
-    gin_config.parse_gin(files, args.config)
+    own = registry.of_older_versions(saved.read_text(encoding='utf-8')) if goes_on else []
+    gin_config.parse_gin(files, [*own, *args.config])
     result = registry.fit(str(output_dir))
   if not distributed.is_first():
     return

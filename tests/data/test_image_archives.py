@@ -40,7 +40,7 @@ def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending)
         info = tarfile.TarInfo(f'train/{i}.png')
         info.size = len(png(images[i]))
         archive.addfile(info, io.BytesIO(png(images[i])))
-  assert_split(open_folder(path, tmp_path / 'cache'), 'train', images)
+  assert_split(open_folder(path, tmp_path / 'cache', splits='shared'), 'train', images)
 
 
 def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
@@ -65,7 +65,7 @@ def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
       with pytest.raises(ValueError, match='is no .zip or .tar, or damaged .*: fetch it again'):
         open_folder(path, tmp_path / 'cache', 8)
     pack(path, whole[:end + 512])  # A single block of zeros will do.
-    assert len(open_folder(path, tmp_path / 'cache', 8).split('train')) == 5 * 192
+    assert len(open_folder(path, tmp_path / 'cache', 8, splits='shared').split('train')) == 5 * 192
 
 
 @pytest.mark.parametrize('ending', ['.tar', '.gz', '.xz', '.bz2', '.zip', '.npz'])

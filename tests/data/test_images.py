@@ -159,7 +159,8 @@ def test_other_modes_are_converted_and_said(tmp_path, capsys):
   pictures.write_folder(tmp_path / 'images/train', [grey, grey, rgba, deep, pictures.random_images(1, 8)[0]])
   expected = [*[np.repeat(grey[..., None], 3, axis=-1)] * 2, rgba[..., :3]]
   expected += [expected[0], pictures.random_images(1, 8)[0]]
-  pictures.assert_split(pictures.open_folder(tmp_path / 'images', tmp_path / 'cache'), 'train', np.stack(expected))
+  corpus = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', splits='shared')
+  pictures.assert_split(corpus, 'train', np.stack(expected))
   said = capsys.readouterr()
   assert said.err.count('4 images converted to RGB (I;16 1, L 2, RGBA 1; transparency dropped)') == 1 and not said.out
 
@@ -168,13 +169,13 @@ def test_other_sizes_are_scaled_and_cut_or_refused(tmp_path, capsys):
   wide = np.zeros((16, 48, 3), np.uint8)
   wide[:, 16:32] = 200  # The middle third remains.
   pictures.write_folder(tmp_path / 'images/train', [wide, wide.transpose(1, 0, 2), pictures.random_images(1, 8)[0]])
-  data = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
+  data = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', splits='shared').split('train')
   for i in range(2):
     assert (np.abs(data.read(192 * i, 192).reshape(8, 8, 3)[2:6, 2:6].astype(int) - 200) < 30).all()
   assert data.read(384, 192).tolist() == pictures.random_images(1, 8).ravel().tolist()
   assert '2 images of other sizes scaled and cut to 8 x 8' in capsys.readouterr().err
   with pytest.raises(ValueError, match=r"image '.*000.png' is 48 x 16 \(width x height\), where 8 x 8 is wanted"):
-    pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', other_sizes='error').split('train')
+    pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', splits='shared', other_sizes='error').split('train')
 
 
 def test_corrupt_images_are_named_or_skipped_if_asked(tmp_path, capsys):
@@ -184,9 +185,9 @@ def test_corrupt_images_are_named_or_skipped_if_asked(tmp_path, capsys):
   for content in (whole[:-40], whole[:40], b'', b'no image'):
     (tmp_path / 'images/train/002.png').write_bytes(content)
     with pytest.raises(ValueError, match=r"image '.*images/train/002.png' is corrupt \("):
-      pictures.open_folder(tmp_path / 'images', tmp_path / 'cache').split('train')
-  pictures.assert_split(pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', corrupt='skip'), 'train',
-                        images[[0, 1, 3]])
+      pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', splits='shared').split('train')
+  corpus = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', splits='shared', corrupt='skip')
+  pictures.assert_split(corpus, 'train', images[[0, 1, 3]])
   assert '1 corrupt images skipped, such as train/002.png' in capsys.readouterr().err
 
 

@@ -109,5 +109,5 @@ def test_its_output_is_kept_where_blocks_are_made_again():
 
 @pytest.mark.parametrize('window', [0, 1.5, 'all'])
 def test_bad_window(window):
-  with pytest.raises(ValueError, match='window of local attention'):
+  with pytest.raises(ValueError, match='window is .*: give a whole number above 0'):
     layer(th.CausalLocalAttention, window=window)

@@ -25,22 +25,25 @@ class ByteCorpus(Corpus):
 
   Files that are packed as .gz, .xz or .bz2, whatever their names, count as what they hold; links are followed.
 
-  A folder of at least 100 files is split by file, each file's split depending on its name alone (a hash of its path
-  relative to the folder), so that it stays where other files come and go. Anything else is split by position: the
-  first 90 % are train, then 5 % valid and 5 % test.
+  Splits are those that a user has made, see `splits.named`. Where there are none, a folder of at least 100 files is
+  split by file, each file's split depending on its name alone (a hash of its path relative to the folder), so that it
+  stays where other files come and go. Anything else is split by position: the first 90 % are train, then 5 % valid and
+  5 % test.
   """
 
-  def __init__(self, path=None):
+  def __init__(self, path=None, splits='named'):
     """Finds the files.
 
     Args:
       path: a file or folder; None takes the standard library's .py files, without tests and site-packages.
+      splits: 'named'; or 'shared', which takes no splits from names, as runs of version 0.2 and before.
 
     Raises:
-      InputError: the path does not exist, or there are fewer bytes than splits can be made of.
+      InputError: the path does not exist, `splits` is another word, or there are too few bytes for splits.
     """
     if not isinstance(path, (str, os.PathLike, type(None))):
       raise InputError(f'corpus path is {path!r}: give the name of a file or folder, or None')
+    splits_lib.check_rule(splits)
     root = pathlib.Path(sysconfig.get_path('stdlib') if path is None else path).expanduser()
     if not root.exists():
       raise InputError(f'corpus {str(root)!r} does not exist: give a file or a folder')
@@ -52,8 +55,16 @@ class ByteCorpus(Corpus):
     if total < len(SPLITS):
       raise InputError(f'corpus {str(root)!r} has {total} bytes: at least {len(SPLITS)} are needed, one for each of '
                        f'{", ".join(SPLITS)}')
-    splits = _by_file(sized) if len(sized) >= splits_lib.FEW else _by_position(sized, total)
-    super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in splits.items()})
+    by_split, how = splits_lib.named([name for name, *_ in sized]) if splits == 'named' else (None, 'splits = shared')
+    if by_split is not None:
+      found, how = _by_name(sized, by_split, how)
+    elif len(sized) >= splits_lib.FEW:
+      found, how = _by_file(sized), f'{how}: shared out by file'
+    else:
+      found, how = _by_position(sized, total), f'{how}: shared out by position'
+    super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in found.items()},
+                     missing={split: f'no file or folder of {str(root)!r} is named after it' for split in SPLITS})
+    self.summary = f'{root}: {len(sized):,} files, {total:,} bytes; {how}'
 
 
 def _files(root, python_sources_only):
@@ -81,11 +92,29 @@ def _by_file(sized):
   return {name: Tokens(s) for name, s in stretches.items()}
 
 
+def _by_name(sized, by_split, how):
+  """Returns the splits by their names, valid from the end of train where it is missing, and how they came about."""
+  found = {}
+  for split, names in by_split.items():
+    of_split = [of_one for of_one in sized if of_one[0] in set(names)]
+    n = sum(size for *_, size in of_split)
+    if split == 'train' and 'valid' not in by_split:
+      first = n - splits_lib.held_out(n)
+      found |= _cut(of_split, ('train', 'valid'), (0, first, n))
+      how += f', valid is the last {n - first:,} bytes of train'
+    else:
+      found |= _cut(of_split, (split,), (0, n))
+  return found, how
+
+
 def _by_position(sized, total):
-  """Cuts the files' concatenation."""
-  bounds = splits_lib.positions(total)
+  return _cut(sized, SPLITS, splits_lib.positions(total))
+
+
+def _cut(sized, names, bounds):
+  """Cuts the files' concatenation: {name: Tokens between two bounds}."""
   splits = {}
-  for name, first, last in zip(SPLITS, bounds, bounds[1:]):
+  for name, first, last in zip(names, bounds, bounds[1:]):
     stretches, position = [], 0
     for _, file, size in sized:
       begin, end = max(first, position), min(last, position + size)

@@ -23,8 +23,10 @@ class Corpus:
     unit: what a token is, 'byte', 'dim' (one colour of one pixel) or 'token' (a piece of a learnt vocabulary); bits are
       counted per unit. A class says it for most of its corpora, so that it is known before data are looked for.
     vocab_size: tokens are 0 .. vocab_size - 1.
+    summary: a line on what there is and how the splits came about, or None where they are the published ones.
   """
   unit = 'byte'
+  summary = None
 
   def __init__(self, name, splits, vocab_size=256, missing=None):
     """Creates the corpus.

@@ -68,7 +68,9 @@ class Archive:
       if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
           files = [info for info in archive.infolist() if not info.is_dir()]
-        names = {info.filename for info in files}
+        # Some programs for Windows write backslashes.
+        self._stored = {info.filename.replace('\\', '/'): info.filename for info in files}
+        names = set(self._stored)
         encrypted = any(info.flag_bits & 1 for info in files)
       else:
         with tarfile.open(path, tarinfo=_Header) as archive:
@@ -101,7 +103,8 @@ class Archive:
     """
     with contextlib.ExitStack() as stack:
       if zipfile.is_zipfile(self.path):
-        yield stack.enter_context(zipfile.ZipFile(self.path)).read
+        archive = stack.enter_context(zipfile.ZipFile(self.path))
+        yield lambda name: archive.read(self._stored[name])
         return
       archive = stack.enter_context(tarfile.open(self.path, tarinfo=_Header))
       members = _files_of_tar(archive)

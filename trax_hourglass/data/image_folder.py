@@ -7,7 +7,7 @@ from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
-from trax_hourglass.data import splits
+from trax_hourglass.data import splits as splits_lib
 from trax_hourglass.runtime.errors import InputError
 
 _SUBFOLDERS = {'train': ('train',), 'valid': ('valid', 'validation', 'val'), 'test': ('test',)}
@@ -17,12 +17,13 @@ _CHOICES = {'other_sizes': ('resize', 'error'), 'corrupt': ('error', 'skip')}
 class ImageFolder(Corpus):
   """The images below a folder, at one size, in the order of their names.
 
-  Subfolders named train, valid (or validation, val) and test are the splits. Without a subfolder named train, the
-  images are shared out by the rules of splits.py: 90 % train, 5 % valid, 5 % test.
+  Splits are those that a user has made, see `splits.named`; else images are shared out by the rules of splits.py: 90 %
+  train, 5 % valid, 5 % test.
   """
   unit = 'dim'
 
-  def __init__(self, path=None, size=None, other_sizes='resize', corrupt='error', cache_dir=None):
+  def __init__(self, path=None, size=None, other_sizes='resize', corrupt='error', cache_dir=None,
+               splits='named'):
     """Finds the images.
 
     Args:
@@ -32,6 +33,8 @@ class ImageFolder(Corpus):
         longer one on both ends alike; 'error'.
       corrupt: what to do with images that cannot be read, 'error' or 'skip'.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
+      splits: 'named'; or 'shared', the rule of version 0.2 and before: the first subfolder of a path that is named
+        train, valid, validation, val or test, where one is named train; else images are shared out.
 
     Raises:
       InputError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a
@@ -44,8 +47,16 @@ class ImageFolder(Corpus):
     for name, value in (('other_sizes', other_sizes), ('corrupt', corrupt)):
       if value not in _CHOICES[name]:
         raise InputError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
+    splits_lib.check_rule(splits)
     source = _open_source(path)
-    by_split = _by_subfolder(source.names) or splits.of_names(source.names)
+    by_split, how = splits_lib.named(source.names) if splits == 'named' else (_by_subfolder(source.names),
+                                                                              'splits = shared')
+    if by_split is None:
+      by_split, how = splits_lib.of_names(source.names), f'{how}: shared out'
+    elif 'valid' not in by_split and splits == 'named':
+      n = splits_lib.held_out(len(by_split['train']))
+      by_split |= {'train': by_split['train'][:-n], 'valid': by_split['train'][-n:]}
+      how += f', valid is the last {n:,} images of train'
 
     def tokens(split):
       key = cache.fingerprint(source.files, split, size, other_sizes, corrupt, 'turned as EXIF says')
@@ -56,6 +67,7 @@ class ImageFolder(Corpus):
 
     super().__init__(str(path), {split: lambda split=split: tokens(split) for split in SPLITS if by_split.get(split)},
                      missing={split: f'no image of it is in {str(path)!r}; add some' for split in SPLITS})
+    self.summary = f'{path}: {len(source.names):,} images; {how}'
 
 
 def _open_source(path):

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import tokenize
 from unittest import mock
 
 import gin
@@ -38,7 +39,7 @@ def parse_gin(files, bindings):
   except Exception as error:
     if errors.users_frames(error) or str(getattr(error, 'filename', '')).endswith('.py'):
       raise  # A module of the user's own that cannot be imported.
-    raise InputError(_refused(error, bindings)) from error
+    raise InputError(_refused(error, files, bindings)) from error
   finally:
     logging.disable(logging.NOTSET)
 
@@ -48,8 +49,12 @@ def _open(path):
   return open(os.path.expanduser(path), encoding='utf-8-sig')
 
 
-def _refused(error, bindings):
+def _refused(error, files, bindings):
   """Returns what gin refuses, where, and what it was probably meant to be."""
+  if isinstance(error, tokenize.TokenError):  # Python 3.12 and later: of a text without an end, which is not named.
+    line = next((binding for binding in bindings if gin_mistakes.quoted(binding)), None)
+    where = f'--config {line!r}' if line else ' or '.join(files)
+    return f'{where}: {error.args[0]}; the quotes do not match'
   if not isinstance(error, SyntaxError):
     message = errors.one_line(error)
     where = re.search(r'\n  In file "(.+)", line (\d+)\n', str(error))

@@ -177,6 +177,8 @@ def fit(output_dir,
         callbacks=[functools.partial(TrainingProgress, n_steps=n_steps, tokens_per_step=batch_size * length,
                                      unit=corpus.unit),
                    *callbacks])
+    if getattr(corpus, 'summary', None) and distributed.is_first() and loop.step < n_steps:
+      say(corpus.summary)
     loop.run(max(0, n_steps - loop.step))
   windows.close()
   if loop.stopped_by:

@@ -37,6 +37,18 @@ def differences(before, now):
           and name not in FREE and name.rsplit('.', 1)[-1] not in PLACES]
 
 
+def of_older_versions(text):
+  """Returns gin bindings that a run's own config needs, so that it has the data it began with.
+
+  Version 0.2 and before took no splits from the names of a user's files, see data/splits.py.
+
+  Args:
+    text: of the run's config.gin, which names each parameter that the run's version had.
+  """
+  return [f"{corpus}.splits = 'shared'" for corpus in ('ByteCorpus', 'ImageFolder')
+          if re.search(rf'\b{corpus}\b', text) and f'{corpus}.splits' not in text]
+
+
 def of_all_hosts():
   """Returns what all hosts must have configured alike, as text: gin's bindings but those that say where data lie."""
   return '\n'.join(

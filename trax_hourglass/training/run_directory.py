@@ -75,7 +75,8 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
   with distributed.together('configuring the model'):
     files = list(config_files) or _own_config(directory)
-    gin_config.parse_gin(files, bindings)
+    own = [] if config_files else run_config.of_older_versions(pathlib.Path(files[0]).read_text(encoding='utf-8'))
+    gin_config.parse_gin(files, [*own, *bindings])
     settings = Settings.read()
     model = settings.model(mode=mode)
     _initialise(model, signature or shapes.ShapeDtype((1, 1), np.int32))
