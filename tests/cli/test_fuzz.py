@@ -21,7 +21,7 @@ from trax_hourglass.models import trax_checkpoint
 from trax_hourglass import train
 from trax_hourglass.training import checkpoints
 
-EXAMPLES = sampling.examples(70, 520)
+EXAMPLES = sampling.examples(50, 520)
 
 # Small enough to be trained at once where they are right, and mostly wrong.
 NUMBERS = st.sampled_from([

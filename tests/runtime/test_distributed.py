@@ -54,7 +54,7 @@ def test_devices_and_hosts_do_not_change_the_losses():
   two, silent = run_hosts(2, n_devices // 2, 'tests.helpers.many_devices', part, '{coordinator}', '{n_hosts}', '{host}')
   assert '{' not in silent
   of_one, of_two = (json.loads(stdout.splitlines()[-1]) for stdout in (one, two))
-  assert (len(of_one), len(of_two)) == sampling.some([(5, 2)], [(15, 10)])[0]
+  assert (len(of_one), len(of_two)) == sampling.some([(5, 1)], [(15, 10)])[0]
   for runs in (of_one, of_two):
     for name, losses in runs.items():
       expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']
