@@ -94,9 +94,9 @@ def _by_file(sized):
 
 def _by_name(sized, by_split, how):
   """Returns the splits by their names, valid from the end of train where it is missing, and how they came about."""
-  found = {}
+  found, file_of = {}, {of_one[0]: of_one for of_one in sized}
   for split, names in by_split.items():
-    of_split = [of_one for of_one in sized if of_one[0] in set(names)]
+    of_split = [file_of[name] for name in names]
     n = sum(size for *_, size in of_split)
     if split == 'train' and 'valid' not in by_split:
       first = n - splits_lib.held_out(n)
