@@ -20,6 +20,14 @@ def test_commands_import_no_tensorflow_and_say_nothing():
       print([name for name in heavy if name in sys.modules])""") == ('[]\n', '')
 
 
+def test_modules_that_no_installer_has_compiled_say_nothing():
+  assert run("""
+      import pathlib, trax_hourglass, trax.layers.combinators as combinators, trax.supervised.training as training
+      for module in combinators, training:
+        compile(pathlib.Path(module.__file__).read_text(), module.__file__, 'exec')
+      compile('a = 1 is ()', '/somewhere/of_a_user.py', 'exec')""")[1].count('SyntaxWarning') == 1
+
+
 def test_export_and_generate_run_without_it(tiny_run, tmp_path):
   assert run(f"""
       import sys

@@ -12,6 +12,7 @@ import os
 import sys
 import types
 from unittest import mock
+import warnings
 
 from trax_hourglass.runtime import deferred_imports
 
@@ -38,6 +39,8 @@ _QUICK = {'stack': _frames, 'getframeinfo': _place}
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Or it takes all memory of a GPU, which JAX needs, to read a file.
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
+# Trax compares with `is ()`, which Python says when it compiles a module; installers that compile none leave it that.
+warnings.filterwarnings('ignore', category=SyntaxWarning, module=r'.*[/\\](trax|gym)[/\\]')
 with deferred_imports.deferred(), mock.patch.multiple(inspect, **_QUICK):
   import gzip
 
