@@ -1,11 +1,16 @@
 """What surrounds a command: readers that leave, 64 bits, byte order marks, the home folder."""
 
 import json
+import shlex
+import subprocess
+import sys
 import textwrap
 
 import gin
+import pytest
 
 from tests.helpers import processes
+from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import gin_config
 
 
@@ -39,3 +44,50 @@ def test_gin_files_may_begin_with_a_byte_order_mark_and_lie_in_the_home_folder(t
   (tmp_path / 'more.gin').write_text("include 'quickstart.gin'\nlength = 7\n", encoding='utf-8-sig')
   gin_config.parse_gin(['~/own.gin'], [])
   assert [gin.query_parameter(f'{name}/macro.value') for name in ('n_steps', 'length', 'batch_size')] == [5, 7, 8]
+
+
+def test_includes_beside_the_including_file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for folder, name, text in (('elsewhere', 'own.gin', "include 'deep/more.gin'\nn_steps = 5\n"),
+                             ('elsewhere/deep', 'more.gin', "include 'last.gin'\ninclude 'quickstart.gin'\n"),
+                             ('elsewhere/deep', 'last.gin', 'length = 7\nn_steps = 6\n'),
+                             ('elsewhere', 'last.gin', 'length = 9\n'),
+                             ('elsewhere/deep', 'quickstart.gin', 'length = 11\n')):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / folder / name).write_text(text)
+  gin_config.parse_gin(['elsewhere/own.gin'], [])
+  macro = lambda name: gin.query_parameter(f'{name}/macro.value')
+  assert (macro('n_steps'), macro('batch_size')) == (5, 8)  # The project's own files come before those beside.
+  (tmp_path / 'elsewhere' / 'own.gin').write_text("include 'deep/last.gin'\ninclude 'lost.gin'\n")
+  with pytest.raises(errors.InputError, match='lost.gin'):
+    gin_config.parse_gin(['elsewhere/own.gin'], [])
+  (tmp_path / 'elsewhere' / 'own.gin').write_text("include 'deep/last.gin'\n")
+  gin_config.parse_gin(['elsewhere/own.gin'], [])
+  assert macro('length') == 7
+
+
+def test_relative_places_of_data_become_absolute(tmp_path, monkeypatch):
+  import trax_hourglass  # Registers with gin.  pylint: disable=unused-import, g-import-not-at-top
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'texts').mkdir()
+  gin_config.parse_gin([], ["ByteCorpus.path = 'texts'", "data = 'texts'", 'ImageFolder.path = %data',
+                            "Cifar10.path = 'not there'", "here/Cifar10.path = '~/x'"])
+  assert [gin.query_parameter(name) for name in ('ByteCorpus.path', 'ImageFolder.path', 'Cifar10.path',
+                                                 'here/Cifar10.path')] == [str(tmp_path / 'texts')] * 2 + [
+                                                     'not there', '~/x']
+
+
+@pytest.mark.parametrize('closed', ['2>&-', '>&-', '<&-', '>&- 2>&-', '<&- >&- 2>&-'])
+def test_streams_that_are_closed(tmp_path, closed):
+  code = textwrap.dedent(f"""
+      import os, sys
+      from trax_hourglass.cli import command_line
+      with command_line.running(command_line.parser('train', '').parse_args(['--no_compilation_cache'])):
+        with open({str(tmp_path / 'file')!r}, 'w') as f:
+          print('for the terminal', file=sys.stderr, flush=True)
+          print('for the terminal', flush=True)
+          os.write(2, b'for the terminal')
+          f.write(str(f.fileno() > 2))""")
+  shell = f'{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}'
+  assert subprocess.run(['bash', '-c', shell], env=processes.environment(), capture_output=True).returncode == 0
+  assert (tmp_path / 'file').read_text() == 'True'

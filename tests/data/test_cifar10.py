@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -55,6 +56,34 @@ def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
   corpus = cifar10.Cifar10(tmp_path, n_valid=0, cache_dir=tmp_path / 'cache')
   for split, images in (('train', TRAIN), ('valid', TEST), ('test', TEST)):
     assert_split(corpus, split, images)
+
+
+@pytest.mark.parametrize('write', [pictures.write_binary, write_python])
+@pytest.mark.parametrize('form', ['cifar-10.tar.gz', 'cifar-10.zip', 'in a folder'])
+def test_cifar10_from_an_archive(tmp_path, small_cifar10, write, form):
+  (tmp_path / 'files' / 'cifar-10-batches').mkdir(parents=True)
+  write(tmp_path / 'files' / 'cifar-10-batches')
+  (tmp_path / 'files' / 'cifar-10-batches' / 'readme.html').write_text('read me')
+  (tmp_path / 'data').mkdir()
+  kind = 'zip' if form.endswith('zip') else 'gztar'
+  path = shutil.make_archive(str(tmp_path / 'data' / 'cifar-10'), kind, tmp_path / 'files')
+  corpus = cifar10.Cifar10(tmp_path / 'data' if form == 'in a folder' else path, n_valid=2, cache_dir=tmp_path / 'cache')
+  for split, images in (('train', TRAIN[:5]), ('valid', TRAIN[5:]), ('test', TEST)):
+    assert_split(corpus, split, images)
+  assert 'train, valid, test; valid is the last 2 training images' in corpus.summary
+
+
+@pytest.mark.parametrize('names', [('train', 'test', 'meta'), ('train.bin', 'test.bin', 'fine_label_names.txt')])
+@pytest.mark.parametrize('packed', [False, True])
+def test_cifar100_in_a_folder_or_an_archive_is_named(tmp_path, names, packed):
+  for name in names:
+    (tmp_path / 'files' / 'of it').mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'files' / 'of it' / name).write_bytes(bytes(3074))
+  path = shutil.make_archive(str(tmp_path / 'cifar'), 'gztar', tmp_path / 'files') if packed else tmp_path / 'files'
+  with pytest.raises(ValueError, match='is of CIFAR-100: give files of CIFAR-10'):
+    cifar10.Cifar10(path, cache_dir=tmp_path / 'cache')
+  with pytest.raises(ValueError, match="of it/t.*' is of CIFAR-100 in its binary version"):
+    cifar10.Cifar10(tmp_path / 'files' / 'of it' / names[0], n_valid=0, cache_dir=tmp_path / 'cache').split('train')
 
 
 def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):

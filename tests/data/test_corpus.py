@@ -27,11 +27,11 @@ def test_file_is_split_by_position(tmp_path):
 
 def test_small_folder_is_split_by_position_across_files(tmp_path):
   for i, n in enumerate((7, 0, 20, 3, 10)):
-    (tmp_path / f'{i}').write_bytes(bytes([i]) * n)
+    (tmp_path / f'{i}').write_bytes(bytes([i + 1]) * n)
   (tmp_path / '.hidden').write_bytes(b'no')
   corpus = th.ByteCorpus(str(tmp_path))
   whole = b''.join(all_bytes(corpus.split(name)) for name in corpora.SPLITS)
-  assert whole == b'\0' * 7 + b'\2' * 20 + b'\3' * 3 + b'\4' * 10
+  assert whole == b'\1' * 7 + b'\3' * 20 + b'\4' * 3 + b'\5' * 10
   assert [len(corpus.split(name)) for name in corpora.SPLITS] == [36, 2, 2]
 
 

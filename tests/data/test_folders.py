@@ -2,22 +2,51 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import pickle
+import stat
+import tarfile
+import zipfile
 
 import numpy as np
 from PIL import Image
 import pytest
+import zstandard
 
 import trax_hourglass as th
 from trax_hourglass.data import folders
+from trax_hourglass.data import image_files
+from trax_hourglass.data import sources
 
 
 def everything(corpus):
   """Returns the tokens of all splits, one behind the other."""
   return b''.join(np.asarray(split.read(0, len(split))).astype(np.uint8).tobytes()
                   for split in map(corpus.split, ('train', 'valid', 'test')))
+
+
+def write_links_to_zip(path, files, links):
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name, content in files.items():
+      archive.writestr(name, content)
+    for name, target in links.items():
+      info = zipfile.ZipInfo(name)
+      info.external_attr = (stat.S_IFLNK | 0o777) << 16
+      archive.writestr(info, target)
+
+
+def write_links_to_tar(path, files, links):
+  with tarfile.open(path, 'w:gz') as archive:
+    for name, target in links.items():
+      info = tarfile.TarInfo(f'./{name}')
+      info.type, info.linkname = tarfile.SYMTYPE, target
+      archive.addfile(info)
+    for name, content in files.items():
+      info = tarfile.TarInfo(f'./{name}')
+      info.size = len(content)
+      archive.addfile(info, io.BytesIO(content))
 
 
 def test_links_are_followed_and_end(tmp_path):
@@ -31,10 +60,26 @@ def test_links_are_followed_and_end(tmp_path):
   (root / 'a' / 'b' / 'up').symlink_to(root)  # To a folder that it lies in.
   (elsewhere / 'back').symlink_to(root / 'a')
   (root / 'broken').symlink_to(tmp_path / 'nothing')
-  assert folders.files_below(root) == ['a/x', 'file', 'linked/back/x', 'linked/deep/z', 'linked/y']
+  names, left_out = folders.files_below(root)
+  assert names == ['a/x', 'file', 'linked/back/x', 'linked/deep/z', 'linked/y']
+  assert folders.told(left_out) == '; left out: 1 broken links, 2 hidden, 2 links to a folder around them'
+  assert folders.files_below(root, follow_folders=False)[0] == ['a/x', 'file']
 
 
-@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize('write', [write_links_to_zip, write_links_to_tar])
+def test_links_in_archives_are_followed_and_never_out_of_them(tmp_path, write):
+  (tmp_path / 'secret').write_text('secret')
+  write(tmp_path / 'archive', {'a/x': b'one', 'a/y': b'two'}, {
+      'b/x': '../a/x', 'c': 'a', 'd/e': '../c', 'up': '../secret', 'absolute': str(tmp_path / 'secret'), 'round': 'round',
+      'a/back': '../a', 'nothing': 'a/z'})
+  source = sources.Archive(tmp_path / 'archive')
+  assert {name.removeprefix('./'): content.decode() for name, content in source.contents(source.names)} == {
+      'a/x': 'one', 'a/y': 'two', 'b/x': 'one', 'c/x': 'one', 'c/y': 'two', 'd/e/x': 'one', 'd/e/y': 'two'}
+  assert source.left_out['links to nothing in the archive'] == 5
+  assert b''.join(source.chunks()) == b'onetwoone' + b'onetwo' * 2 and source.sizes() == [3] * 7
+
+
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
 @pytest.mark.parametrize('in_folder', [False, True])
 def test_packed_texts_are_their_text_whatever_their_names(tmp_path, monkeypatch, pack, in_folder):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -46,11 +91,65 @@ def test_packed_texts_are_their_text_whatever_their_names(tmp_path, monkeypatch,
     assert everything(th.ByteCorpus(str(path))) == b'plain ' * in_folder + b'packed ' * 900
 
 
-def test_packed_text_that_is_cut_off(tmp_path, monkeypatch):
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+def test_packed_text_that_is_cut_off(tmp_path, monkeypatch, pack):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  (tmp_path / 'text').write_bytes(gzip.compress(os.urandom(5000))[:-900])
+  (tmp_path / 'text').write_bytes(pack(os.urandom(5000))[:-900])
   with pytest.raises(ValueError, match="text' is damaged or cut off"):
     th.ByteCorpus(str(tmp_path / 'text'))
+
+
+@pytest.mark.parametrize('write', [write_links_to_zip, write_links_to_tar])
+def test_archives_of_texts_are_their_texts(tmp_path, monkeypatch, write):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  write(tmp_path / 'wiki', {f'wikitext/wiki.{split}.raw': split.encode() * 9 for split in ('train', 'valid', 'test')}, {})
+  for _ in range(2):  # The second time from the cache.
+    corpus = th.ByteCorpus(str(tmp_path / 'wiki'))
+    assert everything(corpus) == b'train' * 9 + b'valid' * 9 + b'test' * 9
+  (tmp_path / 'cut.zip').write_bytes((tmp_path / 'wiki').read_bytes()[:-30])
+  with pytest.raises(ValueError, match='damaged'):
+    th.ByteCorpus(str(tmp_path / 'cut.zip'))
+
+
+def test_binaries_beside_texts_are_left_out(tmp_path):
+  for name, content in {'train.txt': b'some text', 'dev.txt': 'text'.encode('utf-16'), 'empty': b'', '.hidden': b'a',
+                        'cover.png': b'\x89PNG\0\0', 'index': b'\0' * 99}.items():
+    (tmp_path / name).write_bytes(content)
+  (tmp_path / 'lost').symlink_to('nowhere')
+  corpus = th.ByteCorpus(str(tmp_path))
+  assert len(corpus.split('train')) == 9 and len(corpus.split('valid')) == 10
+  assert corpus.summary.endswith('2 files, 19 bytes; train, valid as files and folders are named; left out: 2 binary '
+                                 'beside texts (such as cover.png, index), 1 broken links, 1 empty, 1 hidden')
+  assert '4 files, 124 bytes' in th.ByteCorpus(str(tmp_path), splits='shared').summary
+
+
+def test_a_note_beside_binary_data_makes_it_no_less_wanted(tmp_path):
+  for name, content in {'a.bin': bytes(999), 'b.bin': bytes(999), 'README': b'text'}.items():
+    (tmp_path / name).write_bytes(content)
+  assert '3 files, 2,002 bytes' in th.ByteCorpus(str(tmp_path)).summary
+
+
+def test_no_picture_of_another_ending_is_left_out(tmp_path):
+  image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8))
+  written = set()
+  Image.init()
+  for ending, kind in Image.registered_extensions().items():
+    path = tmp_path / f'picture{ending.upper()}'
+    try:
+      image.convert('1' if kind in ('XBM', 'MSP') else 'RGB').save(path, kind)
+      Image.open(path).load()
+    except (KeyError, OSError, ValueError, AttributeError):  # No writer, or none of these pixels.
+      path.unlink(missing_ok=True)
+      continue
+    written.add(kind)
+  assert {'AVIF', 'BMP', 'GIF', 'ICNS', 'JPEG', 'JPEG2000', 'PCX', 'PNG', 'QOI', 'SGI', 'TGA', 'TIFF', 'WEBP',
+          'XBM'} <= written | {'ICNS'}
+  (tmp_path / 'labels.json').write_text('{}')
+  (tmp_path / 'figure.eps').write_text('%!PS')
+  source = sources.Folder(tmp_path, image_files.is_image, 'pictures')
+  assert len(source.names) == len(os.listdir(tmp_path)) - 2
+  assert folders.told(source.left_out) == '; left out: 1 that are no pictures (.eps), 1 that are no pictures (.json)'
+  assert all(image.shape == (1, 8, 8, 3) for image in image_files.arrays(source, source.names, 8, 'resize'))
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))

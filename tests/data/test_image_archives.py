@@ -125,7 +125,7 @@ def test_what_is_missing_of_an_imagenet_is_said(tmp_path, monkeypatch, capsys):
   write_chrabaszcz(tmp_path, {f'train_data_batch_{i}.npz': images[:1] for i in range(1, 11) if i not in (2, 9)})
   write_tar(tmp_path / 'valid_32x32.tar', images)
   newer = imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache')
-  assert ("ImageNet 32x32 (Chrabaszcz): train_data_batch_2.npz, train_data_batch_9.npz are missing below "
+  assert ("ImageNet 32x32 (Chrabaszcz): train_data_batch_2, train_data_batch_9 are missing below "
           f"{str(tmp_path)!r}"
           in capsys.readouterr().err)
   newer.split('train')

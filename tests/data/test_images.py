@@ -1,5 +1,6 @@
 """Images as tokens: every form of every data set is the same bytes in the same order, and what is wrong is named."""
 
+import pickle
 
 import numpy as np
 from PIL import Image
@@ -71,6 +72,45 @@ def test_van_den_oord_imagenet_from_files(tmp_path, form, size):
     pictures.assert_split(corpus, 'train', pictures.random_images(5, size))
     with pytest.raises(ValueError, match='has no valid split: .* does not hold it'):
       corpus.split('valid')
+
+
+@pytest.mark.parametrize('planes', [False, True])
+@pytest.mark.parametrize('ending', ['npy', 'npz'])
+def test_older_imagenet_as_an_array(tmp_path, planes, ending):
+  images = {'train': pictures.random_images(3), 'valid': pictures.random_images(2, seed=1)}
+  for split, of_split in images.items():
+    array = of_split.transpose(0, 3, 1, 2) if planes else of_split
+    path = tmp_path / f'{split}_32x32.{ending}'
+    np.save(path, array) if ending == 'npy' else np.savez(path, array)
+  corpus = imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache')
+  for split, of_split in images.items():
+    pictures.assert_split(corpus, split, of_split)
+  assert corpus.summary == f'ImageNet 32x32 (van den Oord) of {tmp_path}: train, valid as published'
+
+
+def test_older_imagenet_as_an_array_that_is_cut_off(tmp_path):
+  np.save(tmp_path / 'train_32x32.npy', pictures.random_images(3))
+  path = tmp_path / 'train_32x32.npy'
+  path.write_bytes(path.read_bytes()[:-9])
+  with pytest.raises(ValueError, match='its array cannot be read'):
+    imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('train')
+
+
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_chrabaszcz_imagenet_as_pickles(tmp_path, protocol):
+  images = pictures.random_images(5)
+  (tmp_path / 'elsewhere').mkdir()
+  (tmp_path / 'train').symlink_to(tmp_path / 'elsewhere')
+  for name, some in (('train/train_data_batch_10', images[:2]), ('train/train_data_batch_9', images[2:4]),
+                     ('val_data', images[4:])):
+    (tmp_path / name).write_bytes(pickle.dumps(
+        {'data': pictures.planes(some), 'labels': [1] * len(some), 'mean': np.zeros(3072)}, protocol=protocol))
+  corpus = imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache')
+  pictures.assert_split(corpus, 'train', images[[2, 3, 0, 1]])
+  pictures.assert_split(corpus, 'valid', images[4:])
+  (tmp_path / 'val_data').write_bytes(pickle.dumps({'data': pictures.planes(images)}))
+  with pytest.raises(ValueError, match="val_data' holds no uint8 rows named data, with labels"):
+    imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache').split('valid')
 
 
 def test_chrabaszcz_imagenet(tmp_path):

@@ -63,6 +63,7 @@ def running(args):
   Args:
     args: what a `parser` of this module parsed.
   """
+  startup.open_standard_streams()
   with errors_as_one_line(args.command):
     _compute_in_32_bits()
     if not args.no_compilation_cache:

@@ -1,4 +1,4 @@
-"""The content of a file that is raw or packed as .zip, .gz, .xz or .bz2, recognised by its first bytes."""
+"""The content of a file that is raw or packed as .zip, .gz, .xz, .bz2 or .zst, recognised by its first bytes."""
 
 import bz2
 import gzip
@@ -8,19 +8,24 @@ import tarfile
 import zipfile
 import zlib
 
+import zstandard
+
 from trax_hourglass.runtime.errors import InputError
 
 _CHUNK = 1 << 20  # Bytes.
 # What Python's readers of archives and packed files raise where these are damaged, cut off or of a kind they do not
 # know; RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the
 # caller.
-DAMAGED = (EOFError, RuntimeError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
-_PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz', b'BZh': 'bz2'}
-STREAMS = {'gz': gzip.open, 'xz': lzma.open, 'bz2': bz2.open}
+DAMAGED = (EOFError, RuntimeError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+           zstandard.ZstdError)
+_PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz', b'BZh': 'bz2',
+           b'\x28\xb5\x2f\xfd': 'zst'}
+_STREAMS = {'gz': gzip.open, 'xz': lzma.open, 'bz2': bz2.open}
+PACKED = (*_STREAMS, 'zst')  # Files of one content.
 
 
 def kind(path):
-  """Returns 'zip', 'gz', 'xz', 'bz2' or 'raw'.
+  """Returns 'zip', 'gz', 'xz', 'bz2', 'zst' or 'raw'.
 
   Raises:
     InputError: it is no file, or cannot be read.
@@ -35,7 +40,7 @@ def kind(path):
   return next((name for magic, name in _PACKED.items() if first.startswith(magic)), 'raw')
 
 
-def content(path, member):
+def content(path, member=None):
   """Yields the content in chunks of bytes.
 
   Args:
@@ -46,6 +51,9 @@ def content(path, member):
     InputError: the file is damaged or cut off, or a .zip does not say which of its files is meant.
   """
   try:
+    if kind(path) == 'zst':
+      yield from _content_of_zst(path)
+      return
     with _open(path, member) as f:
       while chunk := f.read(_CHUNK):
         yield chunk
@@ -55,12 +63,25 @@ def content(path, member):
     raise InputError(f'{str(path)!r} cannot be read ({error.strerror or error})') from error
 
 
+def _content_of_zst(path):
+  """Yields the content of a .zst of any number of frames; one that is cut off is an EOFError."""
+  frame = None
+  with open(path, 'rb') as f:
+    while packed := f.read(_CHUNK):
+      while packed:
+        frame = frame or zstandard.ZstdDecompressor().decompressobj()
+        yield frame.decompress(packed)
+        packed, frame = (frame.unused_data, None) if frame.eof else (b'', frame)
+  if frame is not None:
+    raise EOFError('it ends within a frame')
+
+
 def _open(path, member):
   packing = kind(path)
   if packing == 'zip':
     archive = zipfile.ZipFile(path)
     return archive.open(_choose(path, archive, member))
-  return STREAMS.get(packing, open)(path, 'rb')
+  return _STREAMS.get(packing, open)(path, 'rb')
 
 
 def _choose(path, archive, member):

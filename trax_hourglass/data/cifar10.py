@@ -10,9 +10,11 @@ import pathlib
 
 import numpy as np
 
+from trax_hourglass.data import archives
 from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data import image_tokens
+from trax_hourglass.data import sources
 from trax_hourglass.data import tfds_source
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import restricted_pickle
@@ -21,7 +23,8 @@ _SIZE = 32
 _ROW = 1 + 3 * _SIZE * _SIZE  # Bytes of an image in the binary version, its label first.
 _CLASSES = 10
 _PICKLE = b'\x80', b'(', b'}'  # First bytes; that of the binary version is a label.
-_SUBFOLDERS = ('', 'cifar-10-batches-bin', 'cifar-10-batches-py')
+_ARCHIVES = '.tar.gz', '.tgz', '.tar', '.zip'
+_OF_CIFAR100 = ({'train', 'test', 'meta'}, {'train.bin', 'test.bin', 'fine_label_names.txt'})
 _ANOTHER = 'fetch it again, or give other images by a file with another name'
 _BATCH_BYTES = 10_000 * _ROW
 _PUBLISHED = {  # Bytes, algorithm and digest of all files of both versions, of 10,000 images each.
@@ -48,9 +51,10 @@ class Cifar10(Corpus):
     """Finds the files.
 
     Args:
-      path: a folder with data_batch_1.bin .. 5 and test_batch.bin (or the same without .bin, the python version), some
-        of which are enough, and which must be those that are published; or one file in either form, which may have any
-        other name and then any number of images. None takes them from TFDS.
+      path: a folder with data_batch_1.bin .. 5 and test_batch.bin at any depth (or the same without .bin, the python
+        version), some of which are enough, and which must be those that are published; cifar-10-binary.tar.gz or
+        cifar-10-python.tar.gz, or another archive of these files; or one file in either form, which may have any other
+        name and then any number of images. None takes them from TFDS.
       n_valid: images at the end of the training images that are valid and not train. 0 trains on all 50,000, and valid
         is then the test images, as in the authors' configs.
       size: side of the images in pixels, 32, or fewer by averages over squares of pixels, for models that a CPU can
@@ -101,6 +105,8 @@ class Cifar10(Corpus):
     no_valid = no_train if n_valid else f'n_valid is 0, so it is the test images, and {no_test}'
     missing = {'train': no_train, 'valid': no_valid, 'test': no_test}
     super().__init__('CIFAR-10', splits, missing=missing)
+    valid = f'the last {n_valid:,} training images' if n_valid else 'the test images'
+    self.summary = f'CIFAR-10 of {path or "TFDS"}: {", ".join(splits)}; valid is {valid}'
 
 
 def _from_tfds(data_dir):
@@ -120,40 +126,61 @@ def _from_files(path):
   """The same from files."""
   if not path.exists():
     raise InputError(f'CIFAR-10: {str(path)!r} does not exist: give a folder or a file')
-  found = [path] if path.is_file() else _batches(path)
-  if not found:
-    raise InputError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the '
-                     'python version: give the folder they are in')
-  by_split = {'train': [f for f in found if not f.name.startswith('test')],
-              'test': [f for f in found if f.name.startswith('test')]}
+  found, contents, files = _find(path)
+  by_split = {'train': [name for name in found if not _base(name).startswith('test')],
+              'test': [name for name in found if _base(name).startswith('test')]}
 
-  def arrays(files):
-    for file in files:
-      yield image_tokens.from_planes(_read(file), _SIZE)
+  def arrays(names):
+    for name, content in contents(names):
+      yield image_tokens.from_planes(_read(path / name if path.is_dir() else path, _base(name), content), _SIZE)
 
-  return ({split: functools.partial(arrays, files) for split, files in by_split.items() if files},
-          cache.fingerprint(found))
+  return ({split: functools.partial(arrays, names) for split, names in by_split.items() if names},
+          cache.fingerprint(files))
 
 
-def _batches(folder):
-  """Returns the files of one version, the training batches in order."""
-  for subfolder in _SUBFOLDERS:
-    for end in ('.bin', ''):
-      names = [*(f'data_batch_{i}{end}' for i in range(1, 6)), f'test_batch{end}']
-      if found := [folder / subfolder / name for name in names if (folder / subfolder / name).is_file()]:
-        return found
+def _find(path):
+  """Returns names of batches, a function of names that yields (name, content), and the files on the disk."""
+  if path.is_file() and not sources.is_archive(path):
+    return [path.name], lambda _: [(path.name, b''.join(archives.content(path)))], [path]
+  source = sources.Folder(path) if path.is_dir() else sources.Archive(path)
+  if found := _batches(source.names):
+    return found, source.contents, [path / name for name in found] if path.is_dir() else [path]
+  packed = [path / name for name in source.names if name.endswith(_ARCHIVES)] if path.is_dir() else []
+  if len(packed) == 1:
+    return _find(packed[0])
+  if any(of_one <= set(map(_base, source.names)) for of_one in _OF_CIFAR100):
+    raise InputError(f'{str(path)!r} is of CIFAR-100: give files of CIFAR-10')
+  raise InputError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the '
+                   'python version, nor one archive of them: give the folder they are in')
+
+
+def _base(name):
+  return name.rpartition('/')[-1]
+
+
+def _batches(names):
+  """Returns the names of one version's files, the training batches in order."""
+  by_base = {_base(name): name for name in sorted(names, key=lambda name: -name.count('/'))}
+  for end in ('.bin', ''):
+    wanted = [*(f'data_batch_{i}{end}' for i in range(1, 6)), f'test_batch{end}']
+    if found := [by_base[name] for name in wanted if name in by_base]:
+      return found
   return []
 
 
-def _read(file):
+def _read(file, name, content):
   """Returns uint8 (N, 3072) of a file of either version.
+
+  Args:
+    file: where it is, for messages.
+    name: its own, without folders.
+    content: its bytes.
 
   Raises:
     InputError: it is no file of CIFAR-10, or has the name of a published one and is another.
   """
-  content = file.read_bytes()
-  if file.name in _PUBLISHED:
-    size, algorithm, known = _PUBLISHED[file.name]
+  if name in _PUBLISHED:
+    size, algorithm, known = _PUBLISHED[name]
     if len(content) != size:
       raise InputError(f'{str(file)!r} has {len(content):,} bytes, that of CIFAR-10 {size:,}: {_ANOTHER}')
     if (found := hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()) != known:
@@ -164,6 +191,8 @@ def _read(file):
 def _read_binary(file, content):
   """Returns uint8 (N, 3072) of a file of the binary version."""
   content = np.frombuffer(content, np.uint8)
+  if content.size and content.size % _ROW and not content.size % (_ROW + 1):  # A coarse and a fine label.
+    raise InputError(f'{str(file)!r} is of CIFAR-100 in its binary version: give files of CIFAR-10')
   if not content.size or content.size % _ROW:
     raise InputError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 '
                      'colours): it is cut off, or no file of CIFAR-10')

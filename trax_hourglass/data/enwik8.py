@@ -97,6 +97,8 @@ class PublishedText(Corpus):
                      f'file of {ends[-1]:,} bytes' for name in SPLITS if name not in there}
     super().__init__(publication.name, {name: lambda tokens=tokens: tokens for name, tokens in there.items()},
                      missing=missing)
+    parts = ', '.join(f'{name} {size:,}' for name, size in zip(there, publication.sizes))
+    self.summary = f'{publication.name} of {path or file}: {n:,} bytes; in this order, as published: {parts}'
 
 
 class Enwik8(PublishedText):

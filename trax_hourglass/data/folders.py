@@ -1,34 +1,48 @@
 """The files below a folder, links followed."""
 
+import collections
 import os
 import pathlib
 
 
-def files_below(root):
-  """Returns the files below a folder, sorted by name; hidden ones, and those in hidden folders, are left out.
+def files_below(root, follow_folders=True):
+  """Returns the files below a folder, and what is not among them.
 
-  Links are followed; one that leads back to a folder it lies in, or to nothing, is left out.
+  Links are followed. Left out are hidden files and folders, broken links, and links to a folder that they lie in.
 
   Args:
     root: path of the folder.
+    follow_folders: False leaves out linked folders without counting them.
 
   Returns:
-    [name relative to the folder, with slashes].
+    ([name relative to the folder, with slashes], sorted; Counter {what was left out: how many}).
   """
-  found = []
+  found, left_out = [], collections.Counter()
 
   def look(folder, prefix, above):
     here = os.stat(folder)
     above = above | {(here.st_dev, here.st_ino)}
     for entry in os.scandir(folder):
       if entry.name.startswith('.'):
-        continue
-      if entry.is_dir():
+        left_out['hidden'] += 1
+      elif entry.is_dir():
         there = os.stat(entry.path)
-        if (there.st_dev, there.st_ino) not in above:
+        if entry.is_symlink() and not follow_folders:
+          continue
+        if (there.st_dev, there.st_ino) in above:
+          left_out['links to a folder around them'] += 1
+        else:
           look(entry.path, f'{prefix}{entry.name}/', above)
       elif entry.is_file():
         found.append(prefix + entry.name)
+      elif entry.is_symlink():
+        left_out['broken links'] += 1
 
   look(pathlib.Path(root), '', frozenset())
-  return sorted(found)
+  return sorted(found), left_out
+
+
+def told(left_out):
+  """Returns '; left out: 2 hidden, 1 broken links' of a Counter, '' of an empty one."""
+  counts = ', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()) if n)
+  return counts and f'; left out: {counts}'

@@ -5,8 +5,10 @@ import pathlib
 from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
+from trax_hourglass.data import folders
 from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
+from trax_hourglass.data import sources
 from trax_hourglass.data import splits as splits_lib
 from trax_hourglass.runtime.errors import InputError
 
@@ -34,7 +36,8 @@ class ImageFolder(Corpus):
       corrupt: what to do with images that cannot be read, 'error' or 'skip'.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
       splits: 'named'; or 'shared', the rule of version 0.2 and before: the first subfolder of a path that is named
-        train, valid, validation, val or test, where one is named train; else images are shared out.
+        train, valid, validation, val or test, where one is named train; else images are shared out. Links to folders
+        are not followed then, and pictures not turned as their EXIF says.
 
     Raises:
       InputError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a
@@ -48,7 +51,7 @@ class ImageFolder(Corpus):
       if value not in _CHOICES[name]:
         raise InputError(f'{name} is {value!r}: choose one of {", ".join(map(repr, _CHOICES[name]))}')
     splits_lib.check_rule(splits)
-    source = _open_source(path)
+    source = _open_source(path, follow_folders=splits != 'shared')
     by_split, how = splits_lib.named(source.names) if splits == 'named' else (_by_subfolder(source.names),
                                                                               'splits = shared')
     if by_split is None:
@@ -58,19 +61,22 @@ class ImageFolder(Corpus):
       by_split |= {'train': by_split['train'][:-n], 'valid': by_split['train'][-n:]}
       how += f', valid is the last {n:,} images of train'
 
+    turned = splits != 'shared'
+
     def tokens(split):
-      key = cache.fingerprint(source.files, split, size, other_sizes, corrupt, 'turned as EXIF says')
+      settings = ('turned as EXIF says',) if turned else ()
+      key = cache.fingerprint(source.files, split, size, other_sizes, corrupt, *settings)
       return image_tokens.flat_file(
           cache.folder(cache_dir) / f'images-{split}-{key}',
-          lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt), size,
+          lambda: image_files.arrays(source, by_split[split], size, other_sizes, corrupt, turned), size,
           f'{source.path} {split}')
 
     super().__init__(str(path), {split: lambda split=split: tokens(split) for split in SPLITS if by_split.get(split)},
                      missing={split: f'no image of it is in {str(path)!r}; add some' for split in SPLITS})
-    self.summary = f'{path}: {len(source.names):,} images; {how}'
+    self.summary = f'{path}: {len(source.names):,} images; {how}{folders.told(source.left_out)}'
 
 
-def _open_source(path):
+def _open_source(path, follow_folders):
   """Returns the `Folder` or `Archive` of a path.
 
   Raises:
@@ -79,7 +85,8 @@ def _open_source(path):
   path = pathlib.Path(path).expanduser()
   if not path.exists():
     raise InputError(f'{str(path)!r} does not exist: give a folder of images, or a .zip or .tar of it')
-  source = image_files.Folder(path) if path.is_dir() else image_files.Archive(path)
+  source = (sources.Folder(path, image_files.is_image, 'pictures', follow_folders) if path.is_dir() else
+            sources.Archive(path, image_files.is_image, 'pictures'))
   if not source.names:
     raise InputError(f'{str(path)!r} holds no images: give a folder with .png, .jpg or such files')
   return source

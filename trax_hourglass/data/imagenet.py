@@ -2,10 +2,11 @@
 
 van den Oord et al. 2016 (arXiv 1601.06759): 1,281,149 training and 49,999 validation images, the one of the paper and
 its rivals, in TFDS as `downsampled_imagenet`. Chrabaszcz et al. 2017 (arXiv 1707.08819): 1,281,167 and 50,000 images
-scaled with a smoother filter, which gives lower bits per dim, as .npz with labels. Neither has a test split; results
+scaled with a smoother filter, which gives lower bits per dim, as .npz with labels, at first as pickles. Neither has a test split; results
 are reported on the validation images, here `valid`.
 """
 
+import contextlib
 import functools
 import pathlib
 import re
@@ -16,18 +17,21 @@ import numpy as np
 from trax_hourglass.data import archives
 from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
+from trax_hourglass.data import folders
 from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
+from trax_hourglass.data import sources
 from trax_hourglass.data import tfds_source
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
+from trax_hourglass.runtime import restricted_pickle
 
 _SIZES = (32, 64)
 _NO_TEST = 'results are reported on the split valid'
 _ROWS = 1000  # Images of an .npz read at a time.
 _VAN_DEN_OORD, _CHRABASZCZ = 'van den Oord', 'Chrabaszcz'
 _N_IMAGES = {_VAN_DEN_OORD: {'train': 1_281_149, 'valid': 49_999}, _CHRABASZCZ: {'train': 1_281_167, 'valid': 50_000}}
-_BATCHES = {f'train_data_batch_{i}.npz' for i in range(1, 11)}  # Chrabaszcz's training images.
+_BATCHES = [f'train_data_batch_{i}' for i in range(1, 11)]  # Chrabaszcz's training images.
 
 
 class _Imagenet(Corpus):
@@ -46,6 +50,7 @@ class _Imagenet(Corpus):
     not_there = f'{str(path)!r} does not hold it; add its files'
     super().__init__(name, {split: lambda split=split: tokens(split) for split in arrays},
                      missing={'train': not_there, 'valid': not_there, 'test': _NO_TEST})
+    self.summary = f'{name} of {path or "TFDS"}: {", ".join(arrays)} as published'
 
 
 class VanDenOordImagenet(_Imagenet):
@@ -57,8 +62,8 @@ class VanDenOordImagenet(_Imagenet):
     Args:
       size: 32 or 64, side of the images.
       path: folder that holds, for each split wanted, images as `train_32x32` and `valid_32x32`: a folder of .png, a
-        .zip or .tar of it, or a .npz with one array (N, S, S, 3); or a .zip or .tar with the two folders. None takes
-        them from TFDS, whose own download is gone: it must be prepared.
+        .zip or .tar of it, or a .npy or .npz with one array (N, S, S, 3) or (N, 3, S, S); or a .zip or .tar with the
+        two folders. None takes them from TFDS, whose own download is gone: it must be prepared.
       data_dir: TFDS's folder; None for TFDS's own choice.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
@@ -82,7 +87,8 @@ class ChrabaszczImagenet(_Imagenet):
 
     Args:
       size: 32 or 64, side of the images.
-      path: folder that holds, at any depth, train_data_batch_1.npz .. 10 and val_data.npz.
+      path: folder that holds, at any depth, train_data_batch_1.npz .. 10 and val_data.npz, or the older pickles of the
+        same names without an ending.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
@@ -94,10 +100,8 @@ class ChrabaszczImagenet(_Imagenet):
       raise InputError("the newer ImageNet (Chrabaszcz) has to be fetched by hand from https://image-net.org, with a "
                        "registration: give its folder of .npz files by ChrabaszczImagenet.path = 'FOLDER'")
     root = pathlib.Path(path).expanduser()
-    files = {'train': sorted(root.rglob('train_data_batch_*.npz'), key=lambda file: _number(file.name)),
-             'valid': sorted(root.rglob('val_data.npz'))}
-    files = {split: found for split, found in files.items() if found}
-    missing = _BATCHES - {file.name for file in files.get('train', ())}
+    files = _newer_files(root)
+    missing = set(_BATCHES) - {file.stem for file in files.get('train', ())}
     if 'train' in files and missing:
       progress.say(f'ImageNet {size}x{size} (Chrabaszcz): {", ".join(sorted(missing, key=_number))} are missing below '
                    f'{str(path)!r}, and train is made of the others')
@@ -107,9 +111,7 @@ class ChrabaszczImagenet(_Imagenet):
 
     def arrays(split):
       for file in files[split]:
-        if 'labels.npy' not in _members(file):
-          raise InputError(f'{str(file)!r} holds no labels, so it is not of the newer ImageNet (Chrabaszcz)')
-        for rows in _rows(file, 'data.npy'):
+        for rows in _newer_npz(file) if file.suffix else _newer_pickle(file):
           if rows.shape[1:] != (3 * size * size,):
             raise InputError(f'{str(file)!r} holds rows of {rows.shape[1:]}, not of 3 x {size} x {size} colours: check '
                              'size')
@@ -135,6 +137,35 @@ def _counted(arrays, name, authors, split):
                        'be mixed')
   if n != _N_IMAGES[authors][split]:
     progress.say(f'{name} {split}: {n:,} images, of the {_N_IMAGES[authors][split]:,} that are published')
+
+
+def _newer_files(root):
+  """Returns {split: files of Chrabaszcz's data set below a folder}, .npz where there are any, else pickles."""
+  names = folders.files_below(root)[0] if root.is_dir() else []
+  for end in ('.npz', ''):
+    found = {}
+    for split, of_split in (('train', _BATCHES), ('valid', ['val_data'])):
+      by_base = {pathlib.PurePosixPath(name).name: root / name for name in reversed(names)}
+      if there := [by_base[f'{name}{end}'] for name in of_split if f'{name}{end}' in by_base]:
+        found[split] = there
+    if found:
+      return found
+  return {}
+
+
+def _newer_npz(file):
+  if 'labels.npy' not in _members(file):
+    raise InputError(f'{str(file)!r} holds no labels, so it is not of the newer ImageNet (Chrabaszcz)')
+  return _rows(file, 'data.npy')
+
+
+def _newer_pickle(file):
+  content = restricted_pickle.unpickle(file, file.read_bytes(), encoding='latin1')
+  data = content.get('data') if isinstance(content, dict) else None
+  if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or 'labels' not in content:
+    raise InputError(f'{str(file)!r} holds no uint8 rows named data, with labels: it is no file of the newer ImageNet '
+                     '(Chrabaszcz)')
+  return (data[first:first + _ROWS] for first in range(0, len(data), _ROWS))
 
 
 def _number(name):
@@ -165,29 +196,34 @@ def _older_files(path, size):
   arrays, looked_at = {}, []
   for split in ('train', 'valid'):
     name = f'{split}_{size}x{size}'
-    beside = [path / f'{name}{end}' for end in ('', '.npz', '.zip', '.tar')] if path.is_dir() else []
+    beside = [path / f'{name}{end}' for end in ('', '.npy', '.npz', '.zip', '.tar')] if path.is_dir() else []
     found = next((candidate for candidate in beside if candidate.exists()), None)
-    if found is not None and found.suffix == '.npz':
-      arrays[split] = functools.partial(_older_npz, found)
+    if found is not None and found.suffix in ('.npy', '.npz'):
+      arrays[split] = functools.partial(_older_arrays, found)
       looked_at.append(found)
     elif found is not None or path.is_file():
-      source = image_files.Folder(found) if found and found.is_dir() else image_files.Archive(found or path)
+      source = (sources.Folder if found and found.is_dir() else sources.Archive)(found or path, image_files.is_image)
       names = source.names if found else [n for n in source.names if name in pathlib.PurePosixPath(n).parts]
       if names:
         arrays[split] = functools.partial(image_files.arrays, source, names, size)
         looked_at += source.files
   if not arrays:
     raise InputError(f'{str(path)!r} holds no train_{size}x{size} or valid_{size}x{size}, as folder of images, .zip, '
-                     '.tar or .npz: give the folder they are in')
+                     '.tar, .npy or .npz: give the folder they are in')
   return arrays, cache.fingerprint(looked_at)
 
 
-def _older_npz(file):
-  names = _members(file)
-  if len(names) != 1:
-    raise InputError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with '
-                     'labels it is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
-  yield from _rows(file, names[0])
+def _older_arrays(file):
+  """Yields (N, S, S, 3) of a .npy or .npz, whose images may also have their colours first."""
+  member = None
+  if file.suffix == '.npz':
+    names = _members(file)
+    if len(names) != 1:
+      raise InputError(f'{str(file)!r} holds {", ".join(sorted(names))} where one array (N, S, S, 3) is wanted; with '
+                       'labels it is of the newer ImageNet (Chrabaszcz), see ChrabaszczImagenet')
+    member = names[0]
+  for rows in _rows(file, member):
+    yield rows.transpose(0, 2, 3, 1) if rows.ndim == 4 and rows.shape[1] == 3 else rows
 
 
 def _members(file):
@@ -199,13 +235,14 @@ def _members(file):
 
 
 def _rows(file, member):
-  """Yields an array of a .npz some rows at a time: of ImageNet 64, all of it would be gigabytes.
+  """Yields the array of a .npy, or a member of a .npz, some rows at a time: of ImageNet 64, all would be gigabytes.
 
   Raises:
     InputError: it is damaged, or no uint8 array.
   """
   try:
-    with zipfile.ZipFile(file) as archive, archive.open(member) as f:
+    with contextlib.ExitStack() as stack:
+      f = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member) if member else open(file, 'rb'))
       version = np.lib.format.read_magic(f)
       read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
       shape, column_major, dtype = read_header(f)
@@ -218,4 +255,4 @@ def _rows(file, member):
       if f.read(1):  # The check sum is compared when all is read.
         raise InputError(f'it is longer than its {shape[0]:,} rows')
   except (OSError, KeyError, ValueError, *archives.DAMAGED) as error:
-    raise InputError(f'{str(file)!r}: {member} cannot be read ({error})') from error
+    raise InputError(f'{str(file)!r}: {member or "its array"} cannot be read ({error})') from error

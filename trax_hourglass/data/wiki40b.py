@@ -54,6 +54,7 @@ class Wiki40b(Corpus):
       return Tokens([(path, 0, os.path.getsize(path) // dtype.itemsize)], dtype)
 
     super().__init__(_NAME, {split: lambda split=split: tokens(split) for split in _TFDS_SPLITS}, vocab_size)
+    self.summary = f'{_NAME} of {made.data_dir}: train, valid, test as published'
     if model is not None:
       self.unit = 'token'
 

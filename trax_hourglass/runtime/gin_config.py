@@ -1,5 +1,6 @@
 """Reads gin files, and what gin is configured for."""
 
+import contextlib
 import copy
 import logging
 import os
@@ -20,8 +21,15 @@ GIN_FOLDER = next((folder for folder in (_PACKAGE / 'gin', _PACKAGE.parent / 'gi
                   _PACKAGE / 'gin')
 
 
+# By the last part of a gin name: where data lie.
+PLACES = frozenset(('path', 'cache_dir', 'data_dir', 'sentencepiece'))
+
+
 def parse_gin(files, bindings):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
+
+  What a file includes may also lie beside that file. Relative paths of data, see `PLACES`, are made absolute, so that a
+  run can be opened from any folder.
 
   Our models, layers and data have names in gin once `trax_hourglass.registry` is imported, which is left to the
   callers.
@@ -30,11 +38,11 @@ def parse_gin(files, bindings):
     InputError: a file is missing, or gin refuses a line.
   """
   gin.clear_config()
-  gin.add_config_file_search_path(str(GIN_FOLDER))
   logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
-  readers = [(_open, lambda path: os.path.isfile(os.path.expanduser(path)))]
+  places = [*gin.config._LOCATION_PREFIXES, str(GIN_FOLDER)]
+  reader = (lambda path: _opened(path, places)), lambda path: os.path.isfile(os.path.expanduser(path))
   try:
-    with mock.patch.object(gin.config, '_FILE_READERS', readers):
+    with mock.patch.multiple(gin.config, _FILE_READERS=[reader], _LOCATION_PREFIXES=places):
       gin.parse_config_files_and_bindings(files, bindings)
   except Exception as error:
     if errors.users_frames(error) or str(getattr(error, 'filename', '')).endswith('.py'):
@@ -42,11 +50,33 @@ def parse_gin(files, bindings):
     raise InputError(_refused(error, files, bindings)) from error
   finally:
     logging.disable(logging.NOTSET)
+  _make_places_absolute()
 
 
-def _open(path):
-  """Opens a gin file, a byte order mark left out."""
-  return open(os.path.expanduser(path), encoding='utf-8-sig')
+@contextlib.contextmanager
+def _opened(path, places):
+  """Opens a gin file, a byte order mark left out; meanwhile its folder is the last of the places of files."""
+  path = os.path.expanduser(path)
+  before = places[:]
+  places[:] = [*before[:before.index(str(GIN_FOLDER)) + 1], os.path.dirname(path)]
+  try:
+    with open(path, encoding='utf-8-sig') as f:
+      yield f
+  finally:
+    places[:] = before
+
+
+def _make_places_absolute():
+  for (scope, selector), parameters in gin.config._CONFIG.items():
+    for name in PLACES & parameters.keys():
+      # gin makes what a macro stands for when it is copied; other references stay what they are.
+      value = parameters[name]
+      if isinstance(value, gin.config.ConfigurableReference) and value.config_key[1] == 'gin.macro':
+        with contextlib.suppress(ValueError):  # Nothing is bound to the macro, which is said where it is used.
+          value = gin.query_parameter(f'{value.config_key[0]}/gin.macro.value')
+      if isinstance(value, str) and not os.path.isabs(value) and os.path.exists(value):
+        with gin.unlock_config():
+          gin.bind_parameter((scope, selector, name), os.path.abspath(value))
 
 
 def _refused(error, files, bindings):

@@ -20,6 +20,20 @@ def is_command():
   return module.partition('.')[0] == _PACKAGE.name
 
 
+def open_standard_streams():
+  """Opens stdin, stdout and stderr that whoever started this process has closed, as nothing.
+
+  Else the next file that is opened takes their numbers, and what is meant for the terminal is written into it.
+  """
+  number = os.open(os.devnull, os.O_RDWR)
+  while number <= 2:
+    number = os.open(os.devnull, os.O_RDWR)
+  os.close(number)
+  for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(number, 'r' if number == 0 else 'w', encoding='utf-8', closefd=False))
+
+
 def other_copies():
   """Returns folders of this package, but the one in use, that are in the working directory or where Python looks for
   modules.

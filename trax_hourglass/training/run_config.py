@@ -4,14 +4,15 @@ import re
 
 import gin
 
+from trax_hourglass.runtime import gin_config
+
 # They say how long, how often and on what a run goes on, not what it computes but for rounding. `fit.accumulate` is not
 # among them: each part of a batch has dropout masks of its own.
 FREE = frozenset(('fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last',
                   'fit.keep_every', 'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk',
                   'fit.shard_weights', 'fit.n_devices', 'Hourglass.recompute', 'Hourglass.attention_form'))
 ONE_LINE = 1 << 20  # Characters, so that gin breaks no binding into lines.
-# By the last part of a gin name. Where data lie may change, what it is may not: see data/fingerprint.py.
-PLACES = frozenset(('path', 'cache_dir', 'data_dir'))
+PLACES = gin_config.PLACES  # Where data lie may change, what it is may not: see data/fingerprint.py.
 # What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not
 # change.
 FREE_MACRO = 'n_steps'

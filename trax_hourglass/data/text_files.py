@@ -1,0 +1,109 @@
+"""The texts of a user's file, folder or archive: where each lies, unpacked, and which are none."""
+
+import collections
+import pathlib
+import typing
+
+from trax_hourglass.data import archives
+from trax_hourglass.data import cache
+from trax_hourglass.data import folders
+from trax_hourglass.data import sources
+
+_NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
+_HEAD = 8192  # Bytes that are looked at.
+_UTF_16 = b'\xff\xfe', b'\xfe\xff'  # Its texts have zeros, and begin so.
+
+
+class TextFile(typing.NamedTuple):
+  """Bytes of a corpus that belong together.
+
+  Attributes:
+    name: relative to the folder or archive, with slashes.
+    path: of the file they lie in.
+    first: place of the first of them there.
+    size: how many.
+  """
+  name: str
+  path: pathlib.Path
+  first: int
+  size: int
+
+
+def as_they_are(root, python_sources_only=False):
+  """Returns a file, or the files below a folder without following links to folders, and a Counter of what is left out.
+
+  Args:
+    root: path of the file or folder.
+    python_sources_only: leaves out tests and what does not end in .py, without counting.
+  """
+  if root.is_file():
+    return [_whole(root.name, root)], collections.Counter()
+  names, left_out = folders.files_below(root, follow_folders=False)
+  if python_sources_only:
+    left_out.clear()
+    names = [name for name in names if name.endswith('.py') and not set(name.split('/')) & set(_NOT_SOURCES)]
+  return [_whole(name, root / name) for name in names], left_out
+
+
+def unpacked(root):
+  """Returns what a file, a folder or an archive holds, packed files as their content, and a Counter of what is left
+  out.
+  """
+  if root.is_dir():
+    names, left_out = folders.files_below(root)
+    return [_whole(name, _content(root / name)) for name in names], left_out
+  if sources.is_archive(root):
+    return _of_archive(root)
+  return [_whole(root.name, _content(root))], collections.Counter()
+
+
+def leave_out_binaries(files):
+  """Removes binary files from a list where they lie beside texts; returns a Counter of them.
+
+  A file is binary if a byte of its first 8,192 is zero (Git's rule), unless it begins as UTF-16. All stay where texts
+  are the fewer files and less than a hundredth of the bytes: a README beside data makes these no less wanted.
+
+  Args:
+    files: [TextFile], which is changed.
+  """
+  binary = [file for file in files if _is_binary(file)]
+  n_texts = len(files) - len(binary)
+  n_bytes = sum(file.size for file in files)
+  of_texts = n_bytes - sum(file.size for file in binary)
+  if not n_texts or n_texts < len(binary) and of_texts * 100 < n_bytes:
+    return collections.Counter()
+  for file in binary:
+    files.remove(file)
+  examples = ', '.join(file.name for file in binary[:3])
+  return collections.Counter({f'binary beside texts (such as {examples})': len(binary)} if binary else {})
+
+
+def _whole(name, path):
+  return TextFile(name, path, 0, path.stat().st_size)
+
+
+def _content(file):
+  """Returns the file, or that of the cache with what it holds packed."""
+  if archives.kind(file) not in archives.PACKED:
+    return file
+  path = cache.folder() / f'unpacked-{file.name}-{cache.fingerprint([file])}'
+  return cache.build(path, lambda: archives.content(file), str(file))
+
+
+def _of_archive(path):
+  """Returns an archive's files, which lie behind each other in a file of the cache."""
+  source = sources.Archive(path)
+  flat = cache.folder() / f'unpacked-{path.name}-{cache.fingerprint([path])}'
+  cache.build(flat, source.chunks, str(path))
+  files, first = [], 0
+  for name, size in zip(source.names, source.sizes()):
+    files.append(TextFile(name, flat, first, size))
+    first += size
+  return files, source.left_out
+
+
+def _is_binary(file):
+  with open(file.path, 'rb') as f:
+    f.seek(file.first)
+    head = f.read(min(_HEAD, file.size))
+  return b'\0' in head and not head.startswith(_UTF_16)
