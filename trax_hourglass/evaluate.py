@@ -15,8 +15,8 @@ def main(argv=None):
   """Parses the command line, scores, prints one line."""
   parser = command_line.parser('evaluate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in "
-                      "Trax's format; default: the newest")
+  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a file of weights, "
+                      '.safetensors or .pkl.gz; default: the newest')
   parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
   parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 moved by 128, the last 128 scored; "
                       "'notebook': of 6912; 'ablation': of 2048 without context; images are scored whole by all")

@@ -17,8 +17,8 @@ def main(argv=None):
   """Parses the command line, writes, prints speed and bits on stderr."""
   parser = command_line.parser('generate', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a FILE.pkl.gz in "
-                      "Trax's format; default: the newest")
+  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a file of weights, "
+                      '.safetensors or .pkl.gz; default: the newest')
   prompt = parser.add_mutually_exclusive_group()
   prompt.add_argument('--prompt', metavar='TEXT', help='what the text begins with; default: nothing')
   prompt.add_argument('--prompt_file', metavar='F', help='file with what the text begins with')

@@ -172,6 +172,8 @@ def test_some_rows_by_name(tmp_path, monkeypatch):
   assert list(rows) == ['drawn', 'drawn, k = 3']
   assert list(comparisons.by_name(comparisons.run(
       tmp_path, 'compare.only = ("flat", "drawn")'))) == ['flat', 'drawn', 'drawn, k = 3']
+  own = 'compare.own_rows = {"mine": "", "other": ""}'
+  assert list(comparisons.by_name(comparisons.run(tmp_path / 'own', own, 'compare.only = ("mine",)'))) == ['mine']
 
 
 def test_own_shortening_is_causal_and_samples(finished):

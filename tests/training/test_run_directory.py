@@ -1,5 +1,6 @@
 """Opening a run again: the model with its weights, in either layout, or one clear message."""
 
+import json
 import shutil
 
 import gin
@@ -13,8 +14,11 @@ from tests.helpers import outcomes
 from tests.helpers import pairs
 from tests.helpers import runs
 import trax_hourglass as th
+from trax_hourglass import evaluate
 from trax_hourglass import export as export_command
+from trax_hourglass import generate
 from trax_hourglass.models import interop
+from trax_hourglass.models import weight_files
 from trax_hourglass.training import run_directory
 
 TINY = runs.TINY
@@ -68,6 +72,32 @@ def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit) as ended:
     export('--to', tmp_path / 'weights.txt')
   assert ended.value.code == 2 and 'ends with .pkl.gz' in capsys.readouterr().err
+
+
+def test_a_file_with_names_needs_nothing_beside_it(trained, opened, tmp_path, capsys):
+  path = tmp_path / 'model.safetensors'
+  export_command.main(['--output_dir', str(trained), '--to', str(path)])
+  assert f'weights of step 30 are in {path}' in capsys.readouterr().out
+  run = run_directory.load(checkpoint=path)
+  jax.tree.map(np.testing.assert_array_equal, run.model.weights, opened.model.weights)
+  assert run.step == 30 and run.settings.length == opened.settings.length
+  evaluate.main(['--checkpoint', str(path), '--json'])
+  assert json.loads(capsys.readouterr().out)['step'] == 30
+  generate.main(['--checkpoint', str(path), '--length', '5', '--json'])
+  assert json.loads(capsys.readouterr().out)['bytes_written'] == 5
+  with pytest.raises(SystemExit) as ended:
+    export_command.main(['--output_dir', str(trained), '--to', str(path), '--authors'])
+  assert ended.value.code == 2 and 'trax.models.HourglassLM reads .pkl.gz' in capsys.readouterr().err
+
+
+def test_the_config_of_a_file_may_not_reach_for_any_function(opened, tmp_path):
+  config = 'from __gin__ import dynamic_registration\nimport os\nfit.model = @os.getcwd()\n'
+  weight_files.write(tmp_path / 'hostile.safetensors', opened.model, config=config)
+  with pytest.raises(ValueError, match='its config registers functions of any module'):
+    run_directory.load(checkpoint=tmp_path / 'hostile.safetensors')
+  weight_files.write(tmp_path / 'bare.safetensors', opened.model)
+  with pytest.raises(ValueError, match='bare.safetensors holds no config: give the config file of its model'):
+    run_directory.load(checkpoint=tmp_path / 'bare.safetensors')
 
 
 def test_settings_of_the_run(trained):

@@ -61,7 +61,7 @@ def compare(output_dir,
   Args:
     output_dir: the comparison's folder.
     rows: {name: gin lines}, a string or a list of them, such as "Hourglass.hierarchy = '8@1'" or "include 'FILE.gin'".
-    only: names of the rows to take, such as some of a file that is included; None for all.
+    only: names of the rows to take, such as some of a file that is included, or own ones; None for all.
     own_rows: more of the same, to put beside them.
     also_evaluate: {name: (row, gin lines)}, rows that train nothing and evaluate another row's weights with other
       lines.
@@ -89,10 +89,9 @@ def compare(output_dir,
   budget = planning.Budget.of(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
   rows, own_rows = rows_lib.check_rows(rows, 'rows'), rows_lib.check_rows(own_rows or {}, 'own_rows')
-  rows, also_evaluate, paper = rows_lib.chosen(only, rows, also_evaluate or {}, paper or {})
   for name in own_rows.keys() & rows.keys():
     raise InputError(f'compare.own_rows has {name!r}, as compare.rows has: give it another name')
-  rows = {**rows, **own_rows}
+  rows, also_evaluate, paper = rows_lib.chosen(only, {**rows, **own_rows}, also_evaluate or {}, paper or {})
   folder = pathlib.Path(output_dir).expanduser()
   configuration = rows_lib.Configuration(budget, warmup, n_evaluations)
   try:

@@ -35,11 +35,11 @@ class _Slot:
 
 
 def from_trax(source, model):
-  """Sets the weights of our model from the authors'.
+  """Sets the weights of our model from the authors', or from a file in our own order.
 
   Args:
-    source: an initialised `trax.models.HourglassLM`, the path of its `.pkl.gz` checkpoint, or the list of arrays that
-      `trax_checkpoint.read_weights` makes of one.
+    source: an initialised `trax.models.HourglassLM`, the path of its `.pkl.gz` checkpoint or of one of ours, or the
+      list of arrays that `trax_checkpoint.read_weights` makes of one.
     model: a `Hourglass` with the same options; initialised here if it is not yet.
 
   Returns:
@@ -55,11 +55,15 @@ def from_trax(source, model):
   else:
     arrays = source if isinstance(source, list) else trax_checkpoint.read_weights(source)
   _ensure_initialised(model)
+  own, tree = jax.tree.flatten(model.weights)
+  if [array.shape for array in arrays] == [leaf.shape for leaf in own]:
+    model.weights = jax.tree.unflatten(tree, [jax.numpy.asarray(a, leaf.dtype) for a, leaf in zip(arrays, own)])
+    return model
   leaves, index, tree = _flatten(model.weights)
   slots = list(_trax_order(model, model.weights))
   if len(arrays) != len(slots):
-    raise InputError(f'the source has {len(arrays)} weights and the model {len(slots)}: their hierarchies or layer '
-                     'types differ')
+    raise InputError(f'the source has {len(arrays)} weights; the model has {len(own)} in its own order and '
+                     f'{len(slots)} in the authors\': their hierarchies or layer types differ')
 
   parts = {}
   for number, (slot, array) in enumerate(zip(slots, arrays)):

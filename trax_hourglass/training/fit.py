@@ -21,6 +21,7 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.runtime.progress import Progress
 from trax_hourglass.runtime import sharding as mesh_lib
+from trax_hourglass.training import initial_weights
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training.progress import TrainingProgress
 from trax_hourglass.training.resume import RunRecord
@@ -80,6 +81,9 @@ def fit(output_dir,
         shard_weights=False,
         n_devices=None,
         on_non_finite='stop',
+        stop_after=None,
+        init_from=None,
+        init_partial=False,
         seed=0,
         callbacks=()):
   """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
@@ -109,6 +113,10 @@ def fit(output_dir,
     shard_weights: whether each device holds only its share of weights and optimizer slots.
     n_devices: devices to train on, as many on each host; None for all there are.
     on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step, up to ten in a row.
+    stop_after: end before `n_steps` after so many evaluations in a row without a better one; None for never.
+    init_from: what a new run's weights are: those of a run directory's newest checkpoint, or of a `.safetensors` or
+      `.pkl.gz` file, ours or the authors'; None draws them. A run that goes on has its own.
+    init_partial: whether to take of them what fits the model by name and shape, and draw the rest.
     seed: of weights, dropout and windows.
     callbacks: further callbacks of Trax's loop, functions of the loop.
 
@@ -122,7 +130,9 @@ def fit(output_dir,
   started = time.monotonic()
   checks.check_sizes(n_steps=n_steps, eval_every=eval_every, eval_batches=eval_batches,
                      checkpoint_every=checkpoint_every, batch_size=batch_size, length=length,
-                     max_valid_tokens=1 if max_valid_tokens is None else max_valid_tokens)
+                     max_valid_tokens=1 if max_valid_tokens is None else max_valid_tokens,
+                     stop_after=1 if stop_after is None else stop_after)
+  initial_weights.check(init_from, init_partial)
   if n_steps > _MOST_STEPS:
     raise InputError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
@@ -173,6 +183,9 @@ def fit(output_dir,
                          'skip_non_finite': on_non_finite == 'skip'},
         checkpoint_at=lambda step: step % checkpoint_every == 0 or bool(keep_every) and step % keep_every == 0,
         eval_at=lambda step: step == 1 or step % eval_every == 0 or step == n_steps,
+        stop_after=stop_after,
+        begin_with=init_from and functools.partial(
+            initial_weights.take, init_from=init_from, init_partial=init_partial),
         export_at=lambda step: bool(keep_every) and step % keep_every == 0,
         callbacks=[functools.partial(TrainingProgress, n_steps=n_steps, tokens_per_step=batch_size * length,
                                      unit=corpus.unit),
@@ -185,6 +198,8 @@ def fit(output_dir,
     if distributed.is_first():
       say(f'stopped at step {loop.step}, which is saved: the same command goes on from there')
     raise KeyboardInterrupt if loop.stopped_by == signal.SIGINT else SystemExit(128 + loop.stopped_by)
+  if loop.step < n_steps and distributed.is_first():
+    say(f'ended at step {loop.step:,}: no better evaluation among the last {stop_after}')
 
   with Progress('scoring the valid split', corpus.unit, is_shown=distributed.is_first()) as progress:
     result = scorer.score(train_model.weights, train_model.state, valid, batch_size, length,

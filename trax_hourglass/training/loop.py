@@ -10,7 +10,6 @@ import sys
 import time
 from unittest import mock
 
-import gin
 import jax
 import numpy as np
 from trax import shapes
@@ -21,6 +20,7 @@ from trax.supervised import training
 from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.layers import trax_random
 from trax_hourglass.models import trax_checkpoint
+from trax_hourglass.models import weight_names
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import seeds
@@ -48,7 +48,8 @@ class Loop(training.Loop):
   """
 
   def __init__(self, model, task, eval_model, evaluate, random_seed, record, mesh=None, loss_chunk=None,
-               trainer_options=None, export_at=None, **options):
+               trainer_options=None, export_at=None, begin_with=None, stop_after=None,
+               **options):
     """Creates the loop, initialises the models and takes over the run's checkpoint if there is one.
 
     Args:
@@ -63,6 +64,8 @@ class Loop(training.Loop):
       loss_chunk: tokens of a sequence whose logits exist at a time, see loss.py; None for all.
       trainer_options: arguments of `step.Trainer` by name.
       export_at: function step -> whether a checkpoint that is kept is exported in Trax's format too; None for never.
+      stop_after: evaluations without a better one that end `run`; None for any number.
+      begin_with: function of the initialised model that gives a new run other weights; None leaves those drawn.
       **options: `checkpoint_at`, `eval_at` and `callbacks` of Trax's loop.
 
     Raises:
@@ -70,6 +73,7 @@ class Loop(training.Loop):
     """
     loss_lib.check_chunk(model, loss_chunk)
     self.loss, self.stopped_by, self.seconds_paused = None, None, 0.0
+    self._stop_after = stop_after
     self._record, self._evaluate, self._export_at = record, evaluate, export_at or (lambda step: False)
     self._loss_chunk = loss_chunk
     self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
@@ -85,6 +89,8 @@ class Loop(training.Loop):
           mock.patch.object(training, 'init_host_and_devices', _as_one_device),
           mock.patch.object(training, '_log', lambda *_, **__: None)):
       model.init(shapes.signature(task.sample_batch[0]), rng=random.get_prng(random_seed))
+      if begin_with is not None and record.step is None:
+        begin_with(model)
       eval_model.weights, eval_model.state = model.weights, model.state
       super().__init__(model, task, eval_model=eval_model, eval_tasks=[], random_seed=random_seed, output_dir=None,
                        **options)
@@ -102,7 +108,8 @@ class Loop(training.Loop):
     """
     last = self.step + n_steps
     self._record.begin()
-    self._events = {part: self._events_of(part) for part in self._logged_at}
+    self._events = {part: tensorboard.of_history(self._record.path / part if self.is_chief else None, self.history,
+                                                 part, self._logged_at[part]) for part in self._logged_at}
     self._clock, self._n_timed = time.monotonic(), 0  # Steps since then.
     try:
       with Stopping() as stopping:
@@ -113,7 +120,7 @@ class Loop(training.Loop):
             self._saved = None  # The checkpoint does not know the bits yet.
             self.save_checkpoint()
           self._export_kept()
-          while self.step < last and self.stopped_by is None:
+          while self.step < last and self.stopped_by is None and not self.is_past_best():
             self._step += 1
             self._run_one_step(0, False)
             self._after_step(last)
@@ -194,8 +201,9 @@ class Loop(training.Loop):
     if self._saved == self.step or not self.step:
       return
     self.settle()
-    notes = {**self._record.identity(), 'seed': self._seed, 'history': self.history.to_dict(), 'bits': self._bits(),
-             'since_logged': [self._n_summed, self._sums], 'n_skipped': self._n_skipped, 'logged_at': self._logged_at}
+    notes = {**self._record.identity(), 'seed': self._seed, 'names': weight_names.names(self._model),
+             'history': self.history.to_dict(), 'bits': self._bits(), 'since_logged': [self._n_summed, self._sums],
+             'n_skipped': self._n_skipped, 'logged_at': self._logged_at}
     self._saved = self.step
     self._record.store.save(self.step, self._trainer.arrays(), notes)
 
@@ -245,6 +253,11 @@ class Loop(training.Loop):
     paused = time.monotonic() - started
     self._clock, self.seconds_paused = self._clock + paused, self.seconds_paused + paused
 
+  def is_past_best(self):
+    """Returns whether the last `stop_after` evaluations were none of them better than the best before."""
+    bits = [value for _, value in self.history.get('eval', checkpoints.BITS)] if self._stop_after else []
+    return bool(bits) and len(bits) - 1 - bits.index(min(bits)) >= self._stop_after
+
   def _bits(self):
     """Returns what the evaluation of this step came to, or None where there was none."""
     return dict(self.history.get('eval', checkpoints.BITS)).get(self.step)
@@ -273,17 +286,6 @@ class Loop(training.Loop):
       self._history.append(part, name, self.step, float(value))
     self._logged_at[part][str(self.step)] = time.time()  # JSON's keys are texts.
     self._events[part].write(self.step, self._logged_at[part][str(self.step)], scalars)
-
-  def _events_of(self, part):
-    """Returns TensorBoard's file of a part of the run, with what its history holds."""
-    scalars = collections.defaultdict(dict)
-    for name in self.history.metrics_for_mode(part):
-      for step, value in self.history.get(part, name):
-        scalars[step][name] = value
-    logged = [(step, self._logged_at[part].get(str(step), time.time()), scalars[step]) for step in sorted(scalars)]
-    config = ''.join(f'    {line}\n' for line in gin.operative_config_str().splitlines())  # Code, in Markdown.
-    return tensorboard.Events(self._record.path / part if self.is_chief else None, logged,
-                              [('gin_config', config)] if part == 'train' else [])
 
   def _init_trainer(self, task):
     if self._loss_chunk is None:

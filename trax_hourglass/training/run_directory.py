@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
-from trax_hourglass.models import interop
-from trax_hourglass.models import trax_checkpoint
+from trax_hourglass.models import weight_files
+from trax_hourglass.models import weight_names
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
@@ -54,8 +54,8 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     config_files: gin files; empty for the directory's own.
     bindings: gin bindings that win over all files.
     mode: of the model, see `Hourglass`.
-    checkpoint: which of the directory's, a step or 'best'; or a `.pkl.gz` file, ours or the authors'; None for the
-      directory's newest that is not damaged.
+    checkpoint: which of the directory's, a step or 'best'; or a file of weights, ours or the authors', see
+      weight_files.py, which may hold the config as well; None for the directory's newest that is not damaged.
     signature: ShapeDtype of the tokens the model is initialised for; None for one token.
 
   Returns:
@@ -67,20 +67,27 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   """
   with distributed.together(f'opening {output_dir!r}'):
     directory = None if output_dir is None else _existing(output_dir)
-    is_file = checkpoint is not None and str(checkpoint).endswith('.pkl.gz')
-    if directory is None and not (is_file and config_files):
+    is_file = checkpoint is not None and weight_files.is_file(checkpoint)
+    if directory is None and not is_file:
       raise InputError('give a run directory, or a checkpoint and the config file of its model')
     if directory is not None:
       versions.check_format(directory)
-  found = pathlib.Path(checkpoint).expanduser() if is_file else _choose(directory, checkpoint)
+    stored = weight_files.read(pathlib.Path(checkpoint).expanduser()) if is_file else None
+    if directory is None and not config_files and stored.config is None:
+      raise InputError(f'{checkpoint} holds no config: give the config file of its model')
+  found = pathlib.Path(stored.where) if is_file else _choose(directory, checkpoint)
   with distributed.together('configuring the model'):
-    files = list(config_files) or _own_config(directory)
-    own = [] if config_files else run_config.of_older_versions(pathlib.Path(files[0]).read_text(encoding='utf-8'))
+    files, own = list(config_files), []
+    if not files and directory is not None:
+      files = _own_config(directory)
+      own = run_config.of_older_versions(pathlib.Path(files[0]).read_text(encoding='utf-8'))
+    elif not files:
+      own = _config_of_file(stored)
     gin_config.parse_gin(files, [*own, *bindings])
     settings = Settings.read()
     model = settings.model(mode=mode)
     _initialise(model, signature or shapes.ShapeDtype((1, 1), np.int32))
-    step = _take_file(model, found, files) if is_file else int(found.name)
+    step = _take_file(model, stored) if is_file else int(found.name)
   distributed.check_same('settings', run_config.of_all_hosts())
   if not is_file:
     _take_checkpoint(model, directory, step)
@@ -135,7 +142,7 @@ def _choose(directory, which):
       step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
       if step is None:
         raise InputError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where '
-                         'the run was evaluated, or a file that ends with .pkl.gz')
+                         'the run was evaluated, or a file that ends with .pkl.gz or .safetensors')
       store.check(step)
   return store.folder / str(step)
 
@@ -161,37 +168,37 @@ def _take_checkpoint(model, directory, step):
   """Gives the model the weights of a checkpoint."""
   store = checkpoints.Store(directory)
   leaves, tree = jax.tree.flatten(model.weights)
-  shapes_of_weights = [tuple(shape) for shape, _ in store.notes(step)['shapes']['weights']]
-  _check_ends(store.folder / str(step), shapes_of_weights, model)
+  (embedding, _), *_ = store.notes(step)['shapes']['weights'] or [((), None)]
+  _check_ends(store.folder / str(step), embedding, model)
   everywhere = sharding.everywhere(sharding.over_devices())
   restored = store.restore(step, checkpoints.abstract({'weights': leaves}, lambda _: everywhere))
   model.weights = jax.tree.unflatten(tree, [jnp.asarray(np.asarray(w)) for w in restored['weights']])
 
 
-def _take_file(model, path, files):
+def _config_of_file(stored):
+  """Returns the lines of the config that a file of weights holds, which may be anybody's.
+
+  Raises:
+    InputError: it asks gin for functions by the names of their modules, which could be any of Python's.
+  """
+  if '__gin__' in stored.config:
+    raise InputError(f'{stored.where}: its config registers functions of any module: give a config file that you trust')
+  return stored.config.splitlines()
+
+
+def _take_file(model, stored):
   """Gives the model the weights of a file; returns the step that it is of, or None."""
-  arrays = trax_checkpoint.read_weights(path)
-  _check_ends(path, [array.shape for array in arrays], model)
-  if _is_own_layout(arrays, model):
-    leaves, tree = jax.tree.flatten(model.weights)
-    model.weights = jax.tree.unflatten(tree, [jnp.asarray(a, leaf.dtype) for a, leaf in zip(arrays, leaves)])
-  else:
-    try:
-      interop.from_trax(arrays, model)
-    except InputError as error:
-      raise InputError(f'{path} does not fit the model of {", ".join(files)}: {error}') from error
-  return trax_checkpoint.read_step(path)
-
-
-def _is_own_layout(arrays, model):
-  """Whether the arrays are the model's own, in its order; the authors' have no axis of equal blocks."""
-  return [a.shape for a in arrays] == [leaf.shape for leaf in jax.tree.leaves(model.weights)]
+  _check_ends(stored.where, stored.shape_of(weight_names.names(model)[0]), model)
+  weight_files.take(stored, model)
+  return stored.step
 
 
 def _check_ends(path, found, model):
-  """Raises InputError where vocabulary or width differ; both layouts begin with the embedding (V, D)."""
+  """Raises InputError where vocabulary or width differ.
+
+  All weights begin with the embedding (V, D), of shape `found`.
+  """
   wanted = jax.tree.leaves(model.weights)[0].shape
-  found = found[0] if found else ()
   for axis, (what, parameter) in enumerate((('vocabulary', 'vocab_size'), ('width', 'd_model'))):
     if len(found) == len(wanted) == 2 and found[axis] != wanted[axis]:
       raise InputError(f'{path} has a {what} of {found[axis]} and the config one of {wanted[axis]}: give the config '

@@ -1,9 +1,12 @@
 """TensorBoard's files, written from a run's history and never read: each point once, whatever stopped the run."""
 
+import collections
 import contextlib
 import os
 import platform
 import time
+
+import gin
 
 from trax_hourglass.runtime.progress import say
 
@@ -71,6 +74,24 @@ class Events:
         old.unlink()
       except OSError as error:
         say(f'{old} could not be removed, and TensorBoard may show its points too: {error}')
+
+
+def of_history(folder, history, part, logged_at):
+  """Returns the Events of a part of a run, with what Trax's history holds of it; 'train' shows gin's config too.
+
+  Args:
+    folder: see `Events`.
+    history: the History.
+    part: 'train' or 'eval'.
+    logged_at: {step as text: seconds since 1970}, as far as they are known.
+  """
+  scalars = collections.defaultdict(dict)
+  for name in history.metrics_for_mode(part):
+    for step, value in history.get(part, name):
+      scalars[step][name] = value
+  logged = [(step, logged_at.get(str(step), time.time()), scalars[step]) for step in sorted(scalars)]
+  config = ''.join(f'    {line}\n' for line in gin.operative_config_str().splitlines())  # Code, in Markdown.
+  return Events(folder, logged, [('gin_config', config)] if part == 'train' else [])
 
 
 def _write(file, logged, texts=(), is_first=False):

@@ -1,0 +1,137 @@
+"""Weights by name: every form of file is the same weights, and what is no such file is refused quickly."""
+
+import json
+import struct
+import time
+import tracemalloc
+
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+from trax import shapes
+
+from tests.helpers import pairs
+from trax_hourglass.models import interop
+from trax_hourglass.models import weight_files
+from trax_hourglass.models import weight_names
+from trax_hourglass.runtime import errors
+
+
+def model(hierarchy='1@1 2@3 1@1', **options):
+  made = pairs.ours(hierarchy, **options)
+  made.init(shapes.ShapeDtype((1, 6), np.int32))
+  return made
+
+
+@pytest.fixture(scope='module')
+def source():
+  return model()
+
+
+@pytest.mark.parametrize('hierarchy', ['2@1', '1@1 2@3 1@1', '1@1 1@2 1@4 1@2 1@1'])
+def test_names_tell_weights_apart(hierarchy):
+  made = model(hierarchy)
+  names = weight_names.names(made)
+  assert len(set(names)) == len(names) == len(jax.tree.leaves(made.weights))
+  assert names[0] == 'embedding' and names[-2:] == ['dense/w', 'dense/b']
+  assert 'stack/scanned/decoder_block/relative_attention/query/w' in names
+
+
+def test_names_are_of_roles_and_not_of_depths(source):
+  deeper = model('3@1 1@3 2@1')
+  assert weight_names.names(deeper) == weight_names.names(source)
+
+
+@pytest.mark.parametrize('form', ['a.safetensors', 'ours.pkl.gz', 'authors.pkl.gz'])
+def test_every_form_is_the_same_weights(tmp_path, source, form):
+  path = tmp_path / form
+  if form == 'authors.pkl.gz':
+    interop.to_trax(source, path)
+  else:
+    weight_files.write(path, source, 7, "x = 'y'\n")
+  stored = weight_files.read(path)
+  assert (stored.step, stored.config) == ((7, "x = 'y'\n") if form == 'a.safetensors' else (None, None))
+  other = model()
+  other.weights = jax.tree.map(np.zeros_like, other.weights)
+  assert weight_files.take(stored, other) == []
+  jax.tree.map(np.testing.assert_array_equal, other.weights, source.weights)
+  if form != 'a.safetensors':
+    interop.from_trax(str(path), other)
+    jax.tree.map(np.testing.assert_array_equal, other.weights, source.weights)
+
+
+def test_the_number_of_weights_in_both_orders_is_told(tmp_path, source):
+  weight_files.write(tmp_path / 'ours.pkl.gz', source)
+  with pytest.raises(errors.InputError, match=r'ours.pkl.gz does not fit the model: the source has \d+ weights; the model '
+                                              r"has \d+ in its own order and \d+ in the authors'"):
+    weight_files.take(weight_files.read(tmp_path / 'ours.pkl.gz'), model('2@1'))
+
+
+def with_header(header, data=b''):
+  header = header if isinstance(header, bytes) else json.dumps(header).encode()
+  return struct.pack('<Q', len(header)) + header + data
+
+
+def tensor(first, last, shape=(2,), dtype='F32'):
+  return {'dtype': dtype, 'shape': list(shape), 'data_offsets': [first, last]}
+
+
+HOSTILE = {
+    'empty': b'', 'short': b'\5\0\0', 'header beyond the file': struct.pack('<Q', 1 << 40) + b'{}',
+    'huge header': struct.pack('<Q', 1 << 62), 'no JSON': with_header(b'\xff\xfe{'), 'a list': with_header([1, 2]),
+    'deep': with_header(b'[' * 5_000_000), 'deep objects': with_header(b'{"a":' * 5_000_000),
+    'overlap': with_header({'a': tensor(0, 8), 'b': tensor(4, 12)}, bytes(12)),
+    'hole': with_header({'a': tensor(0, 8), 'b': tensor(12, 20)}, bytes(20)),
+    'beyond the end': with_header({'a': tensor(0, 1 << 50, (1 << 48,))}, bytes(8)),
+    'negative': with_header({'a': tensor(-8, 0)}, bytes(8)), 'backwards': with_header({'a': tensor(8, 0)}, bytes(8)),
+    'size of the shape overflows': with_header({'a': tensor(0, 8, (1 << 63, 1 << 63))}, bytes(8)),
+    'other size than its shape': with_header({'a': tensor(0, 8, (3,))}, bytes(8)),
+    'no such type': with_header({'a': tensor(0, 8, dtype='F7')}, bytes(8)),
+    'whole numbers': with_header({'a': tensor(0, 8, dtype='I32')}, bytes(8)),
+    'metadata of numbers': with_header({'__metadata__': {'step': 5}, 'a': tensor(0, 8)}, bytes(8)),
+    'more than it says': with_header({'a': tensor(0, 8)}, bytes(99)), 'a pickle': b'\x80\x04cos\nsystem\n.',
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_hostile_safetensors_are_refused_in_bounded_time_and_memory(tmp_path, name):
+  path = tmp_path / 'hostile.safetensors'
+  path.write_bytes(HOSTILE[name])
+  started = time.process_time()
+  tracemalloc.start()
+  with pytest.raises(errors.InputError, match='hostile.safetensors: '):
+    weight_files.read(path)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 1 << 24 and time.process_time() - started < 10
+
+
+@given(st.data())
+def test_damaged_safetensors_are_refused_or_fit(tmp_path_factory, source, data):
+  path = tmp_path_factory.getbasetemp() / 'damaged.safetensors'
+  weight_files.write(path, source, 7, 'x = 1')
+  content = bytearray(path.read_bytes())
+  place = data.draw(st.integers(0, len(content) - 1) | st.integers(0, 9000))
+  if data.draw(st.booleans()):
+    content[place:] = b''
+  else:
+    content[place] ^= data.draw(st.integers(1, 255))
+  path.write_bytes(content)
+  other = model()
+  try:
+    weight_files.take(weight_files.read(path), other)
+  except errors.InputError as error:
+    assert 'damaged.safetensors' in str(error)
+
+
+def test_half_precision_is_read_as_the_model_has_it(tmp_path, source):
+  names = weight_names.names(source)
+  halves = {name: np.asarray(leaf, np.float16) for name, leaf in zip(names, jax.tree.leaves(source.weights))}
+  safetensors_numpy.save_file(halves, tmp_path / 'half.safetensors')
+  other = model()
+  weight_files.take(weight_files.read(tmp_path / 'half.safetensors'), other)
+  for half, leaf in zip(halves.values(), jax.tree.leaves(other.weights), strict=True):
+    assert leaf.dtype == np.float32 and (np.asarray(leaf) == half).all()

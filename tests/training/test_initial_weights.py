@@ -1,0 +1,84 @@
+"""A new run begins with another's weights, all of them or what fits; runs end after evaluations that are no better."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import runs
+from trax_hourglass.models import interop
+from trax_hourglass.models import weight_files
+from trax_hourglass.training import checkpoints
+from trax_hourglass.training import run_directory
+
+# A learning rate of 0: what a run ends with is what it began with.
+STILL = *runs.HOURGLASS, 'WarmupCosine.peak = 0.0', 'n_steps = 2', 'warmup_steps = 1'
+
+
+@pytest.fixture(scope='module')
+def source(tiny_run):
+  """An opened run."""
+  return run_directory.load(tiny_run[0])
+
+
+def begun(tmp_path, init_from, *bindings):
+  """Returns the weights of a run that began with `init_from` and learnt nothing."""
+  runs.run(tmp_path / 'run', *STILL, f'fit.init_from = {str(init_from)!r}', *bindings)
+  return checkpoints.Store(tmp_path / 'run').read(2)['weights']
+
+
+@pytest.mark.parametrize('form', ['run', 'checkpoint.safetensors', 'ours.pkl.gz', 'authors.pkl.gz'])
+def test_a_run_begins_with_the_weights_of_another(tiny_run, source, tmp_path, capsys, form):
+  path = tiny_run[0] if form == 'run' else tmp_path / form
+  if form == 'authors.pkl.gz':
+    interop.to_trax(source.model, path)
+  elif form != 'run':
+    weight_files.write(path, source.model, step=30)
+  for array, wanted in zip(begun(tmp_path, path), jax.tree.leaves(source.model.weights), strict=True):
+    np.testing.assert_array_equal(array, wanted)
+  n = len(jax.tree.leaves(source.model.weights))
+  step = '' if form.endswith('.pkl.gz') else ' of step 30'
+  where = tiny_run[0] / 'checkpoints' / '30' if form == 'run' else path
+  assert f'{n} of {n} weights are those{step} of {where}\n' in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_left_behind(tiny_run, tmp_path):
+  with pytest.raises(ValueError, match=r'init_from: .*30 does not fit the model: \S+dense/w is 1 x 14 x 10 and the '
+                                       r'model wants 1 x 14 x 12; .*; set fit.init_partial = True to'):
+    begun(tmp_path, tiny_run[0], 'Hourglass.d_ff = 12')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_what_fits_is_taken_if_that_is_asked_for(tiny_run, source, tmp_path, capsys):
+  weights = begun(tmp_path, tiny_run[0], 'Hourglass.d_ff = 12', 'fit.init_partial = True')
+  same = [array.shape == leaf.shape and (array == leaf).all()
+          for array, leaf in zip(weights, jax.tree.leaves(source.model.weights), strict=True)]
+  assert same.count(False) == 3  # Kernels and bias that have the width of d_ff.
+  assert f'{len(same) - 3} of {len(same)} weights are those of step 30' in capsys.readouterr().err
+
+
+def test_resume_wins_over_init(tiny_run, tmp_path):
+  weights = begun(tmp_path, tiny_run[0])
+  runs.run(tmp_path / 'run', *STILL, "fit.init_from = 'gone.safetensors'", 'n_steps = 3')
+  for array, before in zip(checkpoints.Store(tmp_path / 'run').read(3)['weights'], weights, strict=True):
+    np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.parametrize('bindings, message', [
+    (["fit.init_from = 'nowhere'"], "init_from is 'nowhere', which is missing: give a run directory, or a file that"),
+    (['fit.init_from = 3'], 'init_from is 3: give a run directory'),
+    (["fit.init_from = 'nowhere.pkl.gz'"], 'nowhere.pkl.gz: no such file'),
+    (['fit.init_partial = True'], 'init_partial is True and init_from is None'),
+    (['fit.stop_after = 0'], 'stop_after is 0'),
+])
+def test_mistakes(tmp_path, bindings, message):
+  with pytest.raises(ValueError, match=message):
+    runs.run(tmp_path / 'run', *STILL, *bindings)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_ends_after_evaluations_that_are_no_better(tmp_path, capsys):
+  bindings = *STILL, 'fit.eval_every = 1', 'fit.stop_after = 2', 'n_steps = 9'
+  result = runs.run(tmp_path / 'run', *bindings)
+  assert result.step == 3 and 'ended at step 3: no better evaluation among the last 2' in capsys.readouterr().err
+  assert runs.run(tmp_path / 'run', *bindings).step == 3
+  assert runs.run(tmp_path / 'run', *bindings, 'fit.stop_after = 4').step == 5

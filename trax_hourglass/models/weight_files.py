@@ -1,0 +1,145 @@
+"""Files of weights: Trax's `.pkl.gz` in our order or the authors', and `.safetensors` with names and a config."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from trax_hourglass.models import interop
+from trax_hourglass.models import trax_checkpoint
+from trax_hourglass.models import weight_names
+from trax_hourglass.runtime import atomic_files
+from trax_hourglass.runtime.errors import InputError
+
+TRAX, SAFE = '.pkl.gz', '.safetensors'
+_SHOWN = 5  # Weights that an error lists.
+
+
+class Stored(typing.NamedTuple):
+  """Weights as they were read.
+
+  Attributes:
+    where: path they were read from, for messages.
+    arrays: of the weights.
+    names: of the weights, see weight_names.py; None where nobody wrote them down.
+    step: steps they were trained for; None where the file does not say.
+    config: text of the model's gin config; None where there is none.
+  """
+  where: str
+  arrays: list
+  names: list | None = None
+  step: int | None = None
+  config: str | None = None
+
+  def shape_of(self, name):
+    """Returns the shape of a model's first weight, which has this name; () where there is none."""
+    if self.names is not None:
+      return next((array.shape for array, of_one in zip(self.arrays, self.names) if of_one == name), ())
+    return self.arrays[0].shape if self.arrays else ()
+
+
+def is_file(name):
+  """Returns whether a name is one of a file of weights, by its ending."""
+  return str(name).endswith((TRAX, SAFE))
+
+
+def check_name(path):
+  """Raises InputError unless the path ends as a file of weights does."""
+  if not is_file(path):
+    raise InputError(f'{path}: the name of a file of weights ends with {TRAX} or {SAFE}')
+
+
+def read(path):
+  """Returns the Stored weights of a file.
+
+  Raises:
+    InputError: it is missing, damaged, or holds anything but weights.
+  """
+  check_name(path)
+  if str(path).endswith(TRAX):
+    return Stored(str(path), trax_checkpoint.read_weights(path), step=trax_checkpoint.read_step(path))
+  try:
+    with safetensors.safe_open(path, framework='np') as f:
+      described, names = f.metadata() or {}, list(f.keys())
+      arrays = [f.get_tensor(name) for name in names]
+  except FileNotFoundError:
+    raise InputError(f'{path}: no such file') from None
+  except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
+    # The reader's NumPy side knows fewer types than the format has, and fails on others in several ways.
+    raise InputError(f'{path}: cannot be read, {error}') from None
+  for name, array in zip(names, arrays):
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      raise InputError(f'{path}: {name} holds {array.dtype}, where weights are floating-point numbers')
+  step = described.get('step', '')
+  return Stored(str(path), arrays, names, int(step) if step.isdigit() else None, described.get('config'))
+
+
+def write(path, model, step=None, config=None):
+  """Writes an initialised model's weights.
+
+  Args:
+    path: ends with `.pkl.gz`, for `init_from_file` of the same model within Trax; or `.safetensors`.
+    model: the model.
+    step: steps they were trained for, kept in a `.safetensors`.
+    config: text of its gin config, kept in a `.safetensors`.
+
+  Raises:
+    InputError: another ending.
+  """
+  check_name(path)
+  if str(path).endswith(TRAX):
+    trax_checkpoint.write_model(path, model)
+    return
+  named = {name: np.ascontiguousarray(leaf)
+           for name, leaf in zip(weight_names.names(model), jax.tree.leaves(model.weights), strict=True)}
+  described = {'format': 'trax_hourglass', **({} if step is None else {'step': str(step)}),
+               **({} if config is None else {'config': config})}
+  with atomic_files.unfinished(path) as unfinished:
+    safetensors_numpy.save_file(named, unfinished, metadata=described)
+
+
+def take(stored, model, partial=False):
+  """Gives an initialised model the weights that were stored.
+
+  Args:
+    stored: Stored weights.
+    model: the model.
+    partial: leaves the model's own weights where nothing of that name and shape is stored; without names all must fit.
+
+  Returns:
+    [what was not taken, and why].
+
+  Raises:
+    InputError: something does not fit, unless `partial` allows it.
+  """
+  if stored.names is None:
+    try:
+      interop.from_trax(stored.arrays, model)
+    except InputError as error:
+      raise InputError(f'{stored.where} does not fit the model: {error}') from error
+    return []
+  leaves, tree = jax.tree.flatten(model.weights)
+  wanted, found = weight_names.names(model), dict(zip(stored.names, stored.arrays))
+  wrong = [f'{name} is missing' for name in wanted if name not in found]
+  wrong += [f'{name} is {_size(found[name])} and the model wants {_size(leaf)}'
+            for name, leaf in zip(wanted, leaves) if name in found and found[name].shape != leaf.shape]
+  wrong += [f'{name} is none of the model\'s' for name in stored.names if name not in wanted]
+  if wrong and not partial:
+    raise InputError(f'{stored.where} does not fit the model: {listed(wrong)}')
+  new = [jnp.asarray(found[name], leaf.dtype) if name in found and found[name].shape == leaf.shape else leaf
+         for name, leaf in zip(wanted, leaves)]
+  model.weights = jax.tree.unflatten(tree, new)
+  return wrong
+
+
+def listed(wrong):
+  """Returns the first of a list, and how many more there are, as text."""
+  more = f'; and {len(wrong) - _SHOWN} more' if len(wrong) > _SHOWN else ''
+  return '; '.join(wrong[:_SHOWN]) + more
+
+
+def _size(array):
+  return ' x '.join(map(str, array.shape)) or 'a number'

@@ -1,0 +1,39 @@
+"""A run's weights as one file."""
+
+import pathlib
+
+import gin
+
+from trax_hourglass.models import interop
+from trax_hourglass.models import weight_files
+from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.training import run_config
+from trax_hourglass.training import run_directory
+
+
+def export(output_dir, path, checkpoint=None, authors=False):
+  """Writes the weights of a run.
+
+  Args:
+    output_dir: the run directory.
+    path: file to write: `.safetensors`, with names and config, or `.pkl.gz`, for Trax.
+    checkpoint: a step or 'best'; None for the newest.
+    authors: whether in the order that `trax.models.HourglassLM` reads, a `.pkl.gz`.
+
+  Returns:
+    The step that the weights are of.
+
+  Raises:
+    InputError: another ending, or a run that cannot be opened.
+  """
+  path = pathlib.Path(path).expanduser()
+  weight_files.check_name(path)
+  if authors and not str(path).endswith(weight_files.TRAX):
+    raise InputError(f'{path}: trax.models.HourglassLM reads {weight_files.TRAX}: end the name so, or leave --authors '
+                     'out')
+  run = run_directory.load(output_dir, checkpoint=checkpoint)
+  if authors:
+    interop.to_trax(run.model, path)
+  else:
+    weight_files.write(path, run.model, run.step, gin.config_str(max_line_length=run_config.ONE_LINE))
+  return run.step

@@ -1,0 +1,63 @@
+"""The weights that a new run begins with where they are those of another: a run's, a checkpoint's or a file's."""
+
+import os
+import pathlib
+
+import jax
+
+from trax_hourglass.models import weight_files
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime.progress import say
+from trax_hourglass.training import checkpoints
+
+
+def check(init_from, init_partial):
+  """Raises InputError where the arguments of `fit` make no sense."""
+  if not isinstance(init_from, (str, os.PathLike, type(None))):
+    raise InputError(f'init_from is {init_from!r}: give a run directory, or a file that ends with .safetensors or '
+                     '.pkl.gz')
+  if init_partial and init_from is None:
+    raise InputError('init_partial is True and init_from is None: name what the weights are of')
+
+
+def take(model, init_from, init_partial):
+  """Gives a model the weights that `init_from` names, and says what was taken.
+
+  Args:
+    model: initialised; its weights stay where `init_partial` lets them.
+    init_from: run directory, whose newest sound checkpoint is read, a checkpoint's own folder, or a file of
+      weight_files.py.
+    init_partial: whether to take what fits by name and shape, and leave the rest.
+
+  Raises:
+    InputError: nothing is there, it is damaged, or something does not fit and `init_partial` is False.
+  """
+  stored = _read(pathlib.Path(init_from).expanduser())
+  try:
+    wrong = weight_files.take(stored, model, init_partial)
+  except InputError as error:
+    more = '' if init_partial else '; set fit.init_partial = True to take what fits'
+    raise InputError(f'init_from: {error}{more if stored.names else ""}') from error
+  n_weights = len(jax.tree.leaves(model.weights))
+  n_missing = sum(not text.endswith("none of the model's") for text in wrong)
+  if n_missing == n_weights:
+    raise InputError(f'init_from: {stored.where} has no weight that fits the model: {weight_files.listed(wrong)}')
+  if distributed.is_first():
+    step = '' if stored.step is None else f' of step {stored.step:,}'
+    rest = f'; not taken: {weight_files.listed(wrong)}' if wrong else ''
+    say(f'{n_weights - n_missing} of {n_weights} weights are those{step} of {stored.where}{rest}')
+
+
+def _read(path):
+  if weight_files.is_file(path):
+    return weight_files.read(path)
+  if not path.is_dir():
+    raise InputError(f'init_from is {str(path)!r}, which is {"another file" if path.exists() else "missing"}: give a '
+                     'run directory, or a file that ends with .safetensors or .pkl.gz')
+  store = checkpoints.Store(path)
+  step = store.newest_sound()
+  if step is None:
+    raise InputError(f'init_from: there is no checkpoint in {str(path)!r}: train there first')
+  return weight_files.Stored(str(store.folder / str(step)), store.read(step)['weights'],
+                             store.notes(step).get('names'), step)
