@@ -52,6 +52,11 @@ def test_every_run_file_parses_and_its_model_builds(file):
     assert gin.query_parameter(f'%{required}') is not None
 
 
+def test_the_quickstart_has_a_curve_and_no_line_of_two_points():
+  gin_config.parse_gin(['quickstart.gin'], [])
+  assert gin.query_parameter('%n_steps') / gin.query_parameter('fit.eval_every') >= 20
+
+
 BASELINES = sorted(path.name for path in FOLDER.glob('baselines/*.gin'))
 OF_THE_MODEL = ('fit.model', 'hierarchy', 'chunk', 'Hourglass', 'HourglassLM', 'TransformerLM', 'ReformerLM',
                 'LSHSelfAttention', 'TraxLanguageModel')

@@ -18,6 +18,7 @@ from tests.helpers import predicting
 import trax_hourglass as th
 from trax_hourglass.layers import plugins
 from trax_hourglass.ops import kv_cache
+from trax_hourglass.runtime import errors
 
 SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
 HIERARCHIES = {  # And the product of their factors.
@@ -211,6 +212,31 @@ def test_trax_samples_unchanged(small, inputs):
   np.testing.assert_array_equal(written, best[:, prompt.shape[1]:whole.shape[1]])
 
 
+@pytest.mark.parametrize('inputs', [None, np.array([[3, 1, 4, 1], [2, 7, 1, 8]])])
+@pytest.mark.parametrize('first', [False, True])
+def test_trax_samples_again_and_again(small, inputs, first):
+  def sample(accelerate, n=6, inputs=inputs, batch_size=2):
+    try:
+      return trax_decoding.autoregressive_sample(cached, inputs, batch_size=batch_size, temperature=0.0, eos_id=-1,
+                                                 max_length=n, accelerate=accelerate).tolist()
+    except errors.InputError as error:
+      return str(error)
+
+  cached = small.cached
+  cached.state = small.start
+  expected = sample(first)
+  if inputs is None:  # It goes on from where it was.
+    assert not isinstance(sample(first), str)
+  again = {sample(accelerate) for accelerate in (first, not first, first)}  # One state that was not put back, one error.
+  assert len(again) == 1 and ('14 tokens are more than max_length 13' if inputs is None else
+                              'several tokens at once after 9') in again.pop()
+  for accelerate in first, not first, first:
+    cached.state = small.start
+    assert sample(accelerate, inputs=np.ones((3, 2), np.int32), batch_size=3).startswith(
+        'the tokens are of 3 sequences and the state of 2: initialise the model for 3, or give it the state that')
+    assert sample(accelerate) == expected
+
+
 def test_more_tokens_than_there_is_room_for(small):
   cached = small.cached
   x, message = pairs.tokens(14), '14 tokens are more than max_length 13.*Hourglass.max_length'
@@ -228,7 +254,7 @@ def test_several_tokens_in_a_later_call(small):
   x = pairs.tokens(6)
   cached.state = small.start
   _, state = function(cached.weights, cached.state, x[:, :1])
-  with pytest.raises(ValueError, match='6 tokens at once after 1: only the first call'):
+  with pytest.raises(ValueError, match='several tokens at once after 1: only the first call'):
     cached(x, state=state)
   assert np.isnan(function(cached.weights, state, x)[0]).all()
   cached.state = small.start

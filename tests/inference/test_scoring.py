@@ -56,6 +56,15 @@ def test_every_token_is_scored_once_with_its_context(n, length, stride, batch, n
   assert sorted(scored) == list(range(n))
 
 
+@given(n_windows=st.integers(1, 60), n=st.integers(1, 70))
+def test_a_sample_is_of_windows_from_all_parts(n_windows, n):
+  windows, = windows_lib.plan(5 * n_windows, 5, 5)
+  starts = windows.spread(n).starts
+  assert len(starts) == min(n, n_windows) and len(set(starts)) == len(starts)
+  bounds = np.linspace(0, 5 * n_windows, len(starts) + 1)
+  assert all(first - 5 < start < last for start, first, last in zip(starts, bounds, bounds[1:]))
+
+
 def counts_by_hand(n, length, stride, example=None):
   return [list(zip(w.starts, w.counts)) for w in windows_lib.plan(n, length, stride, example)]
 

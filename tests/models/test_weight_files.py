@@ -65,7 +65,8 @@ def test_every_form_is_the_same_weights(tmp_path, source, form):
 
 def test_the_number_of_weights_in_both_orders_is_told(tmp_path, source):
   weight_files.write(tmp_path / 'ours.pkl.gz', source)
-  with pytest.raises(errors.InputError, match=r'ours.pkl.gz does not fit the model: the source has \d+ weights; the model '
+  with pytest.raises(errors.InputError, match=r"ours.pkl.gz does not fit the model: the source has \d+ weights; the "
+                                              r"model "
                                               r"has \d+ in its own order and \d+ in the authors'"):
     weight_files.take(weight_files.read(tmp_path / 'ours.pkl.gz'), model('2@1'))
 

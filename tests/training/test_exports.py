@@ -47,7 +47,7 @@ def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, 
                             tl.WeightedCategoryCrossEntropy(), optimizers.Adam())
   loop = training.Loop(th.Hourglass(mode='train'), task, output_dir=str(tmp_path), random_seed=0)
   expected = outcomes.outcome(tmp_path / 'run')[0]
-  assert loop.step == 6 and loop.history.get('eval', 'metrics/BitsPerToken')
+  assert loop.step == 6 and loop.history.get('eval', 'metrics/SampleBitsPerToken')
   for found, wanted in ((loop.model.weights, expected['weights']), (loop._trainer_per_task[0].slots,
                                                                     expected['slots'])):
     for x, y in zip(jax.tree.leaves(found), wanted, strict=True):

@@ -159,7 +159,7 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
     with pytest.raises(SystemExit):
       runs.run(tmp_path, *runs.LONG)
   assert newest(tmp_path) == step
-  evaluated = [at for at, _ in runs.events(tmp_path, 'metrics/BitsPerToken', 'eval')]
+  evaluated = [at for at, _ in runs.events(tmp_path, 'metrics/SampleBitsPerToken', 'eval')]
   assert evaluated == [at for at in (1, 3) if at < step]
 
   def fail(*_):

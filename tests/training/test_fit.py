@@ -40,7 +40,7 @@ def test_result_and_run_directory(finished):
   nats, bits = (runs.events(directory, f'metrics/{name}') for name in ('WeightedCategoryCrossEntropy', 'BitsPerToken'))
   assert [step for step, _ in nats] == [1, 2, 4]
   np.testing.assert_allclose([b for _, b in bits], [n / math.log(2) for _, n in nats], rtol=1e-6)
-  assert [step for step, _ in runs.events(directory, 'metrics/BitsPerToken', 'eval')] == [1, 2, 4]
+  assert [step for step, _ in runs.events(directory, 'metrics/SampleBitsPerToken', 'eval')] == [1, 2, 4]
   assert (directory / 'checkpoints' / '4' / 'notes.json').stat().st_size < 100_000
 
 

@@ -62,4 +62,4 @@ def plot(folder, results):
       steps, bits = zip(*(points[1:] or points))  # The first is that of an untrained model, far above all others.
       axes.plot([step * cost(result) for step in steps], bits, label=None if number else result['name'], linewidth=1.2,
                 markersize=4, **look)
-  draw('curves.png', label, f'bits per {unit} on the first batches of valid', lines)
+  draw('curves.png', label, f'bits per {unit} on a sample of valid', lines)

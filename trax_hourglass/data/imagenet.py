@@ -2,8 +2,8 @@
 
 van den Oord et al. 2016 (arXiv 1601.06759): 1,281,149 training and 49,999 validation images, the one of the paper and
 its rivals, in TFDS as `downsampled_imagenet`. Chrabaszcz et al. 2017 (arXiv 1707.08819): 1,281,167 and 50,000 images
-scaled with a smoother filter, which gives lower bits per dim, as .npz with labels, at first as pickles. Neither has a test split; results
-are reported on the validation images, here `valid`.
+scaled with a smoother filter, which gives lower bits per dim, as .npz with labels, at first as pickles. Neither has a
+test split; results are reported on the validation images, here `valid`.
 """
 
 import contextlib

@@ -85,7 +85,8 @@ class Scorer:
 
     self.nats = jax.jit(nats, out_shardings=mesh_lib.everywhere(self._mesh))
 
-  def score(self, weights, state, data, batch_size, length, stride=None, max_tokens=None, on_batch=None):
+  def score(self, weights, state, data, batch_size, length, stride=None, max_tokens=None, on_batch=None,
+            max_windows=None):
     """Scores data in windows.
 
     Args:
@@ -98,6 +99,7 @@ class Scorer:
       stride: tokens that windows move by; None for L, windows without context.
       max_tokens: score only so many; None for all.
       on_batch: called after each batch with tokens scored, tokens to score in all, and mean bits so far.
+      max_windows: score only so many windows without context, from all parts of the data; None for all.
 
     Returns:
       The Score, the same on all hosts.
@@ -113,9 +115,13 @@ class Scorer:
     example_length = getattr(data, 'example_length', None)
     length, stride = windows_lib.sizes(length, stride, example_length)
     weights, state = jax.tree.map(self._placed, (weights, state))
+    plan = windows_lib.plan(n_tokens, length, stride, example_length)
+    if max_windows is not None:
+      plan = [plan[0].spread(max_windows)]
+      n_tokens = int(plan[0].counts.sum())
     tally, running = _Tally(n_tokens, on_batch), None
     try:
-      for windows in windows_lib.plan(n_tokens, length, stride, example_length):
+      for windows in plan:
         tally.wait_for_compilation()
         before = None
         for tokens, token_weights, counts in self._batches(windows, data, batch_size):

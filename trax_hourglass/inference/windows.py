@@ -37,6 +37,11 @@ class Windows:
     """Scored tokens of each window, (W,)."""
     return np.minimum(self.n_scored, self.ends - self.starts - (self.length - self.n_scored))
 
+  def spread(self, n):
+    """Returns n of the windows, from all parts of the split; all of them where there are no more."""
+    chosen = (2 * np.arange(n) + 1) * len(self.starts) // (2 * n) if n < len(self.starts) else slice(None)
+    return dataclasses.replace(self, starts=self.starts[chosen], ends=self.ends[chosen])
+
   def batches(self, data, batch_size, n_rows=None, host=0, n_hosts=1):
     """Yields this host's rows of all windows in batches.
 

@@ -71,9 +71,16 @@ class LanguageModel(tl.Serial):
   def pure_fn(self, x, weights, state, rng, use_cache=False):
     tokens = self._check(x)
     if self._decodes:
+      self._check_batch(state, tokens.shape[0])
       self._check_room(state, tokens.shape[1])
-    with trax_random.cheap_splits():
-      return super().pure_fn(x, weights, state, rng, use_cache)
+    kept = self.weights, self.state, self._rng
+    try:
+      with trax_random.cheap_splits():
+        return super().pure_fn(x, weights, state, rng, use_cache)
+    except Exception:  # Trax leaves the layers with what they were called with, which may be of a compilation.
+      self.weights, self._rng = kept[0], kept[2]
+      tl.Serial.state.fset(self, kept[1])
+      raise
 
   def vectors(self, tokens, weights, state, rng):
     """Returns what `logits` takes, (B, L, D), and the new state; arguments as `pure_fn`'s, the same dropout masks."""
@@ -106,12 +113,19 @@ class LanguageModel(tl.Serial):
     if isinstance(before, jax.core.Tracer) or not isinstance(before, (np.ndarray, jax.Array)):
       return
     before = int(before)
+    if before < 0 or n > 1 and before:
+      raise InputError(f'several tokens at once after {abs(before)}: only the first call takes several; begin a new '
+                       'sequence with the state that init gave, or give one token a call')
     if before + n > self._max_length:
       raise InputError(f'{before + n} tokens are more than max_length {self._max_length}: build the model with a '
                        'larger Hourglass.max_length, or begin a new sequence with the state that init gave')
-    if n > 1 and before:
-      raise InputError(f'{n} tokens at once after {before}: only the first call takes several; begin a new sequence '
-                       'with the state that init gave, or give one token a call')
+
+  def _check_batch(self, state, batch):
+    """Raises InputError unless a state is of so many sequences, the first axis of all its larger arrays."""
+    found = next((leaf.shape[0] for leaf in jax.tree.leaves(state) if len(leaf.shape) > 2), batch)
+    if found != batch:
+      raise InputError(f'the tokens are of {batch} sequences and the state of {found}: initialise the model for {batch}, '
+                       f'or give it the state that start({batch}) returns')
 
   def _check(self, inputs):
     """Returns the tokens; raises InputError for what no layer below would report, or only as a shape error of its
@@ -132,7 +146,7 @@ class WithinLength(base.Layer):
   vecs.
 
   No error can be raised in compiled code, and numbers that are merely wrong would go unnoticed. State: tokens so far,
-  int32.
+  int32; below zero, so many before a call that was no first one and had several.
   """
 
   def __init__(self, max_length):
@@ -145,8 +159,8 @@ class WithinLength(base.Layer):
   def forward(self, inputs):
     vecs, tokens = inputs
     before, n = self.state, tokens.shape[1]
-    self.state = before + n
     fits = before + n <= self._max_length
     if n > 1:
       fits &= before == 0
+    self.state = jnp.where(before == 0, n, -jnp.abs(before)) if n > 1 else before + n
     return jnp.where(fits, vecs, jnp.nan).astype(vecs.dtype)

@@ -31,7 +31,9 @@ from trax_hourglass.training.retention import Kept
 
 FOLDER = 'checkpoints'
 _NOTES = 'notes.json'
-BITS = 'metrics/BitsPerToken'  # Name of evaluations and losses in the history that notes hold.
+# Names in the history that notes hold: of losses, and of evaluations on a sample of the valid split, which versions
+# before called as losses.
+BITS, SAMPLE_BITS = 'metrics/BitsPerToken', 'metrics/SampleBitsPerToken'
 _UNFINISHED, _DELETED, _DAMAGED, _REPLACED = '.unfinished', '.deleted', '.damaged', '.replaced'
 PARTS = 'weights', 'state', 'slots'
 

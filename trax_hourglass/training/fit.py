@@ -100,8 +100,8 @@ def fit(output_dir,
     batch_size: B, sequences of a step, over all hosts.
     length: L, tokens of a sequence.
     windows: how sequences are chosen from the train split, a class such as batches.RandomWindows or batches.Epochs.
-    eval_every: steps between evaluations on the first batches of the valid split.
-    eval_batches: batches of such an evaluation.
+    eval_every: steps between evaluations on a sample of the valid split, the same each time.
+    eval_batches: batches of the sample, whose windows are from all parts of the split.
     checkpoint_every: steps between checkpoints; there is one at the end in any case.
     keep_last: newest checkpoints to keep.
     keep_every: keep those of steps that this divides for ever, and export their weights for Trax; None for none.
@@ -162,7 +162,7 @@ def fit(output_dir,
     scorer = scoring.Scorer(eval_model, mesh, loss_chunk)
 
   def evaluate(weights, state, check_stop):
-    score = scorer.score(weights, state, valid, batch_size, length, max_tokens=eval_batches * batch_size * length,
+    score = scorer.score(weights, state, valid, batch_size, length, max_windows=eval_batches * batch_size,
                          on_batch=lambda *_: check_stop())
     return score.bits_per_token
 

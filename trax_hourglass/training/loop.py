@@ -249,18 +249,19 @@ class Loop(training.Loop):
     # Of now, and so that the first ones need no memory any longer.
     self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state
     started = time.monotonic()
-    self._log('eval', {checkpoints.BITS: self._evaluate(self._model.weights, self._model.state, self._check_stop)})
+    bits = self._evaluate(self._model.weights, self._model.state, self._check_stop)
+    self._log('eval', {checkpoints.SAMPLE_BITS: bits})
     paused = time.monotonic() - started
     self._clock, self.seconds_paused = self._clock + paused, self.seconds_paused + paused
 
   def is_past_best(self):
     """Returns whether the last `stop_after` evaluations were none of them better than the best before."""
-    bits = [value for _, value in self.history.get('eval', checkpoints.BITS)] if self._stop_after else []
+    bits = [value for _, value in self.history.get('eval', checkpoints.SAMPLE_BITS)] if self._stop_after else []
     return bool(bits) and len(bits) - 1 - bits.index(min(bits)) >= self._stop_after
 
   def _bits(self):
     """Returns what the evaluation of this step came to, or None where there was none."""
-    return dict(self.history.get('eval', checkpoints.BITS)).get(self.step)
+    return dict(self.history.get('eval', checkpoints.SAMPLE_BITS)).get(self.step)
 
   def _check_stop(self):
     if self._stopping.heard() is not None:  # Several hosts would stop at different batches.
@@ -335,6 +336,9 @@ def _history(as_json):
       part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
       for part, of_part in as_json['_values'].items()
   }
+  before = values.get('eval', {}).pop(checkpoints.BITS, None)  # Of version 0.2 and before.
+  if before is not None:
+    values['eval'][checkpoints.SAMPLE_BITS] = before
   return history.History.from_dict({'_values': values})
 
 

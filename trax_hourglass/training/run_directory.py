@@ -107,10 +107,11 @@ def setting(name):
 
 
 def curve(directory):
-  """Returns [(step, bits)] of a run's evaluations, as the notes of its newest checkpoint hold them."""
+  """Returns [(step, bits)] of a run's evaluations on a sample of the valid split, from its newest checkpoint."""
   store = checkpoints.Store(directory)
   history = store.notes(max(store.steps()))['history']['_values']
-  return [tuple(point) for point in history.get('eval', {}).get(checkpoints.BITS, [])]
+  evaluated = history.get('eval', {})
+  return [tuple(point) for name in (checkpoints.BITS, checkpoints.SAMPLE_BITS) for point in evaluated.get(name, [])]
 
 
 def _existing(output_dir):
