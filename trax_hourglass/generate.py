@@ -23,8 +23,7 @@ def main(argv=None):
   prompt.add_argument('--prompt', metavar='TEXT', help='what the text begins with; default: nothing')
   prompt.add_argument('--prompt_file', metavar='F', help='file with what the text begins with')
   parser.add_argument('--length', type=int, metavar='N', help='bytes to write; default: 500')
-  parser.add_argument('--temperature', type=float, default=1.0, metavar='T',
-                      help='0 takes the most probable; default: 1')
+  parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 takes the most probable')
   parser.add_argument('--top_k', type=int, metavar='K', help='choose among the K most probable')
   parser.add_argument('--top_p', type=float, default=1.0, metavar='P', help='choose among the most probable that make '
                                                                             'up P')
@@ -32,6 +31,7 @@ def main(argv=None):
   parser.add_argument('--count', type=int, default=1, metavar='N', help='texts or images to write; default: 1')
   parser.add_argument('--stop', metavar='C', help=r"what ends a text: a character, an escape such as '\n', or a byte's "
                       'number')
+  parser.add_argument('--window', type=int, metavar='N', help='once the model is full, go on from the last N bytes')
   parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'), help='of weights and caches')
   parser.add_argument('--image', metavar='OUT.png', help='write images, as a grid in this file')
   parser.add_argument('--complete', metavar='IN.png', help='keep the upper half of this image and fill in the rest')

@@ -162,7 +162,9 @@ def test_the_lower_half_is_filled_in(images, tmp_path, monkeypatch, capsys):
   assert not np.array_equal(completed[0], completed[1])
 
 
-MISTAKES = [(['--length', '200'], 'a prompt of 0 tokens and 200 more are over the maximum of 90'),
+MISTAKES = [(['--window', '0'], 'window is 0'), (['--window', '90'], 'window is 90: give fewer tokens than the 90'),
+            (['--image', '{tmp}/out.png', '--window', '3'], '--window is of texts'),
+            (['--length', '200'], 'a prompt of 0 tokens and 200 more are over the maximum of 90'),
             (['--prompt', 'x' * 91], 'a prompt of 91 tokens'), (['--prompt_file', '{tmp}/empty'], 'is empty'),
             (['--prompt_file', '{tmp}/none'], 'cannot be read'), (['--temperature', '-1'], 'temperature is -1.0'),
             (['--top_p', '0'], 'top_p is 0.0'), (['--top_p', '1.5'], 'top_p is 1.5'), (['--top_k', '0'], 'top_k is 0'),

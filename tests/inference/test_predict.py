@@ -229,7 +229,7 @@ def test_trax_samples_again_and_again(small, inputs, first):
     assert not isinstance(sample(first), str)
   again = {sample(accelerate) for accelerate in (first, not first, first)}  # One state that was not put back, one error.
   assert len(again) == 1 and ('14 tokens are more than max_length 13' if inputs is None else
-                              'several tokens at once after 9') in again.pop()
+                              'several tokens at once after 10') in again.pop()
   for accelerate in first, not first, first:
     cached.state = small.start
     assert sample(accelerate, inputs=np.ones((3, 2), np.int32), batch_size=3).startswith(

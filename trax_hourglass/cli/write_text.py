@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from trax_hourglass.cli import sampling
+from trax_hourglass.inference import moving_window
 from trax_hourglass.runtime.errors import InputError
 
 _TEXT_LENGTH = 500
@@ -28,8 +29,10 @@ def write_texts(args):
                      'shown as text: sample from it in Python by trax_hourglass.decoding, and decode by its vocabulary')
   if model.vocab_size < 256 and max(prompt, default=0) >= model.vocab_size:
     raise InputError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
+  sampler, prompts = sampling.make_sampler(args, model), [prompt] * args.count
   # Raises what there is to raise.
-  pieces = sampling.make_sampler(args, model).stream([prompt] * args.count, length, args.seed)
+  pieces = (sampler.stream(prompts, length, args.seed) if args.window is None else
+            moving_window.stream(sampler, prompts, length, args.window, args.seed))
   show = _Terminal(prompt, args.count, args.json)
   written = sampling.write(pieces, show)
   texts = [_bytes(sample).decode('utf-8', 'replace') for sample in written.samples]

@@ -121,7 +121,17 @@ class Sampler:
     pieces = list(self.stream(prompts, length, seed, first_sequence))
     return [Sample(*(np.concatenate(parts) for parts in zip(*of_one))) for of_one in zip(*pieces)]
 
-  def stream(self, prompts, length, seed=0, first_sequence=0):
+  @property
+  def model(self):
+    """The model."""
+    return self._model
+
+  @property
+  def stop(self):
+    """The token that ends a sequence, or None."""
+    return self._stop
+
+  def stream(self, prompts, length, seed=0, first_sequence=0, part=0):
     """Yields lists of Samples, a piece for each prompt, until all have been given `length` tokens or the stop token.
 
     Args:
@@ -129,6 +139,7 @@ class Sampler:
       length: tokens to write after each prompt.
       seed: whole number that decides what is drawn, not below 0 and below 2^63; its lower 32 bits count.
       first_sequence: number of the first sequence, for the keys; a batch of sequences i .. j is drawn as part of all.
+      part: number of this part of longer sequences, for the keys; see moving_window.py.
 
     Raises:
       InputError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
@@ -140,11 +151,11 @@ class Sampler:
       raise InputError(f'{len(prompts)} prompts and {length} tokens to write: give at least one of each')
     if longest + length > self._model.max_length:
       raise InputError(f'a prompt of {longest} tokens and {length} more are over the maximum of '
-                       f'{self._model.max_length}: '
-                       'shorten one of them or build the model with a larger Hourglass.max_length')
-    return self._stream(prompts, length, seed, first_sequence)
+                       f'{self._model.max_length}: shorten one of them, build the model with a larger '
+                       'Hourglass.max_length, or go on by a moving window (--window N)')
+    return self._stream(prompts, length, seed, first_sequence, part)
 
-  def _stream(self, prompts, length, seed, first_sequence):
+  def _stream(self, prompts, length, seed, first_sequence, part):
     n_before = min(map(len, prompts))
     batch, ends = len(prompts), np.array([len(prompt) + length for prompt in prompts])
     forced = np.full((batch, ends.max() + self._piece), -1, np.int32)
@@ -152,6 +163,7 @@ class Sampler:
       row[:len(prompt)] = prompt
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.PRNGKey(seed)))(
         first_sequence + jnp.arange(batch, dtype=jnp.uint32))
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, part))(keys) if part else keys
     beginning = np.concatenate([np.full((batch, 1), START, np.int32), forced[:, :n_before]], axis=1)
     start = self._cast(self._model.start(batch))
     carry, *first = self._first(self._weights, start, beginning, keys, forced[:, n_before])

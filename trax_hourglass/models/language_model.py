@@ -124,8 +124,8 @@ class LanguageModel(tl.Serial):
     """Raises InputError unless a state is of so many sequences, the first axis of all its larger arrays."""
     found = next((leaf.shape[0] for leaf in jax.tree.leaves(state) if len(leaf.shape) > 2), batch)
     if found != batch:
-      raise InputError(f'the tokens are of {batch} sequences and the state of {found}: initialise the model for {batch}, '
-                       f'or give it the state that start({batch}) returns')
+      raise InputError(f'the tokens are of {batch} sequences and the state of {found}: initialise the model for '
+                       f'{batch}, or give it the state that start({batch}) returns')
 
   def _check(self, inputs):
     """Returns the tokens; raises InputError for what no layer below would report, or only as a shape error of its

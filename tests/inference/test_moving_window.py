@@ -1,0 +1,65 @@
+"""Sampling past the room: each part is what the model draws from the window, and nothing is lost between parts."""
+
+import numpy as np
+import pytest
+from trax import shapes
+
+from tests.helpers import pairs
+from trax_hourglass.inference import decoding
+from trax_hourglass.inference import moving_window
+
+ROOM, WINDOW = 12, 5
+
+
+@pytest.fixture(scope='module')
+def model():
+  made = pairs.ours('0@1 1@2 0@1', 'average', 'repeat', mode='predict', max_length=ROOM)
+  made.init(shapes.ShapeDtype((1, 1), np.int32))
+  return made
+
+
+def whole(sampler, prompts, length, window=WINDOW, seed=0):
+  pieces = list(moving_window.stream(sampler, prompts, length, window, seed))
+  return [np.concatenate([piece[row].tokens for piece in pieces]).tolist() for row in range(len(prompts))]
+
+
+def test_each_part_goes_on_from_the_last_tokens(model):
+  sampler = decoding.Sampler(model, decoding.Choice(temperature=0.0), piece=4)
+  prompt = [3, 1, 4]
+  text = list(prompt)
+  for n in (ROOM - 3, ROOM - WINDOW, ROOM - WINDOW, 2):
+    begun = text if text == prompt else text[-WINDOW:]
+    text += sampler.sample([begun], n)[0].tokens.tolist()
+  assert whole(sampler, [prompt], 25) == [text[3:]]
+
+
+def test_parts_draw_by_keys_of_their_own_and_the_seed_decides(model):
+  sampler = decoding.Sampler(model, piece=4)
+  first = whole(sampler, [[3], [1, 4, 1, 5]], 40, seed=7)
+  assert [len(tokens) for tokens in first] == [40, 40] and first == whole(sampler, [[3], [1, 4, 1, 5]], 40, seed=7)
+  room = ROOM - 4
+  assert [tokens[:room] for tokens in first] == [
+      sample.tokens.tolist() for sample in sampler.sample([[3], [1, 4, 1, 5]], room, seed=7)]
+  assert first != whole(sampler, [[3], [1, 4, 1, 5]], 40, seed=8)
+
+
+def test_a_sequence_that_has_stopped_writes_no_more(model):
+  free = whole(decoding.Sampler(model, piece=4), [[3], [1, 4]], 60, seed=1)
+  stop = free[0][20]
+  found = whole(decoding.Sampler(model, piece=4, stop=stop), [[3], [1, 4]], 60, seed=1)
+  for tokens, of_free in zip(found, free):
+    n = of_free.index(stop) + 1 if stop in of_free else 60
+    assert tokens[:min(n, ROOM - 2)] == of_free[:min(n, ROOM - 2)]  # Later parts begin where all have stopped or are full.
+    assert stop not in tokens[:-1] and (tokens[-1] == stop or len(tokens) == 60)
+
+
+def test_a_long_prompt_counts_by_its_last_tokens(model):
+  sampler = decoding.Sampler(model, decoding.Choice(temperature=0.0))
+  long = list(range(11)) * 3
+  assert whole(sampler, [long], 5) == [sampler.sample([long[-WINDOW:]], 5)[0].tokens.tolist()]
+
+
+@pytest.mark.parametrize('window, message', [(0, 'window is 0'), (ROOM, 'window is 12: give fewer tokens than the 12')])
+def test_windows_that_are_none(model, window, message):
+  with pytest.raises(ValueError, match=message):
+    whole(decoding.Sampler(model), [[3]], 5, window)
