@@ -227,7 +227,8 @@ def test_trax_samples_again_and_again(small, inputs, first):
   expected = sample(first)
   if inputs is None:  # It goes on from where it was.
     assert not isinstance(sample(first), str)
-  again = {sample(accelerate) for accelerate in (first, not first, first)}  # One state that was not put back, one error.
+  # One state that was not put back, one error.
+  again = {sample(accelerate) for accelerate in (first, not first, first)}
   assert len(again) == 1 and ('14 tokens are more than max_length 13' if inputs is None else
                               'several tokens at once after 10') in again.pop()
   for accelerate in first, not first, first:
