@@ -27,6 +27,7 @@ from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checksums
+from trax_hourglass.training import quiet_orbax
 from trax_hourglass.training.retention import Kept
 
 FOLDER = 'checkpoints'
@@ -84,7 +85,7 @@ class Store:
     notes = json.dumps({**notes, 'step': step, 'shapes': {part: _shapes(of_part) for part, of_part in arrays.items()}})
     self._pending, self._error = step, None
     unfinished = self.folder / f'{step}{_UNFINISHED}'
-    ocp = _orbax()
+    ocp = quiet_orbax.orbax()
     try:
       with distributed.together(f'making {str(self.folder)!r}'):
         if distributed.is_first():
@@ -248,11 +249,11 @@ class Store:
     like = {part: [np.empty(shape, dtype) for shape, dtype in of_part]
             for part, of_part in self.notes(step)['shapes'].items()}
     host = jax.process_index()
-    return self._read(step, like, multiprocessing_options=_orbax().options.MultiprocessingOptions(
+    return self._read(step, like, multiprocessing_options=quiet_orbax.orbax().options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f'host{host}'))
 
   def _read(self, step, like, **options):
-    ocp = _orbax()
+    ocp = quiet_orbax.orbax()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), **options) as reader:
       read = reader.restore(self.folder / str(step), args=ocp.args.Composite(
           **{part: ocp.args.StandardRestore(_named(of_part)) for part, of_part in like.items() if of_part}))
@@ -289,12 +290,6 @@ class Store:
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(self.folder / str(step), aside)
     return aside
-
-
-def _orbax():
-  """Returns Orbax, imported when a checkpoint is written or read: the first loss need not wait for it."""
-  import orbax.checkpoint  # pylint: disable=g-import-not-at-top
-  return orbax.checkpoint
 
 
 def abstract(arrays, sharding):

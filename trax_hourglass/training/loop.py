@@ -73,11 +73,10 @@ class Loop(training.Loop):
     """
     loss_lib.check_chunk(model, loss_chunk)
     self.loss, self.stopped_by, self.seconds_paused = None, None, 0.0
-    self._stop_after = stop_after
     self._record, self._evaluate, self._export_at = record, evaluate, export_at or (lambda step: False)
     self._loss_chunk = loss_chunk
     self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
-    self._seed = random_seed
+    self._seed, self._stop_after = random_seed, stop_after
     self._unread = []  # (step, learning rate, statistics) since `settle`, on the device.
     self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
     self._saved = None
@@ -205,6 +204,7 @@ class Loop(training.Loop):
              'history': self.history.to_dict(), 'bits': self._bits(), 'since_logged': [self._n_summed, self._sums],
              'n_skipped': self._n_skipped, 'logged_at': self._logged_at}
     self._saved = self.step
+    self._record.mend()
     self._record.store.save(self.step, self._trainer.arrays(), notes)
 
   def save_failed(self, step, error):

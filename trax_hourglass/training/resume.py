@@ -1,5 +1,6 @@
 """A process's hold on a run directory: it is the only one there, and the run is the one that it was before."""
 
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -12,6 +13,7 @@ from trax_hourglass.data import fingerprint
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import retention
 from trax_hourglass.training import run_config
@@ -88,12 +90,41 @@ class RunRecord:
     """Writes the config: from here on the directory is of this run.
 
     Raises:
-      OSError: the directory cannot be written to.
+      InputError: the directory cannot be written to.
     """
     with distributed.together(f'writing to {str(self.path)!r}'):
       if distributed.is_first():
-        atomic_files.write(self.path / CONFIG, gin.operative_config_str())
-        versions.write(self.path)
+        self._write_config()
+
+  def mend(self):
+    """Makes the directory again, without its checkpoints, where it has gone during training; says so if it cannot.
+
+    Raises:
+      InputError: another process trains there by now.
+    """
+    if distributed.is_first() and not (self.path / CONFIG).exists():
+      say(f'{self.path} has gone and is made again')
+      if self._lock is not None:
+        os.close(self._lock)
+        self._lock = None
+      try:
+        self._take_lock()
+        self._write_config()
+      except _CannotWrite as error:
+        say(f'{error}; training goes on and it is tried again')
+
+  def _write_config(self):
+    with self._clear_errors():
+      atomic_files.write(self.path / CONFIG, gin.operative_config_str())
+      versions.write(self.path)
+
+  @contextlib.contextmanager
+  def _clear_errors(self):
+    try:
+      yield
+    except OSError as error:
+      raise _CannotWrite(f'output_dir {str(self.path)!r} cannot be written to ({error}): free or grant space there, '
+                         'or give another') from None
 
   def __exit__(self, *_):
     # Nobody else may take the directory while this process writes there, even if this is cut short.
@@ -103,11 +134,9 @@ class RunRecord:
   def _take_lock(self):
     if self.path.exists() and not self.path.is_dir():
       raise InputError(f'output_dir {str(self.path)!r} is a file: give a folder')
-    try:
+    with self._clear_errors():
       self.path.mkdir(parents=True, exist_ok=True)
       lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-      raise InputError(f'output_dir {str(self.path)!r} cannot be written to ({error}): give another') from None
     try:
       # The system lets go of it when the process ends, however it ends.
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,8 +147,9 @@ class RunRecord:
       raise InputError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another '
                        'output_dir') from None
     self._lock = lock
-    os.ftruncate(lock, 0)
-    os.write(lock, f'process {os.getpid()} of {platform.node()}'.encode())
+    with self._clear_errors():
+      os.ftruncate(lock, 0)
+      os.write(lock, f'process {os.getpid()} of {platform.node()}'.encode())
 
   def _check_same_run(self):
     changed = run_config.differences(self.notes['config'], self._config)
@@ -138,3 +168,7 @@ class RunRecord:
       shutil.rmtree(self.path, ignore_errors=True)
     os.close(self._lock)
     self._lock = None
+
+
+class _CannotWrite(InputError):
+  """The file system refuses."""

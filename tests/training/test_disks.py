@@ -1,0 +1,107 @@
+"""Disks that are full, read-only or gone: one line, nothing of the libraries' own; training goes on where it can."""
+
+import asyncio
+import fcntl
+import logging
+import sys
+import types
+
+import pytest
+
+from tests.helpers import runs
+from trax_hourglass.runtime import atomic_files
+from trax_hourglass.training import quiet_orbax
+
+LONG = 'n_steps = 6', 'fit.checkpoint_every = 2'
+
+
+class Late:
+  """Fails when it is deleted, where Python can raise nothing; so do TensorStore's threads."""
+
+  def __init__(self, fails):
+    self.fails = fails
+
+  def __del__(self):
+    self.fails()
+
+
+def test_writers_that_fail_late_print_nothing_and_other_errors_are_shown(monkeypatch):
+  shown = []
+  monkeypatch.setattr(sys, 'unraisablehook', lambda raised: shown.append(raised.exc_type))
+  quiet_orbax.orbax.cache_clear()
+  quiet_orbax.orbax()
+  loop = asyncio.new_event_loop()
+  loop.close()
+  try:
+    loop.call_soon_threadsafe(print)
+  except RuntimeError as late:
+    trace = late.__traceback__.tb_next  # A thread of TensorStore's has no frame of a caller.
+    sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=late, exc_traceback=trace))
+  assert not shown
+  Late(lambda: 1 / 0)
+  assert shown == [ZeroDivisionError]
+
+
+def test_futures_that_nobody_reads_say_nothing(caplog):
+  quiet_orbax.orbax()
+  logging.getLogger('asyncio').error('Future exception was never retrieved')
+  logging.getLogger('asyncio').error('something else')
+  assert [record.getMessage() for record in caplog.records] == ['something else']
+
+
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), OSError(30, 'Read-only file system')])
+def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch, error):
+  def refuse(*_):
+    raise error
+
+  monkeypatch.setattr(atomic_files, 'write', refuse)
+  with pytest.raises(ValueError, match=rf"run' cannot be written to \(\[Errno {error.errno}\].*free or grant space"):
+    runs.run(tmp_path / 'run')
+
+
+class Deleting:
+  """A callback that takes the run directory away after some step."""
+  folder, then = None, None
+
+  def __init__(self, loop):
+    del loop
+
+  def call_at(self, step):
+    return step == 3
+
+  def on_step_begin(self, step):
+    del step
+
+  def on_step_end(self, step):
+    del step
+    self.folder.rename(f'{self.folder} before')  # A checkpoint may be on its way into it.
+    if self.then:
+      self.then()
+
+
+def deleted(tmp_path, then=None):
+  kind = type('Deleting', (Deleting,), {'folder': tmp_path / 'run', 'then': staticmethod(then) if then else None})
+  runs.gin.clear_config()
+  runs.gin_config.parse_gin([runs.TINY], LONG)
+  return runs.th.fit(str(tmp_path / 'run'), callbacks=[kind])
+
+
+def test_a_directory_that_somebody_deletes_is_made_again(tmp_path, capsys):
+  assert deleted(tmp_path).step == 6
+  assert capsys.readouterr().err.count('run has gone and is made again\n') == 1
+  assert (tmp_path / 'run' / 'config.gin').exists() and (tmp_path / 'run' / 'versions.json').exists()
+  assert runs.run(tmp_path / 'run', *LONG, 'n_steps = 7').step == 7
+
+
+def test_a_directory_that_another_process_took_is_left_to_it(tmp_path):
+  kept = []
+
+  def take():
+    (tmp_path / 'run').mkdir()
+    kept.append(open(tmp_path / 'run' / 'run.lock', 'w', encoding='utf-8'))
+    fcntl.flock(kept[0], fcntl.LOCK_EX)
+
+  with pytest.raises(ValueError, match='trains in'):
+    deleted(tmp_path, take)
+  assert not (tmp_path / 'run' / 'config.gin').exists()
+  kept[0].close()
