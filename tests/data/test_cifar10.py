@@ -67,7 +67,8 @@ def test_cifar10_from_an_archive(tmp_path, small_cifar10, write, form):
   (tmp_path / 'data').mkdir()
   kind = 'zip' if form.endswith('zip') else 'gztar'
   path = shutil.make_archive(str(tmp_path / 'data' / 'cifar-10'), kind, tmp_path / 'files')
-  corpus = cifar10.Cifar10(tmp_path / 'data' if form == 'in a folder' else path, n_valid=2, cache_dir=tmp_path / 'cache')
+  path = tmp_path / 'data' if form == 'in a folder' else path
+  corpus = cifar10.Cifar10(path, n_valid=2, cache_dir=tmp_path / 'cache')
   for split, images in (('train', TRAIN[:5]), ('valid', TRAIN[5:]), ('test', TEST)):
     assert_split(corpus, split, images)
   assert 'train, valid, test; valid is the last 2 training images' in corpus.summary

@@ -70,8 +70,8 @@ def test_links_are_followed_and_end(tmp_path):
 def test_links_in_archives_are_followed_and_never_out_of_them(tmp_path, write):
   (tmp_path / 'secret').write_text('secret')
   write(tmp_path / 'archive', {'a/x': b'one', 'a/y': b'two'}, {
-      'b/x': '../a/x', 'c': 'a', 'd/e': '../c', 'up': '../secret', 'absolute': str(tmp_path / 'secret'), 'round': 'round',
-      'a/back': '../a', 'nothing': 'a/z'})
+      'b/x': '../a/x', 'c': 'a', 'd/e': '../c', 'up': '../secret', 'absolute': str(tmp_path / 'secret'),
+      'round': 'round', 'a/back': '../a', 'nothing': 'a/z'})
   source = sources.Archive(tmp_path / 'archive')
   assert {name.removeprefix('./'): content.decode() for name, content in source.contents(source.names)} == {
       'a/x': 'one', 'a/y': 'two', 'b/x': 'one', 'c/x': 'one', 'c/y': 'two', 'd/e/x': 'one', 'd/e/y': 'two'}
@@ -102,7 +102,8 @@ def test_packed_text_that_is_cut_off(tmp_path, monkeypatch, pack):
 @pytest.mark.parametrize('write', [write_links_to_zip, write_links_to_tar])
 def test_archives_of_texts_are_their_texts(tmp_path, monkeypatch, write):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  write(tmp_path / 'wiki', {f'wikitext/wiki.{split}.raw': split.encode() * 9 for split in ('train', 'valid', 'test')}, {})
+  splits = 'train', 'valid', 'test'
+  write(tmp_path / 'wiki', {f'wikitext/wiki.{split}.raw': split.encode() * 9 for split in splits}, {})
   for _ in range(2):  # The second time from the cache.
     corpus = th.ByteCorpus(str(tmp_path / 'wiki'))
     assert everything(corpus) == b'train' * 9 + b'valid' * 9 + b'test' * 9
