@@ -21,7 +21,7 @@ from trax_hourglass.models import trax_checkpoint
 from trax_hourglass import train
 from trax_hourglass.training import checkpoints
 
-EXAMPLES = sampling.examples(50, 520)
+EXAMPLES = sampling.examples(50, 5000)
 
 # Small enough to be trained at once where they are right, and mostly wrong.
 NUMBERS = st.sampled_from([
@@ -45,7 +45,8 @@ NAMES = st.sampled_from([
     'UpsampleByAttention.distances_in', 'ShortenByAttention.query', 'Hourglass.ff_activation', 'Hourglass.max_length',
     'Hourglass.dropout_shared_axes', 'trax.optimizers.Adam.eps', 'trax.optimizers.Adam.b1',
     'trax.optimizers.Adam.clip_grad_norm', 'fit.callbacks', 'fit.keep_best', 'WarmupCosine.n_steps', 'ByteCorpus.path',
-    'WarmupCosine.peak', 'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2', 'fit.output_dir', '.', 'fit.'
+    'WarmupCosine.peak', 'fit.stop_after', 'fit.init_from', 'fit.init_partial', 'ByteCorpus.splits',
+    'fit.nothing', 'Nothing.x', 'nothing', '', 'a b', '1.2', 'fit.output_dir', '.', 'fit.'
 ])
 RIGHT = st.sampled_from([
     'fit.seed = 3', "fit.dtype = 'bfloat16'", 'fit.accumulate = 2', "fit.on_non_finite = 'skip'", 'batch_size = 3',
@@ -66,12 +67,13 @@ FLAGS = st.sampled_from([
     '--config_file=no_such_file.gin', '--config_file=.', '--config', '--n_hosts=x'
 ])
 WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0x1', '-', 'é', '/',
-                         '{folder}/no.pkl.gz', '{run}/config.gin'])
+                         '{folder}/no.pkl.gz', '{run}/config.gin',
+                         '{folder}/no.safetensors', '{folder}/new.safetensors'])
 # Of each command: flags that take numbers, flags that take words, and flags that take nothing.
 OTHER_COMMANDS = {
     evaluate: (['context', 'stride', 'max_tokens', 'batch_size'],
                ['split', 'protocol', 'checkpoint', 'config'], ['json']),
-    generate: (['length', 'temperature', 'top_k', 'top_p', 'seed', 'count', 'stop'],
+    generate: (['length', 'temperature', 'top_k', 'top_p', 'seed', 'count', 'stop', 'window'],
                ['prompt', 'prompt_file', 'checkpoint', 'dtype', 'image', 'complete', 'config'], ['json']),
     export: ([], ['to', 'checkpoint'], ['authors']),
 }

@@ -4,6 +4,7 @@ in.
 
 import csv
 import json
+import os
 import pathlib
 import shutil
 import textwrap
@@ -25,6 +26,7 @@ from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
 from trax_hourglass.inference import decoding
 from trax_hourglass.layers import plugins
+from trax_hourglass.runtime import folder_lock
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
 from trax_hourglass.training import step
@@ -150,6 +152,16 @@ def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatc
   wide = FAILS.replace('{', "{'wide': 'Hourglass.d_ff = 11',")
   rows = comparisons.by_name(comparisons.run(folder, wide, 'compare.seeds = (0,)'))
   assert rows['wide']['errors'] == ['not run'] and rows['flat']['n_seeds'] == 1
+
+
+def test_two_comparisons_in_one_folder(finished, tmp_path):
+  folder = shutil.copytree(finished[0], tmp_path / 'copy')
+  lock = folder_lock.take(folder, 'compare.lock', 'compares')
+  with pytest.raises(ValueError, match=r"process \d+ of .* compares in '.*copy': wait for it or give another output_dir"):
+    comparisons.run(folder, FAILS)
+  os.close(lock)
+  comparisons.run(folder, FAILS)
+  os.close(folder_lock.take(folder, 'compare.lock', 'compares'))  # It was given back.
 
 
 def test_a_folder_of_other_results_is_refused(finished):

@@ -6,6 +6,7 @@ import time
 import tracemalloc
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors import numpy as safetensors_numpy
 from trax import shapes
 
 from tests.helpers import pairs
+from tests.helpers import sampling
 from trax_hourglass.models import interop
 from trax_hourglass.models import weight_files
 from trax_hourglass.models import weight_names
@@ -110,22 +112,42 @@ def test_hostile_safetensors_are_refused_in_bounded_time_and_memory(tmp_path, na
   assert peak < 1 << 24 and time.process_time() - started < 10
 
 
-@given(st.data())
-def test_damaged_safetensors_are_refused_or_fit(tmp_path_factory, source, data):
-  path = tmp_path_factory.getbasetemp() / 'damaged.safetensors'
-  weight_files.write(path, source, 7, 'x = 1')
-  content = bytearray(path.read_bytes())
-  place = data.draw(st.integers(0, len(content) - 1) | st.integers(0, 9000))
-  if data.draw(st.booleans()):
-    content[place:] = b''
+@pytest.mark.parametrize('form', ['ours.pkl.gz', 'authors.pkl.gz', 'a.safetensors'])
+def test_a_damaged_file_is_refused_or_gives_the_right_weights(tmp_path, source, form):
+  path, other = tmp_path / form, model()
+  if form == 'authors.pkl.gz':
+    interop.to_trax(source, path)
   else:
-    content[place] ^= data.draw(st.integers(1, 255))
-  path.write_bytes(content)
-  other = model()
-  try:
-    weight_files.take(weight_files.read(path), other)
-  except errors.InputError as error:
-    assert 'damaged.safetensors' in str(error)
+    weight_files.write(path, source, 7, 'x = 1')
+  sound = path.read_bytes()
+  codes = []
+
+  @settings(max_examples=sampling.examples(100, 2000))
+  @given(st.data())
+  def damage(data):
+    content, kind = bytearray(sound), data.draw(st.sampled_from(['flip', 'cut', 'zero', 'remove']))
+    place = data.draw(st.integers(0, len(content) - 1) | st.integers(0, min(9000, len(content) - 1)))
+    if kind == 'flip':
+      content[place] ^= data.draw(st.integers(1, 255))
+    elif kind == 'cut':
+      del content[place:]
+    elif kind == 'zero':
+      n = data.draw(st.integers(1, len(content) - place))
+      content[place:place + n] = bytes(n)
+    path.write_bytes(content)
+    if kind == 'remove':
+      path.unlink()
+    try:
+      weight_files.take(weight_files.read(path), other)
+    except errors.InputError as error:
+      assert form in str(error)
+      codes.append(2)
+    else:
+      jax.tree.map(np.testing.assert_array_equal, other.weights, source.weights)
+      codes.append(0)
+
+  damage()
+  assert codes.count(2) > len(codes) / 2
 
 
 def test_half_precision_is_read_as_the_model_has_it(tmp_path, source):

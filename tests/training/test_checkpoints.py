@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.helpers import sampling
 from tests.helpers import runs
 
 from trax_hourglass.runtime import distributed
@@ -142,7 +143,8 @@ def test_bad_numbers_to_keep(options, message):
     retention.Kept(**options)
 
 
-@hypothesis.settings(max_examples=120, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(max_examples=sampling.examples(120, 2000),
+                     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.data())
 def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, capsys, data):
   directory = tmp_path_factory.mktemp('damaged')
@@ -150,12 +152,16 @@ def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, c
   newest = directory / 'checkpoints' / '20'
   path = data.draw(st.sampled_from(sorted(p for p in newest.rglob('*') if p.is_file())))
   content = bytearray(path.read_bytes())
-  kind = data.draw(st.sampled_from(['flip', 'cut', 'remove', 'add'] if content else ['remove', 'add']))
+  kind = data.draw(st.sampled_from(['flip', 'cut', 'zero', 'remove', 'add'] if any(content) else ['remove', 'add']))
   if kind == 'flip':
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
   elif kind == 'cut':
     path.write_bytes(content[:data.draw(st.integers(0, len(content) - 1))])
+  elif kind == 'zero':
+    first = data.draw(st.sampled_from([place for place, byte in enumerate(content) if byte][:999]))
+    n = data.draw(st.integers(1, len(content) - first))
+    path.write_bytes(content[:first] + bytes(n) + content[first + n:])
   elif kind == 'remove':
     path.unlink()
   else:

@@ -13,8 +13,10 @@ directory of its own. The folder of a comparison:
 What is finished is not run again; what was cut off goes on from its last checkpoint; what has failed is tried again.
 """
 
+import contextlib
 import functools
 import gc
+import os
 import pathlib
 
 import gin
@@ -30,11 +32,12 @@ from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import checks
+from trax_hourglass.runtime import folder_lock
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training import run_directory
 
-CONFIG = 'comparison.gin'
+CONFIG, _LOCK = 'comparison.gin', 'compare.lock'
 
 
 def compare(output_dir,
@@ -99,9 +102,9 @@ def compare(output_dir,
     _check_paper(paper, rows)
     comparison = Comparison(folder, configuration, rows, budget, measured_steps,
                             {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper)
-    comparison.begin(arguments)
-    compilation_cache.use()  # Rows of equal programs compile them once.
-    return comparison.run(seeds)
+    with comparison.begun(arguments):
+      compilation_cache.use()  # Rows of equal programs compile them once.
+      return comparison.run(seeds)
   finally:
     configuration.configure_as_before()
 
@@ -115,15 +118,20 @@ class Comparison:
     self._configuration, self._budget, self._measured_steps = configuration, budget, measured_steps
     self._scored, self._paper = scored, paper
 
-  def begin(self, arguments):
-    """Makes the folder, or checks that what is in it belongs to this comparison.
+  @contextlib.contextmanager
+  def begun(self, arguments):
+    """Makes the folder, or checks that what is in it belongs to this comparison, and holds it.
 
     Args:
       arguments: of `compare` by name, to be kept; gin itself would sort the rows.
+
+    Raises:
+      InputError: it is of something else, or another process compares there.
     """
     if self.folder.exists() and not self.folder.is_dir():
       raise InputError(f'output_dir {str(self.folder)!r} is a file: give a folder')
-    if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / CONFIG).exists():
+    others = [path for path in self.folder.glob('*') if path.name != _LOCK]
+    if others and not (self.folder / CONFIG).exists():
       raise InputError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
     for row in self.rows:
       before = records.read(row.directory / records.PLAN)
@@ -138,9 +146,13 @@ class Comparison:
     if others:
       raise InputError(f'output_dir {str(self.folder)!r} holds rows that this comparison does not have, '
                        f'{", ".join(others)}: give another folder, name them too, or delete theirs')
-    self.folder.mkdir(parents=True, exist_ok=True)
+    lock = folder_lock.take(self.folder, _LOCK, 'compares')
     kept = '\n'.join(f'compare.{name} = {_as_gin(value)}' for name, value in arguments.items())
     atomic_files.write(self.folder / CONFIG, '\n'.join([*self._configuration.common, kept, '']))
+    try:
+      yield
+    finally:
+      os.close(lock)
 
   def run(self, seeds):
     """Measures all rows, trains and evaluates them, and writes the report after each."""

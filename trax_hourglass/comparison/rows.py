@@ -18,7 +18,7 @@ from trax_hourglass.training import evaluate_run
 from trax_hourglass.training.settings import Settings
 
 PROBE = 7  # Steps that a row is configured with before its own number is known.
-_TAKEN = 'comparison.gin', *report.FILES  # Names in a comparison's folder.
+_TAKEN = 'comparison.gin', 'compare.lock', *report.FILES  # Names in a comparison's folder.
 
 
 @dataclasses.dataclass(frozen=True)

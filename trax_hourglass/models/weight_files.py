@@ -1,5 +1,6 @@
 """Files of weights: Trax's `.pkl.gz` in our order or the authors', and `.safetensors` with names and a config."""
 
+import hashlib
 import typing
 
 import jax
@@ -15,6 +16,7 @@ from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime.errors import InputError
 
 TRAX, SAFE = '.pkl.gz', '.safetensors'
+_FORMAT, _SUM = 'trax_hourglass', 'sha256'
 _SHOWN = 5  # Weights that an error lists.
 
 
@@ -70,6 +72,9 @@ def read(path):
   except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
     # The reader's NumPy side knows fewer types than the format has, and fails on others in several ways.
     raise InputError(f'{path}: cannot be read, {error}') from None
+  expected = described.pop(_SUM, None)
+  if (expected or described.get('format') == _FORMAT) and expected != _digest(dict(zip(names, arrays)), described):
+    raise InputError(f'{path}: is damaged, it is not what its {_SUM} is of: fetch or export it again')
   for name, array in zip(names, arrays):
     if not jnp.issubdtype(array.dtype, jnp.floating):
       raise InputError(f'{path}: {name} holds {array.dtype}, where weights are floating-point numbers')
@@ -95,8 +100,9 @@ def write(path, model, step=None, config=None):
     return
   named = {name: np.ascontiguousarray(leaf)
            for name, leaf in zip(weight_names.names(model), jax.tree.leaves(model.weights), strict=True)}
-  described = {'format': 'trax_hourglass', **({} if step is None else {'step': str(step)}),
+  described = {'format': _FORMAT, **({} if step is None else {'step': str(step)}),
                **({} if config is None else {'config': config})}
+  described[_SUM] = _digest(named, described)
   with atomic_files.unfinished(path) as unfinished:
     safetensors_numpy.save_file(named, unfinished, metadata=described)
 
@@ -139,6 +145,15 @@ def listed(wrong):
   """Returns the first of a list, and how many more there are, as text."""
   more = f'; and {len(wrong) - _SHOWN} more' if len(wrong) > _SHOWN else ''
   return '; '.join(wrong[:_SHOWN]) + more
+
+
+def _digest(named, described):
+  """Returns the SHA-256 of all arrays and texts, in hexadecimal digits."""
+  digest = hashlib.sha256(repr(sorted(described.items())).encode())
+  for name, array in sorted(named.items()):
+    digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
 
 
 def _size(array):

@@ -1,10 +1,8 @@
 """A process's hold on a run directory: it is the only one there, and the run is the one that it was before."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
-import platform
 import shutil
 
 import gin
@@ -13,6 +11,7 @@ from trax_hourglass.data import fingerprint
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime import folder_lock
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import retention
@@ -135,21 +134,7 @@ class RunRecord:
     if self.path.exists() and not self.path.is_dir():
       raise InputError(f'output_dir {str(self.path)!r} is a file: give a folder')
     with self._clear_errors():
-      self.path.mkdir(parents=True, exist_ok=True)
-      lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-      # The system lets go of it when the process ends, however it ends.
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      who = os.read(lock, 1000).decode(errors='replace').strip()
-      os.close(lock)
-      self._is_new = False
-      raise InputError(f'{who or "another process"} trains in {str(self.path)!r}: wait for it or give another '
-                       'output_dir') from None
-    self._lock = lock
-    with self._clear_errors():
-      os.ftruncate(lock, 0)
-      os.write(lock, f'process {os.getpid()} of {platform.node()}'.encode())
+      self._lock = folder_lock.take(self.path, _LOCK, 'trains')
 
   def _check_same_run(self):
     changed = run_config.differences(self.notes['config'], self._config)
