@@ -157,7 +157,7 @@ def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatc
 def test_two_comparisons_in_one_folder(finished, tmp_path):
   folder = shutil.copytree(finished[0], tmp_path / 'copy')
   lock = folder_lock.take(folder, 'compare.lock', 'compares')
-  with pytest.raises(ValueError, match=r"process \d+ of .* compares in '.*copy': wait for it or give another output_dir"):
+  with pytest.raises(ValueError, match=r"process \d+ of .* compares in '.*copy': wait for it or give another"):
     comparisons.run(folder, FAILS)
   os.close(lock)
   comparisons.run(folder, FAILS)
