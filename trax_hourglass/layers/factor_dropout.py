@@ -67,19 +67,19 @@ def drawn(key, n):
   return (prng.mix(prng.mix(key[0]) ^ key[1]) % jnp.uint32(n)).astype(jnp.int32)
 
 
-def check_same_weights(spec, hierarchy, alternatives, shortening, upsampling):
+def check_same_weights(specs, hierarchy, alternatives, shortening, upsampling):
   """Raises InputError if weights of a resampling depend on the factor.
 
   Args:
-    spec: the model's BlockSpec.
+    specs: the BlockSpec of each level.
     hierarchy: the string, for the message.
     alternatives: levels of each alternative, as from `hierarchy.parse`.
     shortening: the model's plug-in.
     upsampling: the model's plug-in.
   """
   # Initialising would leave abstract weights in what the model's layers share.
-  spec = dataclasses.replace(spec, mode='eval', relative_biases=RelativeBiases(spec.d_model, spec.n_heads))
-  for depth in range(1, len(alternatives[0])):
+  for depth, spec in enumerate(specs[:-1], 1):
+    spec = dataclasses.replace(spec, mode='eval', relative_biases=RelativeBiases(spec.d_model, spec.n_heads))
     for role, plug_in in (('shortening', shortening), ('upsampling', upsampling)):
       found = {}
       for levels in alternatives:

@@ -11,7 +11,6 @@ from trax_hourglass.layers import core
 from trax_hourglass.layers import factor_dropout
 from trax_hourglass.layers import resampling
 from trax_hourglass.layers.attention import CausalRelativeAttention
-from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import Embedding
 from trax_hourglass.layers.group_decoding import Expanded
@@ -20,10 +19,10 @@ from trax_hourglass.layers.plugins import check_plug_ins
 from trax_hourglass.layers.plugins import make_shortening
 from trax_hourglass.layers.plugins import make_upsampling
 from trax_hourglass.layers.spec import BlockSpec
+from trax_hourglass.layers import widths
 from trax_hourglass.models import hierarchy as hierarchy_lib
 from trax_hourglass.models.language_model import LanguageModel
 from trax_hourglass.models.language_model import WithinLength
-from trax_hourglass.runtime.checks import check_sizes
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -66,9 +65,9 @@ def Hourglass(vocab_size=256,
     hierarchy: layers and total shorten factors, for example '2@1 8@3 2@1'; see hierarchy.py. With sets of factors, as
       in '2@1 8@2|3 2@1', each call in mode 'train' draws one alternative (factor_dropout.py), and other modes take the
       first.
-    d_model: D, even and a multiple of n_heads.
-    d_ff: width inside feed-forward layers.
-    n_heads: attention heads.
+    d_model: D, even and a multiple of n_heads; or a tuple, a width for each level, the top one first.
+    d_ff: width inside feed-forward layers; a number keeps its ratio to each level's width, or a tuple.
+    n_heads: attention heads; a number is the top level's, and heads are as wide at all levels, or a tuple.
     dropout: share of activations and attention weights dropped in training.
     dropout_shared_axes: axes of (B, L, D) activations along which all elements share one dropout mask, or None.
     ff_activation: function returning the activation layer of feed-forward layers.
@@ -91,15 +90,16 @@ def Hourglass(vocab_size=256,
   alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise InputError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
-  check_sizes(d_model=d_model, n_heads=n_heads)
-  spec = BlockSpec(d_model, d_ff, n_heads, dropout, dropout_shared_axes, ff_activation, recompute, mode,
-                   max_length, RelativeBiases(d_model, n_heads), attention_form)
+  specs = widths.specs(
+      BlockSpec(2, 2, 1, dropout, dropout_shared_axes, ff_activation, recompute, mode, max_length, None,
+                attention_form), len(alternatives[0]), d_model, d_ff, n_heads)
+  spec = specs[0]
   if len(alternatives) > 1:
-    factor_dropout.check_same_weights(spec, hierarchy, alternatives, shortening, upsampling)
+    factor_dropout.check_same_weights(specs, hierarchy, alternatives, shortening, upsampling)
   if mode != 'train':
     alternatives = alternatives[:1]
 
-  def stack(level, n_blocks):
+  def stack(spec, level, n_blocks):
     attention = vanilla_attention if level.total_factor == 1 else shortened_attention
     return blocks.Stack(spec, n_blocks, level.total_factor, attention)
 
@@ -108,20 +108,23 @@ def Hourglass(vocab_size=256,
     several.
     """
     level, *deeper = alternatives[0]
+    spec = specs[-1 - len(deeper)]
     if not deeper:
-      return [stack(level, level.n_before)]                        # vecs
-    valleys = [valley(*levels) for levels in alternatives]
+      return [stack(spec, level, level.n_before)]                  # vecs
+    valleys = [valley(spec, *levels) for levels in alternatives]
     factors = [levels[-1].total_factor for levels in alternatives]
     return [
-        stack(level, level.n_before),                              # vecs
+        stack(spec, level, level.n_before),                        # vecs
         factor_dropout.DrawnValley(valleys, factors) if len(valleys) > 1 else valleys[0],  # vecs
-        stack(level, level.n_after),                               # vecs
+        stack(spec, level, level.n_after),                         # vecs
     ]
 
-  def valley(level, *deeper):
+  def valley(spec, level, *deeper):
     factors = deeper[0].shorten_factor, level.total_factor
+    below = specs[-len(deeper)]
     return _valley(spec, deeper[0].shorten_factor,
-                   make_shortening(spec, 'Hourglass.shortening', shortening, *factors), from_level(deeper),
+                   make_shortening(spec, 'Hourglass.shortening', shortening, *factors),
+                   [*widths.changed(spec, below), *from_level(deeper), *widths.changed(below, spec)],
                    make_upsampling(spec, 'Hourglass.upsampling', upsampling, *factors))
 
   return LanguageModel(
@@ -131,7 +134,7 @@ def Hourglass(vocab_size=256,
       tl.Dup(),                                                    # tokens, tokens
       _pad_tokens(spec, alternatives),                             # padded tokens, tokens
       tl.ShiftRight(mode=mode),                                    # padded tokens, tokens
-      Embedding(vocab_size, d_model),                              # vecs, tokens
+      Embedding(vocab_size, spec.d_model),                            # vecs, tokens
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*alternatives),                                  # vecs, tokens
       _crop(spec),                                                 # vecs

@@ -14,6 +14,7 @@ from trax.layers import base
 from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.layers.scan import Scanned
+from trax_hourglass.layers.widths import ToWidth
 from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.runtime.errors import InputError
 
@@ -128,6 +129,9 @@ def _trax_order(layer, weights, path=(), block=None, biases=None):
     biases: list that holds the path of the biases from where they are met to where Trax lists them.
   """
   biases = [] if biases is None else biases
+  if isinstance(layer, ToWidth):
+    raise InputError('levels of the model have unequal widths, and trax.models.HourglassLM has one width: give d_model '
+                     'as a number')
   if isinstance(layer, RelativeBiases):
     if not isinstance(weights, dict):
       biases.append(path)
