@@ -21,7 +21,7 @@ _CONFIGURABLE = (
     'ByteCorpus', 'Enwik8', 'Text8', 'Wiki40b', 'Cifar10', 'VanDenOordImagenet', 'ChrabaszczImagenet', 'ImageFolder',
     'RandomWindows', 'Epochs',
     # Training and its learning-rate schedules.
-    'fit', 'WarmupCosine', 'CosineEnd',
+    'fit', 'WarmupCosine', 'WarmupStableDecay', 'CosineEnd', 'LevelRates',
 )
 _MODULES = {
     'interop': 'models.interop',                 # Weights to and from trax.models.HourglassLM.

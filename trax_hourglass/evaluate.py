@@ -4,9 +4,8 @@
     python -m trax_hourglass.evaluate --output_dir DIR --split test --protocol paper
     python -m trax_hourglass.evaluate --checkpoint model.pkl.gz --config_file gin/paper/trax_enwik8.gin --protocol paper
                                                                   a checkpoint of trax.models.HourglassLM
+    python -m trax_hourglass.evaluate --output_dir DIR --check_causality       whether any output sees the future
 """
-
-import json
 
 from trax_hourglass.cli import command_line
 
@@ -24,6 +23,8 @@ def main(argv=None):
   parser.add_argument('--stride', type=int, metavar='N', help='tokens that windows move by, scored in each')
   parser.add_argument('--max_tokens', type=int, metavar='N', help='score only the first so many')
   parser.add_argument('--batch_size', type=int, metavar='N', help="windows at a time; default: the run's")
+  parser.add_argument('--check_causality', action='store_true', help='score nothing; look for outputs that see the '
+                      'future')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
@@ -37,23 +38,13 @@ def evaluate(args):
   command_line.connect_hosts(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
-  from trax_hourglass.training import evaluate_run, run_directory  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.cli import evaluations  # pylint: disable=g-import-not-at-top
+  from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top
   distributed.end_by_sigterm()
   distributed.check_same('arguments', str([getattr(args, name) for name in (
       'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
   run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
-  result = evaluate_run.evaluate(run, args.split, args.protocol, args.context, args.stride, args.max_tokens,
-                                 args.batch_size)
-  if not distributed.is_first():
-    return
-  if args.json:
-    print(json.dumps(result.as_dict()))
-    return
-  score, unit = result.score, result.unit
-  error = '' if score.standard_error is None else f' ± {score.standard_error:.4f}'
-  print(f'{score.bits_per_token:.4f}{error} bits per {unit} ({score.n_tokens:,} {unit}s of the {result.split} split '
-        f'scored in {score.n_windows:,} windows of {score.length:,}, context {score.context:,}, stride '
-        f'{score.stride:,}; {score.tokens_per_second:,.0f} {unit}s/s; step {result.step}) of {result.checkpoint}')
+  (evaluations.check_causality if args.check_causality else evaluations.score)(run, args)
 
 
 if __name__ == '__main__':

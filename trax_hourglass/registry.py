@@ -21,6 +21,7 @@ from trax_hourglass.layers import trax_attention
 from trax_hourglass.models import hourglass
 from trax_hourglass.models import trax_language_model
 from trax_hourglass.training import fit as fit_lib
+from trax_hourglass.training import level_rates
 from trax_hourglass.training.run_config import of_older_versions  # For `train`.  pylint: disable=unused-import
 from trax_hourglass.training import schedules
 
@@ -65,6 +66,8 @@ ImageFolder = _register(image_folder.ImageFolder, 'data')
 RandomWindows = _register(batches.RandomWindows, 'data')
 Epochs = _register(batches.Epochs, 'data')
 WarmupCosine = _register(schedules.WarmupCosine, 'training')
+WarmupStableDecay = _register(schedules.WarmupStableDecay, 'training')
+LevelRates = _register(level_rates.LevelRates, 'training')
 CosineEnd = _register(schedules.CosineEnd, 'training')
 fit = _register(fit_lib.fit, 'training', denylist=['output_dir', 'callbacks'])
 compare = _register(compare_lib.compare, 'training', denylist=['output_dir'])

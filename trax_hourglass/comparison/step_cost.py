@@ -14,6 +14,7 @@ from trax import shapes
 from trax_hourglass.layers import loss as loss_lib
 from trax_hourglass.models import flops
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.training import level_rates
 from trax_hourglass.training import step as step_lib
 
 
@@ -52,7 +53,7 @@ def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options
   layers = model, tl.WeightedCategoryCrossEntropy()
   model_with_loss = tl.Serial(*layers) if loss_chunk is None else loss_lib.LossInChunks(model, loss_chunk)
   model_with_loss.init(shapes.signature(batch))
-  optimizer.tree_init(model_with_loss.weights)
+  level_rates.initialise(optimizer, model_with_loss.weights, model)
   trainer = step_lib.Trainer(model_with_loss, optimizer, **trainer_options)
 
   def arguments(step):

@@ -18,6 +18,7 @@ from trax_hourglass.layers.group_decoding import Shortened
 from trax_hourglass.layers.plugins import check_plug_ins
 from trax_hourglass.layers.plugins import make_shortening
 from trax_hourglass.layers.plugins import make_upsampling
+from trax_hourglass.layers import skips
 from trax_hourglass.layers.spec import BlockSpec
 from trax_hourglass.layers import widths
 from trax_hourglass.models import hierarchy as hierarchy_lib
@@ -41,7 +42,8 @@ def Hourglass(vocab_size=256,
               attention_form='tiles',
               recompute='products',
               mode='train',
-              max_length=2048):
+              max_length=2048,
+              skip='identity'):
   """Returns the model: tokens (B, L) -> logits (B, L, V); any L >= 1, output i sees tokens < i.
 
   Defaults are the paper's best for text. Weights are float32.
@@ -80,6 +82,8 @@ def Hourglass(vocab_size=256,
       remat.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
+    skip: what the finer vectors become before the coarser ones are added: 'identity', as in the paper, 'scaled' by a
+      learnt number, or 'linear', a map that begins at 0; see skips.py.
 
   Raises:
     InputError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a
@@ -125,7 +129,8 @@ def Hourglass(vocab_size=256,
     return _valley(spec, deeper[0].shorten_factor,
                    make_shortening(spec, 'Hourglass.shortening', shortening, *factors),
                    [*widths.changed(spec, below), *from_level(deeper), *widths.changed(below, spec)],
-                   make_upsampling(spec, 'Hourglass.upsampling', upsampling, *factors))
+                   make_upsampling(spec, 'Hourglass.upsampling', upsampling, *factors),
+                   skips.layers(skip, spec.d_model))
 
   return LanguageModel(
       spec,
@@ -143,7 +148,7 @@ def Hourglass(vocab_size=256,
   )
 
 
-def _valley(spec, shorten_factor, shorten, deeper, upsample):
+def _valley(spec, shorten_factor, shorten, deeper, upsample, skip):
   """Shortens, goes through the deeper levels, comes back and adds: (B, L, D) -> (B, L, D).
 
   The shift by K - 1 is the smallest that is causal: coarse vector i is used at positions iK .. iK + K - 1, each of
@@ -155,6 +160,7 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample):
       tl.Select([0, 1, 1]),                                        # coarse, residual, residual
       upsample if upsample.n_in == 2 else Expanded(spec, shorten_factor, upsample),  # vecs, residual
       core.LayerNorm(),                                            # vecs, residual
+      tl.Parallel(None, tl.Serial(*skip)) if skip else [],         # vecs, residual
       tl.Add(),                                                    # vecs
       name=f'Valley_{shorten_factor}',
   )

@@ -27,6 +27,7 @@ from trax_hourglass.runtime import seeds
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checkpoints
+from trax_hourglass.training import level_rates
 from trax_hourglass.training.preemption import Stopping
 from trax_hourglass.training import step as step_lib
 from trax_hourglass.training import tensorboard
@@ -77,9 +78,8 @@ class Loop(training.Loop):
     self._loss_chunk = loss_chunk
     self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
     self._seed, self._stop_after = random_seed, stop_after
-    self._unread = []  # (step, learning rate, statistics) since `settle`, on the device.
+    self._unread, self._saved = [], None  # (step, learning rate, statistics) since `settle`, on the device.
     self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
-    self._saved = None
     self._logged_at = {'train': {}, 'eval': {}}  # When each step was logged, in seconds since 1970.
     # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no
     # folder, of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no
@@ -293,7 +293,7 @@ class Loop(training.Loop):
       model = training._model_with_ends(self._model, [task.loss_layer], shapes.signature(task.sample_batch))
     else:
       model = loss_lib.LossInChunks(self._model, self._loss_chunk)
-    task.optimizer.tree_init(model.weights)
+    level_rates.initialise(task.optimizer, model.weights, self._model)
     return step_lib.Trainer(model, task.optimizer, **self._trainer_options)
 
   @property

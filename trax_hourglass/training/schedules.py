@@ -35,6 +35,34 @@ def WarmupCosine(peak, warmup_steps, n_steps):
   return learning_rate
 
 
+def WarmupStableDecay(peak, warmup_steps, decay_steps, n_steps):
+  """Returns step -> learning rate: linear up to `peak`, constant, then linear down to 0 at the last step.
+
+  Up to the decay it does not depend on `n_steps`: runs of several lengths are one run, from which each decays (arXiv
+  2405.18392); see docs/training.md.
+
+  Args:
+    peak: highest learning rate.
+    warmup_steps: steps until it is reached.
+    decay_steps: last steps, in which it falls.
+    n_steps: steps of the whole training.
+
+  Raises:
+    InputError: no steps, more steps of warm-up and decay than steps, or something that is no number.
+  """
+  _check_numbers(peak=peak, warmup_steps=warmup_steps, decay_steps=decay_steps, n_steps=n_steps)
+  if min(warmup_steps, decay_steps) < 0 or n_steps < 1 or warmup_steps + decay_steps > n_steps:
+    raise InputError(f'warmup_steps is {warmup_steps} and decay_steps {decay_steps} of n_steps {n_steps}: give at '
+                     'least one step, and together no more than there are')
+
+  def learning_rate(step):
+    if step < warmup_steps:
+      return peak * step / warmup_steps
+    return peak * max(0.0, min(1.0, (n_steps - step) / max(1, decay_steps)))
+
+  return learning_rate
+
+
 def CosineEnd(before, first_step, n_steps):
   """Returns another schedule up to a step, and from there half a cosine from where it is down to 0 at the last step.
 

@@ -1,0 +1,45 @@
+"""What the skip past a shortening does to finer vectors before coarser ones are added: (B, L, D) -> (B, L, D)."""
+
+import jax.numpy as jnp
+from trax.layers import base
+
+from trax_hourglass.layers.core import Dense
+from trax_hourglass.runtime.errors import InputError
+
+
+class _Scaled(base.Layer):
+  """Multiplies by one learnt number, 1 at first."""
+
+  def forward(self, x):
+    return x * self.weights.astype(x.dtype)
+
+  def init_weights_and_state(self, _):
+    self.weights = jnp.ones((), jnp.float32)
+
+
+def _zeros(shape, rng):
+  del rng
+  return jnp.zeros(shape, jnp.float32)
+
+
+# The paper's; a learnt number, as in HDiT (arXiv 2401.11605); a map that is 0 at first, H-Net's (arXiv 2507.07955).
+_KINDS = {
+    'identity': lambda width: [],
+    'scaled': lambda width: [_Scaled(name='ScaledSkip')],
+    'linear': lambda width: [Dense(width, kernel_initializer=_zeros, bias_initializer=_zeros)],
+}
+
+
+def layers(kind, width):
+  """Returns the layers of a skip.
+
+  Args:
+    kind: 'identity', 'scaled' or 'linear'.
+    width: D.
+
+  Raises:
+    InputError: another kind.
+  """
+  if kind not in _KINDS:
+    raise InputError(f'skip is {kind!r}: choose one of {", ".join(map(repr, _KINDS))}')
+  return _KINDS[kind](width)

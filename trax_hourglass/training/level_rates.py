@@ -1,0 +1,103 @@
+"""Learning rates of their own for the levels of a hierarchy, or for any weights by name, with any Trax optimizer."""
+
+import re
+
+import jax
+from trax.optimizers import base
+
+from trax_hourglass.models import weight_names
+from trax_hourglass.runtime.errors import InputError
+
+_DEEPER = 'valley'  # A weight's name has it once for each shortening above the weight.
+
+
+class LevelRates(base.Optimizer):
+  """Another optimizer, each weight's change of a step multiplied by a factor.
+
+  For optimizers whose change is proportional to the learning rate, as Trax's are, that is a learning rate of its own.
+  H-Net (arXiv 2507.07955, section 2.3.2) sets such rates; with a factor of 1 everywhere nothing changes.
+  """
+
+  def __init__(self, optimizer, rates):
+    """Creates it.
+
+    Args:
+      optimizer: the Trax optimizer.
+      rates: a factor for each level, the top one first, resampling counted as deeper; or {part of a name, a regular
+        expression: factor}, of which the first that is found counts; see weight_names.py.
+
+    Raises:
+      InputError: no optimizer, or rates that are no such numbers.
+    """
+    if not hasattr(optimizer, 'tree_init') or isinstance(optimizer, type):
+      raise InputError(f'optimizer of LevelRates is {optimizer!r}: give a reference such as @trax.optimizers.Adam()')
+    factors = rates.values() if isinstance(rates, dict) else rates if isinstance(rates, (tuple, list)) else ()
+    if not factors or not all(isinstance(factor, (int, float)) and factor >= 0 for factor in factors):
+      raise InputError(f'rates of LevelRates is {rates!r}: give a number for each level, such as (1.0, 0.5), or '
+                       "{'part of a name': number}")
+    super().__init__()
+    self._optimizer, self._rates = optimizer, rates
+    self._clip_grad_norm = getattr(optimizer, '_clip_grad_norm', None)
+    self._factors = None
+
+  def name_weights(self, names):
+    """Chooses each weight's factor.
+
+    Args:
+      names: of the weights, in their order.
+
+    Raises:
+      InputError: a level without a factor, a factor without a level, or a pattern that no name has.
+    """
+    if isinstance(self._rates, dict):
+      for pattern in self._rates:
+        if not any(re.search(pattern, name) for name in names):
+          raise InputError(f'rates of LevelRates has {pattern!r}, which no weight has in its name; one is called '
+                           f'{names[0]!r}')
+      self._factors = [next((factor for pattern, factor in self._rates.items() if re.search(pattern, name)), 1)
+                       for name in names]
+      return
+    levels = [name.split('/').count(_DEEPER) for name in names]
+    if len(self._rates) != max(levels) + 1:
+      raise InputError(f'rates of LevelRates is {self._rates!r}: expected {max(levels) + 1} of them, one for each '
+                       'level')
+    self._factors = [self._rates[level] for level in levels]
+
+  @property
+  def slots(self):
+    return self._optimizer.slots
+
+  @slots.setter
+  def slots(self, slots):
+    self._optimizer.slots = slots
+
+  @property
+  def opt_params(self):
+    return self._optimizer.opt_params
+
+  @opt_params.setter
+  def opt_params(self, opt_params):
+    self._optimizer.opt_params = opt_params
+
+  def tree_init(self, weight_tree):
+    return self._optimizer.tree_init(weight_tree)
+
+  def tree_update(self, step, grad_tree, weight_tree, slots, opt_params, store_slots=True):
+    new, slots, stats = self._optimizer.tree_update(step, grad_tree, weight_tree, slots, opt_params, store_slots)
+    leaves, tree = jax.tree.flatten(weight_tree)
+    scaled = [after if factor == 1 else before + factor * (after - before)
+              for before, after, factor in zip(leaves, jax.tree.leaves(new), self._factors, strict=True)]
+    return jax.tree.unflatten(tree, scaled), slots, stats
+
+
+def initialise(optimizer, weights, model):
+  """Makes an optimizer's slots, and tells one that wants to know it what weights are called.
+
+  Args:
+    optimizer: a Trax optimizer.
+    weights: what is trained, those of the model and nothing else.
+    model: the initialised model.
+  """
+  if hasattr(optimizer, 'name_weights'):
+    optimizer.name_weights(weight_names.names(model))
+  optimizer.tree_init(weights)
