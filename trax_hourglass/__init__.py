@@ -13,10 +13,11 @@ __version__ = '0.2.0'
 _CONFIGURABLE = (
     # The model, or one of Trax's under the same interface.
     'Hourglass', 'TraxLanguageModel',
-    # Plug-ins: attention, shortening, upsampling.
+    # Plug-ins: attention, shortening, upsampling, boundaries.
     'CausalRelativeAttention', 'CausalRotaryAttention', 'CausalLocalAttention', 'TraxAttention',
-    'ShortenByAttention', 'ShortenByAverage', 'ShortenByLinear',
+    'ShortenByAttention', 'ShortenByAverage', 'ShortenByLinear', 'ShortenAtBoundaries',
     'UpsampleByAttention', 'UpsampleByLinear', 'UpsampleByNothing', 'UpsampleByRepeat',
+    'UpsampleFromBoundaries', 'EveryKth', 'EndOfWord', 'AtBytes',
     # Corpora, and how windows are chosen from them.
     'ByteCorpus', 'Enwik8', 'Text8', 'Wiki40b', 'Cifar10', 'VanDenOordImagenet', 'ChrabaszczImagenet', 'ImageFolder',
     'RandomWindows', 'Epochs',

@@ -16,6 +16,8 @@ from trax_hourglass.data import image_folder
 from trax_hourglass.data import imagenet
 from trax_hourglass.data import wiki40b
 from trax_hourglass.layers import attention
+from trax_hourglass.layers import boundaries
+from trax_hourglass.layers import boundary_groups
 from trax_hourglass.layers import resampling
 from trax_hourglass.layers import trax_attention
 from trax_hourglass.models import hourglass
@@ -48,6 +50,11 @@ TraxAttention = _register(trax_attention.TraxAttention, 'layers')
 ShortenByAverage = _register(resampling.ShortenByAverage, 'layers')
 ShortenByLinear = _register(resampling.ShortenByLinear, 'layers')
 ShortenByAttention = _register(resampling.ShortenByAttention, 'layers')
+ShortenAtBoundaries = _register(boundary_groups.ShortenAtBoundaries, 'layers')
+UpsampleFromBoundaries = _register(boundary_groups.UpsampleFromBoundaries, 'layers')
+EveryKth = _register(boundaries.EveryKth, 'layers')
+EndOfWord = _register(boundaries.EndOfWord, 'layers')
+AtBytes = _register(boundaries.AtBytes, 'layers')
 UpsampleByNothing = _register(resampling.UpsampleByNothing, 'layers')
 UpsampleByRepeat = _register(resampling.UpsampleByRepeat, 'layers')
 UpsampleByLinear = _register(resampling.UpsampleByLinear, 'layers')

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import trax.layers as tl
 
 from trax_hourglass.layers import blocks
+from trax_hourglass.layers import boundary_groups
 from trax_hourglass.layers import core
 from trax_hourglass.layers import factor_dropout
 from trax_hourglass.layers import resampling
@@ -43,7 +44,8 @@ def Hourglass(vocab_size=256,
               recompute='products',
               mode='train',
               max_length=2048,
-              skip='identity'):
+              skip='identity',
+              boundaries=None):
   """Returns the model: tokens (B, L) -> logits (B, L, V); any L >= 1, output i sees tokens < i.
 
   Defaults are the paper's best for text. Weights are float32.
@@ -84,6 +86,8 @@ def Hourglass(vocab_size=256,
     max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
     skip: what the finer vectors become before the coarser ones are added: 'identity', as in the paper, 'scaled' by a
       learnt number, or 'linear', a map that begins at 0; see skips.py.
+    boundaries: rule where groups end, with ShortenAtBoundaries and UpsampleFromBoundaries, such as EndOfWord; see
+      boundaries.py. The factor K of a level then says how many slots for groups there are, L / K.
 
   Raises:
     InputError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a
@@ -92,6 +96,7 @@ def Hourglass(vocab_size=256,
   check_plug_ins(shortening=shortening, upsampling=upsampling, vanilla_attention=vanilla_attention,
                  shortened_attention=shortened_attention, ff_activation=ff_activation)
   alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
+  _check_boundaries(boundaries, shortening, upsampling, hierarchy, alternatives)
   if not isinstance(vocab_size, int) or vocab_size < 1:
     raise InputError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
   specs = widths.specs(
@@ -126,11 +131,13 @@ def Hourglass(vocab_size=256,
   def valley(spec, level, *deeper):
     factors = deeper[0].shorten_factor, level.total_factor
     below = specs[-len(deeper)]
-    return _valley(spec, deeper[0].shorten_factor,
-                   make_shortening(spec, 'Hourglass.shortening', shortening, *factors),
-                   [*widths.changed(spec, below), *from_level(deeper), *widths.changed(below, spec)],
-                   make_upsampling(spec, 'Hourglass.upsampling', upsampling, *factors),
-                   skips.layers(skip, spec.d_model))
+    inside = [*widths.changed(spec, below), *from_level(deeper), *widths.changed(below, spec)]
+    of_skip = skips.layers(skip, spec.d_model)
+    if boundaries is not None:
+      return _valley_at_boundaries(factors[0], boundary_groups.AtBoundaries(
+          spec, factors[0], boundaries, shortening(spec, *factors), inside, upsampling(spec, *factors)), of_skip)
+    return _valley(spec, factors[0], make_shortening(spec, 'Hourglass.shortening', shortening, *factors), inside,
+                   make_upsampling(spec, 'Hourglass.upsampling', upsampling, *factors), of_skip)
 
   return LanguageModel(
       spec,
@@ -139,6 +146,7 @@ def Hourglass(vocab_size=256,
       tl.Dup(),                                                    # tokens, tokens
       _pad_tokens(spec, alternatives),                             # padded tokens, tokens
       tl.ShiftRight(mode=mode),                                    # padded tokens, tokens
+      tl.Dup() if boundaries is not None else [],                  # padded tokens, (those of the boundaries,) tokens
       Embedding(vocab_size, spec.d_model),                            # vecs, tokens
       blocks.Dropout(spec),                                        # vecs, tokens
       *from_level(*alternatives),                                  # vecs, tokens
@@ -164,6 +172,32 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample, skip):
       tl.Add(),                                                    # vecs
       name=f'Valley_{shorten_factor}',
   )
+
+
+def _valley_at_boundaries(shorten_factor, groups, skip):
+  """Does the same with groups that end at boundaries of the tokens: (B, L, D), tokens (B, L) -> (B, L, D)."""
+  return tl.Serial(
+      tl.Select([0, 1, 0]),                                        # vecs, tokens, residual
+      groups,                                                      # vecs, residual
+      core.LayerNorm(),                                            # vecs, residual
+      tl.Parallel(None, tl.Serial(*skip)) if skip else [],         # vecs, residual
+      tl.Add(),                                                    # vecs
+      name=f'Valley_{shorten_factor}',
+  )
+
+
+def _check_boundaries(boundaries, shortening, upsampling, hierarchy, alternatives):
+  """Raises InputError where a rule, resampling and hierarchy do not go with each other."""
+  of = lambda plug_in: getattr(getattr(plug_in, 'func', plug_in), 'at_boundaries', False)
+  if boundaries is None and not of(shortening) and not of(upsampling):
+    return
+  check_plug_ins(boundaries=boundaries)
+  if not of(shortening) or not of(upsampling):
+    raise InputError('boundaries are set with a resampling of fixed groups: set Hourglass.shortening = '
+                     '@ShortenAtBoundaries and Hourglass.upsampling = @UpsampleFromBoundaries')
+  if len(alternatives) > 1 or len(alternatives[0]) != 2:
+    raise InputError(f'hierarchy is {hierarchy!r}: boundaries group tokens, expected one shortening by one factor, '
+                     "such as '2@1 4@5 2@1'")
 
 
 def _pad_tokens(spec, alternatives):

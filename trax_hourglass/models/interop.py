@@ -13,6 +13,7 @@ from trax.layers import base
 
 from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.layers.boundary_groups import AtBoundaries
 from trax_hourglass.layers.scan import Scanned
 from trax_hourglass.layers.widths import ToWidth
 from trax_hourglass.models import trax_checkpoint
@@ -132,6 +133,9 @@ def _trax_order(layer, weights, path=(), block=None, biases=None):
   if isinstance(layer, ToWidth):
     raise InputError('levels of the model have unequal widths, and trax.models.HourglassLM has one width: give d_model '
                      'as a number')
+  if isinstance(layer, AtBoundaries):
+    raise InputError('groups of the model end at boundaries, and trax.models.HourglassLM has fixed groups: leave '
+                     'Hourglass.boundaries out')
   if isinstance(layer, RelativeBiases):
     if not isinstance(weights, dict):
       biases.append(path)
