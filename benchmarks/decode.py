@@ -1,11 +1,13 @@
 """Measures sampling, token by token: our Hourglass, our flat baselines and Trax's models, side by side.
 
     python benchmarks/decode.py [--json] [--lengths 256,2046] [--batches 1]
-        [--models ours,flat,flat_equal_time,trax,trax_lm]
+        [--models ours,flat,flat_equal_time,trax,trax_lm,words,words_flat]
 
     ours              Hourglass in mode 'predict', decoding.Sampler
     flat              as many blocks on tokens, the same code
     flat_equal_time   so many blocks that a training step takes as long as ours
+    words             groups that end with words, decoding.Sampler; of random bytes, groups end more often than in text
+    words_flat        the flat model, the same code, of the fewest blocks whose forward pass has as many operations
     trax              trax.models.HourglassLM, which has no mode 'predict': a whole forward pass for each token
     trax_lm           trax.models.TransformerLM in mode 'predict', trax.supervised.decoding.autoregressive_sample_stream
 
@@ -18,6 +20,7 @@ import argparse
 import functools
 import gc
 import json
+import math
 import statistics
 import sys
 import time
@@ -31,7 +34,11 @@ from trax import shapes  # pylint: disable=wrong-import-position
 from trax.supervised import decoding as trax_decoding  # pylint: disable=wrong-import-position
 
 from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-position
+from trax_hourglass.models import flops  # pylint: disable=wrong-import-position
 from trax_hourglass import registry  # pylint: disable=wrong-import-position
+
+WORDS = {'shortening': registry.ShortenAtBoundaries, 'upsampling': registry.UpsampleFromBoundaries,
+         'boundaries': registry.EndOfWord}
 
 
 def parse_arguments():
@@ -39,6 +46,7 @@ def parse_arguments():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--hierarchy', default='2@1 4@3 2@1')
   parser.add_argument('--flat_equal_time', default='7@1', help='the flat hierarchy whose training step takes as long')
+  parser.add_argument('--words', default='2@1 4@5 2@1', help='the hierarchy of groups that end with words')
   parser.add_argument('--d_model', type=int, default=512)
   parser.add_argument('--d_ff', type=int, default=2048)
   parser.add_argument('--n_heads', type=int, default=8)
@@ -58,11 +66,22 @@ def sizes(args):
   return {'vocab_size': 256, 'd_model': args.d_model, 'd_ff': args.d_ff, 'n_heads': args.n_heads}
 
 
+def flat_of_equal_operations(args, length):
+  """Returns the notation of the smallest flat model that has at least the operations of `words` per token."""
+  def operations(hierarchy, **options):
+    model = registry.Hourglass(**sizes(args), hierarchy=hierarchy, mode='eval', **options)
+    model.init(shapes.ShapeDtype((1, 10), np.int32))
+    return flops.forward(model, 1, length)
+
+  wanted, one, two = operations(args.words, **WORDS), operations('1@1'), operations('2@1')
+  return f'{2 + math.ceil((wanted - two) / (two - one))}@1'
+
+
 class Sampling:
   """One of our models, compiled, with room for the longest length."""
 
-  def __init__(self, args, hierarchy, room):
-    self.make = functools.partial(registry.Hourglass, **sizes(args), hierarchy=hierarchy, mode='predict')
+  def __init__(self, args, hierarchy, room, **options):
+    self.make = functools.partial(registry.Hourglass, **sizes(args), hierarchy=hierarchy, mode='predict', **options)
     self.itemsize = {'float32': 4, 'bfloat16': 2}[args.dtype]
     model = self.make(max_length=room)
     model.init(shapes.ShapeDtype((1, 1), np.int32))
@@ -188,7 +207,11 @@ def measure(args):
   hierarchies = {
       'ours': args.hierarchy, 'flat': subjects.flat_hierarchy(args.hierarchy), 'flat_equal_time': args.flat_equal_time
   }
+  if 'words_flat' in names:
+    hierarchies['words_flat'] = flat_of_equal_operations(args, room)
   samplers = {name: Sampling(args, hierarchy, room) for name, hierarchy in hierarchies.items() if name in names}
+  if 'words' in names:
+    samplers['words'] = Sampling(args, args.words, room, **WORDS)
   models = {name: functools.partial(Ours, sampling) for name, sampling in samplers.items()}
   if 'trax' in names:
     models['trax'] = functools.partial(TraxHourglass, args)
@@ -197,7 +220,7 @@ def measure(args):
   for batch in batches:
     rows += measure_batch(args, batch, lengths, {name: models[name] for name in names})
     gc.collect()
-  report = {**subjects.machine(), 'dtype': args.dtype,
+  report = {**subjects.machine(), 'dtype': args.dtype, 'words_flat': hierarchies.get('words_flat'),
             'settings': {k: v for k, v in vars(args).items() if k != 'json'}, 'rows': rows}
   rate = {(row['model'], row['batch'], row['length']): row.get('tokens_per_second') for row in rows}
   at = batches[0], room
@@ -205,6 +228,8 @@ def measure(args):
                      ('trax_lm', 'trax_lm')):
     if rate.get(('ours', *at)) and rate.get((other, *at)):
       report[f'tokens_per_second_ratio_ours_over_{key}'] = rate['ours', *at] / rate[other, *at]
+  if rate.get(('words', *at)) and rate.get(('words_flat', *at)):
+    report['tokens_per_second_ratio_words_over_words_flat'] = rate['words', *at] / rate['words_flat', *at]
   if rate.get(('ours', *at)) and len(lengths) > 1:
     report['time_ratio_longest_over_shortest_length'] = rate['ours', batches[0], min(lengths)] / rate['ours', *at]
   return report

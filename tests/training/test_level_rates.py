@@ -66,6 +66,8 @@ def test_warmup_stable_decay():
   assert [rate(step) for step in (0, 2, 4, 9, 15, 16, 19, 20, 25)] == [0, 1, 2, 2, 2, 1.6, 0.4, 0, 0]
   longer = schedules.WarmupStableDecay(2.0, 4, 5, 200)
   assert all(rate(step) == longer(step) for step in range(16))  # One run up to the decay.
+  by_share = schedules.WarmupStableDecay(2.0, 4, 0.25, 20)
+  assert [by_share(step) for step in range(21)] == [rate(step) for step in range(21)]
   for arguments in (2.0, 9, 12, 20), (2.0, -1, 2, 20), (2.0, 0, 0, 0), ('x', 1, 1, 9):
     with pytest.raises(ValueError, match='warmup_steps is|peak of the learning rate schedule'):
       schedules.WarmupStableDecay(*arguments)

@@ -129,6 +129,9 @@ class AtBoundaries(tl.Serial):
     def run(one, state):
       out, state = self.sublayers[1].pure_fn(one[None], weights, state, self.rng, use_cache=True)
       return out[0], state
+    if coarse.shape[0] == 1:  # Under a vmap caches would be copied to be written.
+      out, state = run(coarse[0], jax.tree.map(lambda leaf: leaf[0], states))
+      return out[None], jax.tree.map(lambda leaf: leaf[None], state)
     return jax.vmap(run)(coarse, states)
 
   def _serving(self, coarse):
@@ -154,6 +157,8 @@ class AtBoundaries(tl.Serial):
     def run(states):
       of_mean = number + jnp.where(n_ended == 0, self._factor - 1, 0)
       coarse, new = self._deeper((total / of_mean[:, None]).astype(x.dtype)[:, None], states)
+      if len(found) == 1:
+        return self._serving(coarse).astype(serving.dtype), new
       keep = lambda a, b: jnp.where(found.reshape(-1, *[1] * (a.ndim - 1)), a, b)
       return jax.tree.map(keep, (self._serving(coarse).astype(serving.dtype), new), (serving, states))
 

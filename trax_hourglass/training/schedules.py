@@ -44,13 +44,15 @@ def WarmupStableDecay(peak, warmup_steps, decay_steps, n_steps):
   Args:
     peak: highest learning rate.
     warmup_steps: steps until it is reached.
-    decay_steps: last steps, in which it falls.
+    decay_steps: last steps, in which it falls; or, below 1, their share of all steps.
     n_steps: steps of the whole training.
 
   Raises:
     InputError: no steps, more steps of warm-up and decay than steps, or something that is no number.
   """
   _check_numbers(peak=peak, warmup_steps=warmup_steps, decay_steps=decay_steps, n_steps=n_steps)
+  if 0 < decay_steps < 1:
+    decay_steps = round(decay_steps * n_steps)
   if min(warmup_steps, decay_steps) < 0 or n_steps < 1 or warmup_steps + decay_steps > n_steps:
     raise InputError(f'warmup_steps is {warmup_steps} and decay_steps {decay_steps} of n_steps {n_steps}: give at '
                      'least one step, and together no more than there are')
