@@ -18,6 +18,7 @@ from trax.shapes import ShapeDtype
 from trax_hourglass.layers import boundaries
 from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import PositionalDropout
+from trax_hourglass.layers.group_decoding import run_if
 from trax_hourglass.layers.plugins import decodes
 
 
@@ -154,7 +155,8 @@ class AtBoundaries(tl.Serial):
     found = found[:, 0] & (n_ended < self._spec.capacity(self._factor))
     total, number = total + x[:, 0].astype(jnp.float32), number + 1
 
-    def run(states):
+    def run(kept):
+      serving, states = kept
       of_mean = number + jnp.where(n_ended == 0, self._factor - 1, 0)
       coarse, new = self._deeper((total / of_mean[:, None]).astype(x.dtype)[:, None], states)
       if len(found) == 1:
@@ -162,7 +164,7 @@ class AtBoundaries(tl.Serial):
       keep = lambda a, b: jnp.where(found.reshape(-1, *[1] * (a.ndim - 1)), a, b)
       return jax.tree.map(keep, (self._serving(coarse).astype(serving.dtype), new), (serving, states))
 
-    serving, states = jax.lax.cond(found.any(), run, lambda states: (serving, states), states)
+    serving, states = run_if(found.any(), run, (serving, states))
     place = jnp.where(found, 0, place + 1)
     self.state = (step + 1, all_tokens, jnp.where(found[:, None], 0, total), jnp.where(found, 0, number),
                   n_ended + found, place, serving), states, self.state[2]

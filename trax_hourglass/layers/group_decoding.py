@@ -1,8 +1,8 @@
 """What runs once per group of K vectors: everything below a shortening, and an upsampling that looks at x' alone.
 
 In modes 'train' and 'eval' that is no more than a Serial. In mode 'predict' vectors come one at a time, a group
-completes with every K-th of them, and the layers inside run then, under a `lax.cond`, and not at all in between; what
-they gave is kept and serves until the next group completes. The first call may hold any number of vectors.
+completes with every K-th of them, and the layers inside run then, and not at all in between; what they gave is kept and
+serves until the next group completes. The first call may hold any number of vectors.
 
 Group i is complete with vector iK: it holds the K vectors iK - K + 1 .. iK (zeros before the first), which is what the
 shift by K - 1 comes to, and serves positions iK .. iK + K - 1.
@@ -50,6 +50,19 @@ def Expanded(spec, group_size, layer):
   return tl.Serial(tl.Fn('Coarse', lambda coarse, fine: coarse), layer, name=name)
 
 
+def run_if(condition, run, kept):
+  """Returns `run(kept)`, arrays as `kept`, or `kept` as it is; as a loop of one turn or none.
+
+  A `lax.cond` would copy what it hands through, all caches of the levels below, for each token.
+
+  Args:
+    condition: bool ().
+    run: function of `kept`.
+    kept: tree of arrays.
+  """
+  return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, kept: run(kept), kept)
+
+
 class _PerGroup(tl.Serial, abc.ABC):
   """A Serial whose first layer keeps (step, what serves now, ...) as its state and whose others run once per group."""
 
@@ -65,15 +78,15 @@ class _PerGroup(tl.Serial, abc.ABC):
     place = step % self._group_size
     groups, (step, serving, recent) = self.sublayers[0].pure_fn(inputs, (), memory, self.rng)
 
-    def run(state):
-      new, state = self._inside.pure_fn(groups, weights, state, self.rng, use_cache=True)
+    def run(kept):
+      new, state = self._inside.pure_fn(groups, weights, kept[1], self.rng, use_cache=True)
       return new.astype(serving.dtype), state
 
     # The weights are closed over: others may share them, and could not if they were variables of a branch.
     if n == 1:
-      new, inside = jax.lax.cond(place == 0, run, lambda state: (serving, state), tuple(inside))
+      new, inside = run_if(place == 0, run, (serving, tuple(inside)))
     else:
-      new, inside = run(tuple(inside))
+      new, inside = run((serving, tuple(inside)))
     self.state = (step, new[:, -serving.shape[1]:], recent), *inside
     return self._answer(new, place, n).astype(groups.dtype)
 
