@@ -18,6 +18,7 @@ from tests.helpers import processes
 from tests.helpers import sampling
 import trax_hourglass as th
 from trax_hourglass.data import batches
+from trax_hourglass.inference import causality
 from trax_hourglass.layers import loss
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import step
@@ -160,7 +161,7 @@ TRAINED = sampling.some(['paper/enwik8.gin', 'paper/trax_enwik8.gin', 'paper/cif
 
 
 @pytest.mark.parametrize('file', TRAINED)
-def test_tiny_version_trains_a_step(file, tmp_path):
+def test_tiny_version_trains_a_step_and_is_causal(file, tmp_path):
   """With one narrow layer on each level, and images of 4 x 4.
 
   Any bytes take the place of enwik8, of which a part is known by its checksum, and of ImageNet, whose size is fixed.
@@ -202,3 +203,8 @@ def test_tiny_version_trains_a_step(file, tmp_path):
   value, _ = trainer.one_step(batch, np.array([0, 1], np.uint32), 1, run_directory.setting('schedule')(1))
   assert 0.5 < float(value) / math.log(model.vocab_size) < 1.5
   assert not np.array_equal(jax.tree.leaves(layer.weights)[0], before)
+  evaluated = run_directory.setting('model')(mode='eval')
+  evaluated.init(shapes.signature(batch[0]))
+  evaluated.weights = jax.tree.map(lambda w: w + 0.3 * np.random.RandomState(1).randn(*w.shape), evaluated.weights)
+  # Trax's LSH attention sorts all tokens into chunks: which earlier keys a query meets depends on later tokens too.
+  assert (causality.check(evaluated, batch[0][0], 16).leak is not None) == ('LSH' in str(evaluated))
