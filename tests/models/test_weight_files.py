@@ -1,6 +1,8 @@
 """Weights by name: every form of file is the same weights, and what is no such file is refused quickly."""
 
+import gzip
 import json
+import resource
 import struct
 import time
 import tracemalloc
@@ -110,6 +112,44 @@ def test_hostile_safetensors_are_refused_in_bounded_time_and_memory(tmp_path, na
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 1 << 24 and time.process_time() - started < 10
+
+
+def nested(n):
+  """Returns a pickle of lists within lists, n deep."""
+  return b'\x80\x04' + b']' * n + b'a' * (n - 1) + b'.'
+
+
+def laughs(n):
+  """Returns a pickle of a list that holds another twice, which holds another twice, and so on."""
+  one = b''.join(b']\x94h' + bytes([i]) + b'h' + bytes([i]) + b'\x86' for i in range(n))
+  return b'\x80\x04' + one + b'.'
+
+
+def array_of(shape):
+  """Returns a pickle of an empty array of any shape."""
+  return (b'\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(' +
+          b''.join(b'\x8a\x08' + struct.pack('<q', n) for n in shape) + b'tU\x01btR.')
+
+
+HOSTILE_PICKLES = {
+    'a function': b'\x80\x02cos\nsystem\n(U\x02lstR.', 'built in': b'\x80\x02cbuiltins\neval\n(U\x011tR.',
+    'an attribute of what is admitted': b'\x80\x04\x8c\x05numpy\x8c\x0fndarray.tofile\x93.',
+    'deep': nested(200_000), 'laughs': laughs(100), 'array beyond memory': array_of((1 << 40, 1 << 20)),
+    'negative array': array_of((-5,)), 'text beyond the end': b'\x80\x04\x8d' + struct.pack('<Q', 1 << 60) + b'x',
+    'memo beyond the end': b'\x80\x04]r\xff\xff\xff\x0f.', 'no end': b'\x80\x04' + b'(' * 100_000,
+    'bytes beyond the end': b'\x80\x05\x96' + struct.pack('<Q', 1 << 36) + b'x',
+    'persistent': b'\x80\x02U\x01xQ.', 'extension': b'\x80\x02\x82\x01.', 'zeros': bytes(300 << 20),
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE_PICKLES)
+def test_hostile_pickles_are_refused_in_bounded_time_and_memory(tmp_path, name):
+  path = tmp_path / 'hostile.pkl.gz'
+  path.write_bytes(gzip.compress(HOSTILE_PICKLES[name], 9))
+  started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  with pytest.raises(errors.InputError, match='hostile.pkl.gz'):
+    weight_files.read(path)
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20 and time.process_time() - started < 10
 
 
 @pytest.mark.parametrize('form', ['ours.pkl.gz', 'authors.pkl.gz', 'a.safetensors'])

@@ -6,6 +6,7 @@ other. What a pickle may hold is in runtime/restricted_pickle.py.
 
 import gzip
 import io
+import os
 import pickle
 import zlib
 
@@ -20,6 +21,7 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import restricted_pickle
 
 _END = '.pkl.gz'
+_MOST_UNPACKED, _MOST_RATIO = 1 << 24, 100  # Bytes; weights hardly shrink, and slots are not all 0 after a step.
 
 
 def read_weights(path):
@@ -128,8 +130,12 @@ def _weights_path(path):
 
 def _read_gzip(path):
   try:
+    most = _MOST_UNPACKED + _MOST_RATIO * os.path.getsize(path)
     with gzip.open(path) as f:
-      return f.read()
+      content = f.read(most)
+      if f.read(1):
+        raise InputError(f'{path}: unpacks to more than {_MOST_RATIO} times its size, so it is no checkpoint')
+      return content
   except FileNotFoundError:
     raise InputError(f'{path}: no such file') from None
   except (OSError, EOFError, zlib.error) as error:

@@ -7,6 +7,7 @@ classes that Trax itself puts into its checkpoints, and refuses everything else 
 import collections
 import io
 import pickle
+import struct
 
 import numpy as np
 
@@ -58,7 +59,18 @@ _ADMITTED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+  """Python's own reader in Python: that in C makes room for as many memos, or bytes, as a file says that it has."""
+  dispatch = dict(pickle._Unpickler.dispatch)
+
+  def load_bytearray8(self):
+    n, = struct.unpack('<Q', self.read(8))
+    content = self.read(n)
+    if len(content) < n:
+      raise pickle.UnpicklingError('it ends within an array')
+    self.append(bytearray(content))
+
+  dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
   def find_class(self, module, name):
     if (module, name) not in _ADMITTED:
