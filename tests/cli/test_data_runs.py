@@ -50,7 +50,7 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
     ('enwik8', ["Enwik8.path = '{folder}'"], 'is a folder: give a file'),
     ('enwik8', ["Enwik8.path = '{folder}/other'"], 'so it does not hold enwik8'),
     ('text8', ["Text8.path = '{folder}/none'"], 'cannot be read (No such file or directory)'),
-    ('cifar10', ["Cifar10.path = '{folder}'"], 'holds no data_batch_1.bin'),
+    ('cifar10', ["Cifar10.path = '{folder}/empty'"], 'holds no data_batch_1.bin'),
     ('cifar10', ["Cifar10.path = '{folder}/cifar'", 'Cifar10.n_valid = 1', "Cifar10.cache_dir = '{folder}'"],
      'length 13 cuts examples of 3072 tokens: set length = 3072'),
     ('imagenet32', ["VanDenOordImagenet.path = '{folder}'"], 'holds no train_32x32 or valid_32x32'),
@@ -61,6 +61,7 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, file, bindings, message):
   (tmp_path / 'other').write_bytes(b'other')
   (tmp_path / 'cifar').mkdir()
+  (tmp_path / 'empty').mkdir()
   pictures.write_binary(tmp_path / 'cifar')
   monkeypatch.setattr(cifar10, '_PUBLISHED', {})
   flags = [flag for binding in bindings for flag in ('--config', binding.format(folder=tmp_path))]

