@@ -145,6 +145,7 @@ def test_learns(tmp_path):
     ('n_steps = 0', 'n_steps'), ('n_steps = 2147483648', 'n_steps is 2147483648: give 2,147,483,647 at most'),
     ('batch_size = 0', 'batch_size'), ('length = 0', 'length'),
     ('length = 100000000', 'longer than'), ('warmup_steps = 5', 'warmup_steps'), ('fit.eval_every = 0', 'eval_every'),
+    ('length = True', 'length is True: give a whole number above 0'),
     ('fit.max_valid_tokens = 0', 'max_valid_tokens is 0'), ('fit.max_valid_tokens = 0.5', 'max_valid_tokens is 0.5'),
     ('fit.n_devices = 2', 'n_devices is 2: give a number from 1 to 1'), ('fit.loss_chunk = 0', 'loss_chunk is 0'),
     ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),

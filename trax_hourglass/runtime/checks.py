@@ -31,5 +31,5 @@ def check_choice(temperature, top_k, top_p):
 def check_sizes(**sizes):
   """Raises InputError unless each size, by its argument's name, is a whole number above 0."""
   for name, size in sizes.items():
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
       raise InputError(f'{name} is {size!r}: give a whole number above 0')
