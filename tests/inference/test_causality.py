@@ -3,9 +3,7 @@
 import json
 
 import gin
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from trax import layers as tl
 

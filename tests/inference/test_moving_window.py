@@ -60,6 +60,13 @@ def test_a_long_prompt_counts_by_its_last_tokens(model):
   assert whole(sampler, [long], 5) == [sampler.sample([long[-WINDOW:]], 5)[0].tokens.tolist()]
 
 
+@pytest.mark.parametrize('prompts, length, seed, message', [([], 5, 0, '0 prompts'), ([[3]], 0, 0, 'length is 0'),
+                                                            ([[3]], 5, -1, 'seed is -1'), ([[99]], 5, 0, 'token 99')])
+def test_what_is_wrong_is_said_before_anything_is_written(model, prompts, length, seed, message):
+  with pytest.raises(ValueError, match=message):
+    moving_window.stream(decoding.Sampler(model), prompts, length, WINDOW, seed)
+
+
 @pytest.mark.parametrize('window, message', [(0, 'window is 0'), (ROOM, 'window is 12: give fewer tokens than the 12')])
 def test_windows_that_are_none(model, window, message):
   with pytest.raises(ValueError, match=message):

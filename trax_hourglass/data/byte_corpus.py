@@ -8,7 +8,6 @@ import os
 import pathlib
 import sysconfig
 
-from trax_hourglass.data import cache
 from trax_hourglass.data.corpus import Corpus
 from trax_hourglass.data.corpus import SPLITS
 from trax_hourglass.data.corpus import Tokens

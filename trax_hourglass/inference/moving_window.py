@@ -24,12 +24,15 @@ def stream(sampler, prompts, length, window, seed=0):
     InputError: a window of another size, or what `Sampler.stream` raises.
   """
   room = sampler.model.max_length
-  checks.check_sizes(window=window)
+  checks.check_sizes(window=window, length=length)
+  checks.check_seed(seed)
   if window >= room:
     raise InputError(f'window is {window}: give fewer tokens than the {room} that the model has room for '
                      '(Hourglass.max_length)')
+  if not prompts:
+    raise InputError('there are 0 prompts: give at least one, which may be empty')
   texts = [decoding.as_tokens(prompt, sampler.model.vocab_size) for prompt in prompts]
-  if max(map(len, texts), default=0) >= room:
+  if max(map(len, texts)) >= room:
     texts = [text[-window:] for text in texts]
   return _stream(sampler, texts, length, window, seed, room)
 

@@ -220,7 +220,7 @@ class Loop(training.Loop):
       self._export_kept()
 
   def _export_kept(self):
-    """Writes a file for Trax's loop for each checkpoint that is to have one and has none; see trax_files.write_loop.
+    """Writes a file for Trax's loop for each checkpoint that is to have one and has none; see trax_checkpoint.py.
 
     What cannot be written is said, and tried again after the next such checkpoint and when the run goes on.
     """
