@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import gin
 import hypothesis
@@ -98,6 +99,22 @@ def test_boundaries_at_every_kth_token_are_fixed_groups_in_logits_and_gradients(
     np.testing.assert_allclose(g, h, rtol=0, atol=1e-4 * max(1, float(np.abs(g).max())))
 
 
+@pytest.mark.parametrize('recompute', ['elementwise', 'products', 'blocks'])
+def test_what_the_backward_pass_makes_again_changes_nothing(recompute):
+  x = pairs.tokens(LENGTH)
+  make = lambda how: pairs.initialise(
+      ours(th.EndOfWord, mode='train', dropout=0.0, vocab_size=pairs.VOCAB, recompute=how), LENGTH)
+  weights = jax.tree.leaves(make('none').weights)
+
+  def gradients(model):
+    return jax.tree.leaves(jax.jit(jax.grad(lambda weights: jnp.square(
+        model.pure_fn(x, weights, model.state, jax.random.PRNGKey(0))[0]).sum()))(
+            jax.tree.unflatten(jax.tree.structure(model.weights), weights)))
+
+  for one, other in zip(gradients(make('none')), gradients(make(recompute)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * max(1, float(np.abs(one).max())))
+
+
 def test_groups_by_hand():
   found = boundaries.groups(jnp.array([[0, 1, 0, 0, 1, 1, 0]], bool), 2)
   assert found.ends.tolist() == [[False, True, False, False, True, False, False]]  # The third has no slot.
@@ -115,7 +132,11 @@ def test_words_end_as_in_spacebyte(text, ends):
 
 def test_groups_without_a_slot_are_counted():
   tokens = jnp.asarray([list(b'a b c d e f g'), list(b'abcdefghijklm')], jnp.int32)
-  assert boundaries.n_over(boundaries.EndOfWord, tokens, 5).tolist() == [3, 0]  # Six ends, three slots.
+  n_groups, n_slots = boundaries.count(boundaries.EndOfWord, 5, tokens)
+  assert n_groups.tolist() == [6, 0] and n_slots == 3
+  assert boundaries.told((n_groups, n_slots)) == (
+      'groups at boundaries: 3.0 a window, which has 3 slots; 50.0% of 2 windows have more, and 50.00% of all groups '
+      'find no slot')
 
 
 def test_a_coarse_step_is_taken_only_when_a_group_ends():
@@ -145,6 +166,7 @@ def test_a_run_trains_resumes_is_causal_and_samples(tmp_path, capsys):
   bindings = ("Hourglass.hierarchy = '0@1 1@3 0@1'", 'Hourglass.shortening = @ShortenAtBoundaries',
               'Hourglass.upsampling = @UpsampleFromBoundaries', 'Hourglass.boundaries = @at_even')
   runs.run(tmp_path / 'run', *bindings)
+  assert re.search(r'^groups at boundaries: \d\.\d a window, which has 5 slots; ', capsys.readouterr().err, re.M)
   runs.run(tmp_path / 'run', *bindings, 'n_steps = 5')
   capsys.readouterr()
   evaluate.main(['--output_dir', str(tmp_path / 'run'), '--check_causality', '--json'])

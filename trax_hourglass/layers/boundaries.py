@@ -87,14 +87,24 @@ def groups(found, n_slots):
   return Groups(found, n_ended - found, n_ended - 1, position - last_end)
 
 
-def n_over(rule, tokens, shorten_factor):
-  """Returns how many groups of each sequence, (B,), find no slot; their tokens go on with the last slot.
+def count(rule, shorten_factor, tokens):
+  """Returns (how many groups end in each sequence, int (B,); how many slots there are for them, L / K rounded up).
+
+  Groups without a slot are none of their own: their tokens go on with the last slot.
 
   Args:
     rule: see above.
-    tokens: (B, L), as in a corpus; the start token is put before them.
     shorten_factor: K.
+    tokens: (B, L), as in a corpus; the start token is put before them.
   """
   tokens = jnp.pad(jnp.asarray(tokens, jnp.int32), ((0, 0), (1, 0)))[:, :-1]
-  n_slots = -(-tokens.shape[1] // shorten_factor)
-  return jnp.maximum(0, ends(rule, tokens, shorten_factor).sum(axis=1) - n_slots)
+  return ends(rule, tokens, shorten_factor).sum(axis=1), -(-tokens.shape[1] // shorten_factor)
+
+
+def told(counts):
+  """Returns a line on what `count` returned."""
+  n_groups, n_slots = counts
+  over = jnp.maximum(0, n_groups - n_slots)
+  return (f'groups at boundaries: {n_groups.mean():.1f} a window, which has {n_slots} slots; '
+          f'{(over > 0).mean():.1%} of {len(over)} windows have more, and {over.sum() / max(1, n_groups.sum()):.2%} of '
+          'all groups find no slot')

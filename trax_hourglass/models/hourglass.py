@@ -3,10 +3,13 @@
 Letters: B batch, L tokens, V vocabulary, K shorten factor, D model width.
 """
 
+import functools
+
 import jax.numpy as jnp
 import trax.layers as tl
 
 from trax_hourglass.layers import blocks
+from trax_hourglass.layers import boundaries as boundaries_lib
 from trax_hourglass.layers import boundary_groups
 from trax_hourglass.layers import core
 from trax_hourglass.layers import factor_dropout
@@ -153,6 +156,8 @@ def Hourglass(vocab_size=256,
       _crop(spec),                                                 # vecs
       Dense(vocab_size),                                           # logits
       tl.Fn('ToFloat32', lambda logits: logits.astype(jnp.float32)),  # logits
+      count_groups=boundaries and functools.partial(
+          boundaries_lib.count, boundaries, alternatives[0][-1].total_factor),
   )
 
 

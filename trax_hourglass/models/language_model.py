@@ -18,18 +18,24 @@ from trax_hourglass.runtime.errors import InputError
 class LanguageModel(tl.Serial):
   """A Serial that checks its tokens, (B, L) -> (B, L, V), and whose last two layers turn vectors to float32 logits."""
 
-  def __init__(self, spec, vocab_size, length_multiple, *layers):
+  def __init__(self, spec, vocab_size, length_multiple, *layers, count_groups=None):
     super().__init__(*layers, name='Hourglass')
     self._decodes, self._max_length = spec.decodes, spec.max_length
     self._to_vectors, self._to_logits = tl.Serial(*layers[:-2]), tl.Serial(*layers[-2:])
     self._vocab_size = vocab_size
     self._length_multiple = length_multiple
+    self._count_groups = count_groups
     self._states = {}  # Shapes of the state in mode 'predict' by batch.
 
   @property
   def vocab_size(self):
     """V."""
     return self._vocab_size
+
+  @property
+  def count_groups(self):
+    """Function of tokens (B, L), see boundaries.count; None for groups of a fixed size."""
+    return self._count_groups
 
   @property
   def length_multiple(self):

@@ -222,6 +222,12 @@ class Store:
     if wrong is not None:
       raise InputError(f'the checkpoint {str(path)!r} is damaged ({wrong})')
 
+  def adopt(self, step, other):
+    """Copies a checkpoint of another store, whole or not at all. The first host alone calls it."""
+    unfinished = self.folder / f'{step}{_UNFINISHED}'
+    shutil.copytree(other.folder / str(step), unfinished)
+    os.rename(unfinished, self.folder / str(step))
+
   def notes(self, step):
     """Returns the notes of a checkpoint that was checked. Any host may ask."""
     return json.loads((self.folder / str(step) / _NOTES).read_text())

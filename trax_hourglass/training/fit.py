@@ -14,6 +14,7 @@ from trax.supervised import training
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
+from trax_hourglass.layers import boundaries
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime import errors
@@ -21,6 +22,7 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.runtime.progress import Progress
 from trax_hourglass.runtime import sharding as mesh_lib
+from trax_hourglass.training import branches
 from trax_hourglass.training import initial_weights
 from trax_hourglass.training import loop as loop_lib
 from trax_hourglass.training.progress import TrainingProgress
@@ -29,6 +31,7 @@ from trax_hourglass.training import retention
 from trax_hourglass.training import step as step_lib
 
 _ON_NON_FINITE = 'stop', 'skip'
+_COUNTED = 100  # Windows of the valid split whose groups at boundaries are counted.
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
@@ -84,6 +87,7 @@ def fit(output_dir,
         stop_after=None,
         init_from=None,
         init_partial=False,
+        branch_from=None,
         seed=0,
         callbacks=()):
   """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
@@ -117,6 +121,8 @@ def fit(output_dir,
     init_from: what a new run's weights are: those of a run directory's newest checkpoint, or of a `.safetensors` or
       `.pkl.gz` file, ours or the authors'; None draws them. A run that goes on has its own.
     init_partial: whether to take of them what fits the model by name and shape, and draw the rest.
+    branch_from: (run directory, step): a new run goes on from there with all that was trained, as the same run but
+      for its `n_steps`; None for a run from step 0.
     seed: of weights, dropout and windows.
     callbacks: further callbacks of Trax's loop, functions of the loop.
 
@@ -133,6 +139,7 @@ def fit(output_dir,
                      max_valid_tokens=1 if max_valid_tokens is None else max_valid_tokens,
                      stop_after=1 if stop_after is None else stop_after)
   initial_weights.check(init_from, init_partial)
+  branches.check(branch_from)
   if n_steps > _MOST_STEPS:
     raise InputError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
@@ -166,7 +173,8 @@ def fit(output_dir,
                          on_batch=lambda *_: check_stop())
     return score.bits_per_token
 
-  with RunRecord(output_dir, corpus, vocab_size, kept, on_failure=lambda *failure: loop.save_failed(*failure),
+  with RunRecord(output_dir, corpus, vocab_size, kept, branch_from,
+                 on_failure=lambda *failure: loop.save_failed(*failure),
                  on_written=lambda step: loop.saved(step)) as record:
     windows.step = record.step or 0
     loop = loop_lib.Loop(
@@ -190,8 +198,8 @@ def fit(output_dir,
         callbacks=[functools.partial(TrainingProgress, n_steps=n_steps, tokens_per_step=batch_size * length,
                                      unit=corpus.unit),
                    *callbacks])
-    if getattr(corpus, 'summary', None) and distributed.is_first() and loop.step < n_steps:
-      say(corpus.summary)
+    if distributed.is_first() and loop.step < n_steps:
+      _tell(corpus, valid, train_model, length)
     loop.run(max(0, n_steps - loop.step))
   windows.close()
   if loop.stopped_by:
@@ -212,6 +220,15 @@ def fit(output_dir,
       step=loop.step,
       seconds=time.monotonic() - started,
       output_dir=str(output_dir))
+
+
+def _tell(corpus, valid, model, length):
+  """Says what there is to train on, and how many groups at boundaries it has."""
+  if getattr(corpus, 'summary', None):
+    say(corpus.summary)
+  count_groups, n_windows = getattr(model, 'count_groups', None), min(_COUNTED, len(valid) // length)
+  if count_groups is not None and n_windows:
+    say(boundaries.told(count_groups(valid.read(0, n_windows * length).reshape(n_windows, length))))
 
 
 def _check_schedule(schedule):

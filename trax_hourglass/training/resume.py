@@ -13,6 +13,7 @@ from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import folder_lock
 from trax_hourglass.runtime.progress import say
+from trax_hourglass.training import branches
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import retention
 from trax_hourglass.training import run_config
@@ -31,7 +32,7 @@ class RunRecord:
     notes: of that checkpoint: what `identity` returned then and what the loop added.
   """
 
-  def __init__(self, output_dir, corpus, vocab_size, kept=retention.Kept(), **on):
+  def __init__(self, output_dir, corpus, vocab_size, kept=retention.Kept(), branch_from=None, **on):
     """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
 
     Args:
@@ -39,6 +40,7 @@ class RunRecord:
       corpus: whose 'train' and 'valid' splits the run uses.
       vocab_size: of the model.
       kept: which checkpoints are kept.
+      branch_from: (run directory, step) that a new run goes on from, or None; see branches.py.
       **on: `on_failure` and `on_written` of checkpoints.Store.
     """
     self.path = pathlib.Path(output_dir)
@@ -48,7 +50,7 @@ class RunRecord:
     self._config = ''.join(
         f'{line}\n' for line in gin.operative_config_str(max_line_length=run_config.ONE_LINE).splitlines()
         if line and not line.startswith('#'))
-    self._corpus, self._vocab_size = corpus, vocab_size
+    self._corpus, self._vocab_size, self._branch_from = corpus, vocab_size, branch_from
     self._data, self._is_new, self._lock = None, False, None
 
   def identity(self):
@@ -60,8 +62,8 @@ class RunRecord:
 
     Raises:
       InputError: it is a file, its run is of another format, another process trains there, all its checkpoints are
-        damaged, it holds another run, a token is outside the vocabulary, or hosts were given different settings or
-        data.
+        damaged, it or `branch_from` holds another run, a token is outside the vocabulary, or hosts were given
+        different settings or data.
     """
     self._is_new = not self.path.exists()
     try:
@@ -77,8 +79,11 @@ class RunRecord:
             name: fingerprint.fingerprint(self._corpus.split(name), self._vocab_size) for name in ('train', 'valid')
         }
         if self.step is not None:
-          self.notes = self.store.notes(self.step)
-          self._check_same_run()
+          self._check_same_run(self.store, self.step)
+        elif self._branch_from is not None:
+          source, self.step = branches.source(self._branch_from)
+          self._check_same_run(source, self.step)
+          branches.copy(source, self.step, self.store)
       distributed.check_same('data', str(self._data))
     except BaseException:
       self._release()
@@ -136,14 +141,15 @@ class RunRecord:
     with self._clear_errors():
       self._lock = folder_lock.take(self.path, _LOCK, 'trains')
 
-  def _check_same_run(self):
+  def _check_same_run(self, store, step):
+    self.notes, where = store.notes(step), str(store.folder.parent)
     changed = run_config.differences(self.notes['config'], self._config)
     if changed:
-      raise InputError(f'{str(self.path)!r} holds a run of another config: {"; ".join(changed)}. Give another '
+      raise InputError(f'{where!r} holds a run of another config: {"; ".join(changed)}. Give another '
                        'output_dir; a run may go on with other steps, frequencies, devices and places of its data only')
     for name, before in self.notes['data'].items():
       if self._data[name] != before:
-        raise InputError(f'the {name} split has changed since the run in {str(self.path)!r} began: it was {before}, '
+        raise InputError(f'the {name} split has changed since the run in {where!r} began: it was {before}, '
                          f'and is {self._data[name]}')
 
   def _release(self):

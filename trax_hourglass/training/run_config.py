@@ -11,7 +11,7 @@ from trax_hourglass.runtime import gin_config
 FREE = frozenset(('fit.n_steps', 'fit.eval_every', 'fit.eval_batches', 'fit.checkpoint_every', 'fit.keep_last',
                   'fit.keep_every', 'fit.keep_best', 'fit.max_valid_tokens', 'fit.on_non_finite', 'fit.loss_chunk',
                   'fit.shard_weights', 'fit.n_devices', 'fit.stop_after', 'fit.init_from', 'fit.init_partial',
-                  'Hourglass.recompute', 'Hourglass.attention_form'))
+                  'fit.branch_from', 'Hourglass.recompute', 'Hourglass.attention_form'))
 ONE_LINE = 1 << 20  # Characters, so that gin breaks no binding into lines.
 PLACES = gin_config.PLACES  # Where data lie may change, what it is may not: see data/fingerprint.py.
 # What follows it, as a schedule's end does in gin/base.gin, follows it to another number; by itself that may not

@@ -1,0 +1,44 @@
+"""A run that begins as a copy of another run at one of its steps, so that one long run gives results at many budgets.
+
+Everything is copied, optimizer slots included: up to that step both runs are one. With a schedule that is flat there,
+WarmupStableDecay, the branch is what a run of its own `n_steps` would have been (arXiv 2405.18392).
+"""
+
+import os
+import pathlib
+
+from trax_hourglass.runtime import distributed
+from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime.progress import say
+from trax_hourglass.training import checkpoints
+
+
+def check(branch_from):
+  """Raises InputError unless it is None or (run directory, step)."""
+  if branch_from is None:
+    return
+  is_pair = isinstance(branch_from, (tuple, list)) and len(branch_from) == 2
+  if not is_pair or not isinstance(branch_from[0], (str, os.PathLike)) or type(branch_from[1]) is not int:
+    raise InputError(f"branch_from is {branch_from!r}: give a run directory and a step, as in ('runs/long', 5000)")
+
+
+def source(branch_from):
+  """Returns (checkpoints.Store, step) that a new run goes on from; the checkpoint was read and is sound.
+
+  Raises:
+    InputError: there is none of that step, or it is damaged.
+  """
+  path, step = branch_from
+  store = checkpoints.Store(pathlib.Path(path).expanduser())
+  try:
+    store.check(step)
+  except InputError as error:
+    raise InputError(f'branch_from: {error}') from error
+  return store, step
+
+
+def copy(other, step, store):
+  """Copies a checkpoint of another run into a run's own store."""
+  if distributed.is_first():
+    store.adopt(step, other)
+    say(f'the run branches off {other.folder.parent} at step {step:,}')
