@@ -42,7 +42,7 @@ def pytest_configure(config):
 _SLOW = ('runtime.test_distributed', 'comparison.test_compare', 'training.test_faults', 'test_notebooks',
          'models.test_interop', 'test_paper_configs', 'models.test_hourglass', 'comparison.test_compare_configs',
          'training.test_fit', 'cli.test_doors', 'inference.test_predict', 'ops.test_attention', 'test_benchmarks',
-         'cli.test_generate', 'comparison.test_planning', 'cli.test_evaluate', 'models.test_trax_language_model',
+         'cli.test_generate', 'comparison.test_budget', 'cli.test_evaluate', 'models.test_trax_language_model',
          'layers.test_factor_dropout', 'training.test_step', 'training.test_run_directory', 'inference.test_decoding',
          'models.test_toy_task', 'ops.test_attention_forms', 'runtime.test_deferred_imports',
          'layers.test_trax_attention', 'training.test_old_runs')

@@ -15,14 +15,17 @@ BELOW = {
     'models': ('layers', 'ops', 'runtime'), 'inference': ('models', 'layers', 'ops', 'data', 'runtime')}
 BELOW['training'] = ('inference', *BELOW['inference'])
 BELOW['comparison'] = ('training', *BELOW['training'])
+BELOW['planning'] = ('training', *BELOW['training'])
 BELOW['cli'] = ('training', 'inference', 'data', 'runtime')
 BELOW['registry'] = ('comparison', *BELOW['comparison'])
 # A door calls what it is there for, and prints what that comes to.
 BELOW |= {
-    'train': ('registry', 'cli', 'runtime'), 'evaluate': ('registry', 'cli', 'training', 'runtime'),
+    'train': ('registry', 'cli', 'planning', 'runtime'),
+    'evaluate': ('registry', 'cli', 'training', 'runtime'),
     'generate': ('registry', 'cli', 'runtime'), 'compare': ('registry', 'cli', 'comparison', 'runtime'),
     'export': ('registry', 'cli', 'training', 'models', 'runtime'),
-    '__main__': ('train', 'evaluate', 'generate', 'compare', 'export'), '__init__': ('registry', 'runtime')}
+    'plan': ('registry', 'cli', 'planning', 'runtime'),
+    '__main__': ('train', 'evaluate', 'generate', 'compare', 'export', 'plan'), '__init__': ('registry', 'runtime')}
 # They import by names that they look up: public names, modules that have moved, and parts of Trax.
 LOOKED_UP = '__init__.py', 'runtime/moved_modules.py', 'runtime/deferred_imports.py'
 

@@ -8,9 +8,11 @@ from trax_hourglass import compare
 from trax_hourglass import evaluate
 from trax_hourglass import export
 from trax_hourglass import generate
+from trax_hourglass import plan
 from trax_hourglass import train
 
-_COMMANDS = {command.__name__.rpartition('.')[2]: command for command in (train, evaluate, generate, compare, export)}
+_COMMANDS = {command.__name__.rpartition('.')[2]: command
+             for command in (train, evaluate, generate, compare, export, plan)}
 
 
 def main(argv=None):

@@ -22,6 +22,7 @@ def main(argv=None):
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')
+  parser.add_argument('--plan', action='store_true', help='say first what model and run amount to, as `plan` does')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
   with command_line.running(args):
@@ -43,16 +44,14 @@ def train(args):
     from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
     own = registry.of_older_versions(saved.read_text(encoding='utf-8')) if goes_on else []
     gin_config.parse_gin(files, [*own, *args.config])
+    if args.plan:
+      from trax_hourglass.planning import planner  # pylint: disable=g-import-not-at-top
+      planner.show()
     result = registry.fit(str(output_dir))
-  if not distributed.is_first():
-    return
-  if args.json:
-    print(json.dumps(result.as_dict()))
-    return
-  print(f'{result.valid_bits_per_token:.4f} valid bits per {result.unit} ({result.n_tokens_scored:,} {result.unit}s '
-        f'scored, {result.n_parameters:,} parameters, {result.step:,} steps, {result.seconds:.0f} s) in '
-        f'{result.output_dir}; to continue: {pathlib.Path(sys.executable).name} -m trax_hourglass.train --output_dir '
-        f"{shlex.quote(result.output_dir)} --config 'n_steps = {2 * result.step}'")
+  if distributed.is_first():
+    python, folder = pathlib.Path(sys.executable).name, shlex.quote(result.output_dir)
+    print(json.dumps(result.as_dict()) if args.json else f'{result}; to continue: {python} -m trax_hourglass.train '
+          f"--output_dir {folder} --config 'n_steps = {2 * result.step}'")
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from trax import layers as tl
 import trax_hourglass as th
 from trax_hourglass import compare
 from trax_hourglass.comparison import compare as compare_lib
-from trax_hourglass.comparison import planning
+from trax_hourglass.comparison import budget as budget_lib
 from trax_hourglass.comparison import report
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
@@ -141,7 +141,7 @@ def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
   folder = shutil.copytree(folder, tmp_path / 'copy')
   before = comparisons.by_name(results)['flat']
   (folder / 'flat' / 'seed_0' / 'result.json').unlink()
-  monkeypatch.setattr(planning.Planner, 'measure', lambda self, row: {'error': 'planned already'})
+  monkeypatch.setattr(budget_lib.Planner, 'measure', lambda self, row: {'error': 'planned already'})
   after = comparisons.by_name(comparisons.run(folder, FAILS))['flat']
   assert after['bits_of_seeds'] == before['bits_of_seeds'] and after['training_seconds'] == before['training_seconds']
 
@@ -178,7 +178,7 @@ def test_a_folder_of_other_results_is_refused(finished):
 
 
 def test_some_rows_by_name(tmp_path, monkeypatch):
-  monkeypatch.setattr(planning.Planner, 'measure', lambda self, row: comparisons.MEASURED)
+  monkeypatch.setattr(budget_lib.Planner, 'measure', lambda self, row: comparisons.MEASURED)
   monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   rows = comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("drawn",)'))
   assert list(rows) == ['drawn', 'drawn, k = 3']

@@ -6,7 +6,7 @@ from matplotlib import axes
 import numpy as np
 import pytest
 
-from trax_hourglass.comparison import planning as budget_lib
+from trax_hourglass.comparison import budget as budget_lib
 from trax_hourglass.comparison import plots
 from trax_hourglass.comparison import report
 from trax_hourglass.comparison import results

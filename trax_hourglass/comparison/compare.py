@@ -21,7 +21,7 @@ import pathlib
 
 import gin
 
-from trax_hourglass.comparison import planning
+from trax_hourglass.comparison import budget as budget_lib
 from trax_hourglass.comparison import records
 from trax_hourglass.comparison import report
 from trax_hourglass.comparison import results as results_lib
@@ -89,7 +89,7 @@ def compare(output_dir,
       results. What goes wrong while a row is measured or trained is part of its result instead.
   """
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
-  budget = planning.Budget.of(steps=steps, seconds=seconds, flops=flops)
+  budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
   _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens)
   rows, own_rows = rows_lib.check_rows(rows, 'rows'), rows_lib.check_rows(own_rows or {}, 'own_rows')
   for name in own_rows.keys() & rows.keys():
@@ -156,7 +156,7 @@ class Comparison:
 
   def run(self, seeds):
     """Measures all rows, trains and evaluates them, and writes the report after each."""
-    planning.Planner(self._configuration, self._budget, self._measured_steps, self._scored).plan(
+    budget_lib.Planner(self._configuration, self._budget, self._measured_steps, self._scored).plan(
         [row for row in self.rows if row.weights_of is None])
     todo = [(row, seed, row.directory / f'seed_{seed}') for seed in seeds for row in self.rows]
     todo = [(row, seed, directory) for row, seed, directory in todo if not self._is_finished(row, directory)]
@@ -233,7 +233,7 @@ class Comparison:
 
 def _check_numbers(seeds, warmup, n_evaluations, measured_steps, max_tokens):
   if not isinstance(seeds, (tuple, list)) or not seeds or not all(
-      isinstance(seed, int) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+      checks.is_whole(seed) and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
     raise InputError(f'compare.seeds is {seeds!r}: give different whole numbers, such as (0, 1, 2)')
   for seed in seeds:
     checks.check_seed(seed)

@@ -17,6 +17,7 @@ from trax_hourglass.data import image_tokens
 from trax_hourglass.data import sources
 from trax_hourglass.data import tfds_source
 from trax_hourglass.runtime.errors import InputError
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import restricted_pickle
 
 _SIZE = 32
@@ -66,9 +67,9 @@ class Cifar10(Corpus):
       InputError: there are no such files, n_valid is not a number of images, or 32 is no multiple of size. Asking for a
         split: a file is damaged or another, or the cache cannot be written.
     """
-    if not isinstance(n_valid, int) or n_valid < 0:
+    if not checks.is_whole(n_valid) or n_valid < 0:
       raise InputError(f'n_valid is {n_valid!r}: give a number of images, or 0')
-    if not isinstance(size, int) or size < 1 or _SIZE % size:
+    if not checks.is_whole(size) or size < 1 or _SIZE % size:
       raise InputError(f'size is {size!r}: give 32, or 16, 8, 4, 2 or 1 for images averaged down')
     arrays, key = _from_tfds(data_dir) if path is None else _from_files(pathlib.Path(path).expanduser())
 

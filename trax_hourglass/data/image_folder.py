@@ -10,6 +10,7 @@ from trax_hourglass.data import image_files
 from trax_hourglass.data import image_tokens
 from trax_hourglass.data import sources
 from trax_hourglass.data import splits as splits_lib
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 _SUBFOLDERS = {'train': ('train',), 'valid': ('valid', 'validation', 'val'), 'test': ('test',)}
@@ -45,7 +46,7 @@ class ImageFolder(Corpus):
     """
     if path is None:
       raise InputError("no folder of images is named: give ImageFolder.path = 'FOLDER'")
-    if not isinstance(size, int) or size < 1:
+    if not checks.is_whole(size) or size < 1:
       raise InputError(f'size is {size!r}: give the side of the images in pixels, ImageFolder.size = 32 or so')
     for name, value in (('other_sizes', other_sizes), ('corrupt', corrupt)):
       if value not in _CHOICES[name]:

@@ -109,7 +109,8 @@ class RelativeAttention(base.Layer):
       cache = jax.lax.cond(phase == 0, with_group, lambda cache: cache, cache)
     self.state = step + 1, cache
     scale = float(q.shape[-1])**-0.5
-    content, position = (((q[:, 0] + bias) * scale).astype(q.dtype) for bias in (context_bias, location_bias))
+    content, position = (((q[:, 0] + bias.astype(jnp.float32)) * scale).astype(q.dtype)
+                         for bias in (context_bias, location_bias))
     return kv_cache.attend(cache, first + self._keys_per_group, content, position, phase)
 
   def _keys_and_values(self, x):

@@ -8,6 +8,7 @@ import trax.layers as tl
 from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import LayerNorm
 from trax_hourglass.layers.core import PositionalDropout
+from trax_hourglass.layers.core import Scope
 from trax_hourglass.layers.plugins import make_attention
 from trax_hourglass.layers.scan import Halved
 from trax_hourglass.layers.scan import Scanned
@@ -71,9 +72,9 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
   """
   name = f'Stack_{n_blocks}@{tokens_per_vector}'
   if n_blocks == 0:
-    return tl.Serial(LayerNorm(), name=name)
+    return Scope(LayerNorm(), name=name)
   block = DecoderBlock(spec, make_attention(spec, attention, tokens_per_vector))
-  return tl.Serial(
+  return Scope(
       WithBiases(spec) if block.n_in == 3 else [],  # vecs, biases
       Scanned(block, n_blocks, spec.recompute, spec.decodes),  # vecs
       LayerNorm(),                                  # vecs

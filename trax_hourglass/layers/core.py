@@ -12,6 +12,7 @@ import trax.layers as tl
 
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops.dense import affine
+from trax_hourglass.runtime import sharding
 
 
 @jax.custom_vjp
@@ -33,6 +34,14 @@ def _backward(saved, d_out):
 _rows.defvjp(_forward, _backward)
 
 
+class Scope(tl.Serial):
+  """A Serial whose operations carry its name in compiled programs, profiles and `flops.by_scope`."""
+
+  def forward(self, xs):
+    with jax.named_scope(self.name):
+      return super().forward(xs)
+
+
 class Embedding(tl.Embedding):
   """Trax's Embedding, whose gradient is added up in float32 whatever the type of activations: tokens (B, L) -> (B, L,
   D).
@@ -42,14 +51,17 @@ class Embedding(tl.Embedding):
   """
 
   def forward(self, tokens):
-    return _rows(self.weights, tokens)
+    return sharding.gathering(lambda tokens, weights: _rows(weights, tokens))(tokens, self.weights)
 
 
 class Dense(tl.Dense):
   """Trax's Dense, by `affine`: (..., D) -> (..., F)."""
 
   def forward(self, x):
-    return affine(x, *self.weights)
+    return sharding.gathering(affine)(x, *self.weights)
+
+
+GATHER = Embedding, Dense  # What takes shares of weights by FSDP.
 
 
 class PositionalDropout(base.Layer):

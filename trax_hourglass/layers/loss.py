@@ -9,6 +9,7 @@ from trax import fastmath
 from trax import layers as tl
 
 from trax_hourglass.runtime import checks
+from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -30,12 +31,14 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
     return _nats(logits, targets), state
   vectors, state = model.vectors(tokens, weights, state, rng)
   # The chunks' gradients are added up in this type, in which many small ones are not rounded away.
+  weights = sharding.gathered(weights)
   wide = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), weights)
 
   @jax.checkpoint  # The backward pass makes a chunk's logits again.
   def nats(vectors, targets, wide):
     narrow = jax.tree.map(lambda w, as_given: w.astype(as_given.dtype), wide, weights)
-    return _nats(model.logits(vectors, narrow), targets)
+    with sharding.all_gathered():
+      return _nats(model.logits(vectors, narrow), targets)
 
   length = targets.shape[1]
   n_chunks = -(-length // chunk)

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
+from trax_hourglass.layers import core
 from trax_hourglass.ops.remat import recomputed
+from trax_hourglass.runtime import sharding
 
 _HALVES = 2
 
@@ -61,7 +63,9 @@ class Scanned(base.Layer):
 
     def step(x, layer):
       weights, state, rng = layer
-      return self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
+      x, weights = sharding.own_rows(x), sharding.gathered(weights, in_stack=True)
+      with sharding.all_gathered():
+        return self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
 
     rngs = fastmath.random.split(self.rng, self._n_blocks)
     if self._decodes and x.shape[1] == 1:
@@ -101,11 +105,28 @@ def unstacked(layer, weights):
     layer: the model.
     weights: its weights; the result takes as much memory again.
   """
-  if isinstance(layer, Scanned):
-    return Unstacked(_blocks(weights, layer.n_blocks))
-  if isinstance(weights, dict) or not layer.sublayers:  # A dictionary marks weights that another layer holds.
+  return _mapped(layer, weights, lambda stack, w: Unstacked(_blocks(w, stack.n_blocks)), lambda _, w: w)
+
+
+def gathered_outside(layer, weights):
+  """Returns a model's weights with those whole that no layer gathers by itself: of no Scanned, Dense or Embedding.
+
+  Args:
+    layer: the model.
+    weights: its weights, shares by FSDP.
+  """
+  return _mapped(layer, weights, lambda _, w: w, lambda other, w: w if isinstance(
+      other, core.GATHER) else sharding.gathered(w))
+
+
+def _mapped(layer, weights, of_stack, of_other):
+  if isinstance(weights, dict):  # It marks weights that another layer holds.
     return weights
-  return tuple(unstacked(sublayer, w) for sublayer, w in zip(layer.sublayers, weights))
+  if isinstance(layer, Scanned):
+    return of_stack(layer, weights)
+  if not layer.sublayers:
+    return of_other(layer, weights)
+  return tuple(_mapped(sublayer, w, of_stack, of_other) for sublayer, w in zip(layer.sublayers, weights))
 
 
 def _stacked(trees):

@@ -11,7 +11,7 @@ class _Scaled(base.Layer):
   """Multiplies by one learnt number, 1 at first."""
 
   def forward(self, x):
-    return x * self.weights.astype(x.dtype)
+    return (x.astype(jnp.float32) * self.weights.astype(jnp.float32)).astype(x.dtype)
 
   def init_weights_and_state(self, _):
     self.weights = jnp.ones((), jnp.float32)

@@ -30,8 +30,8 @@ class ToWidth(base.Layer):
   def forward(self, x):
     if x.shape[-1] >= self._width:
       return x[..., :self._width]
-    more = jnp.broadcast_to(self.weights.astype(x.dtype), (*x.shape[:-1], len(self.weights)))
-    return jnp.concatenate([x, more], axis=-1)
+    more = jnp.broadcast_to(self.weights.astype(jnp.float32), (*x.shape[:-1], len(self.weights)))
+    return jnp.concatenate([x, more.astype(x.dtype)], axis=-1)
 
 
 def changed(spec, other):

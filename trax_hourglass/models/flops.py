@@ -8,6 +8,7 @@ appendix B).
 Letters: B batch, L tokens, H heads, E width of a head, Q queries, K keys.
 """
 
+import collections
 import math
 
 import jax
@@ -29,10 +30,15 @@ def forward(model, batch_size, length):
   Raises:
     InputError: the model has a loop whose number of turns only shows while it runs.
   """
-  tokens = jax.ShapeDtypeStruct((batch_size, length), np.int32)
-  rng = jax.ShapeDtypeStruct((2,), np.uint32)
-  program = jax.make_jaxpr(model.pure_fn)(tokens, model.weights, model.state, rng)
-  return _operations(program.jaxpr)
+  return sum(by_scope(model, batch_size, length).values())
+
+
+def by_scope(model, batch_size, length):
+  """Returns {scope: operations} of a forward pass, a scope being the path of named layers, 'Valley_3/Stack_8@3'.
+
+  Arguments and errors are `forward`'s.
+  """
+  return dict(_of_program(_program(model, batch_size, length)))
 
 
 def training_step(model, batch_size, length):
@@ -43,21 +49,33 @@ def training_step(model, batch_size, length):
   return 3 * forward(model, batch_size, length)
 
 
-def _operations(jaxpr):
-  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _program(model, batch_size, length):
+  tokens = jax.ShapeDtypeStruct((batch_size, length), np.int32)
+  rng = jax.ShapeDtypeStruct((2,), np.uint32)
+  return jax.make_jaxpr(model.pure_fn)(tokens, model.weights, model.state, rng).jaxpr
 
 
-def _of_equation(equation):
+def _of_program(jaxpr, scope=''):
+  """Returns a Counter of operations by scope."""
+  counts = collections.Counter()
+  for equation in jaxpr.eqns:
+    here = '/'.join(filter(None, (scope, str(equation.source_info.name_stack))))
+    for name, count in _of_equation(equation, here).items():
+      counts[name] += count
+  return counts
+
+
+def _of_equation(equation, scope):
   if equation.primitive.name == 'dot_general':
-    return _of_product(equation)
+    return {scope: _of_product(equation)}
   if equation.params.get('name') == attention_vjp.NAME:
-    return _of_attention(equation)
-  by_program = [_operations(inner) for inner in jax_core.jaxprs_in_params(equation.params)]
+    return {scope: _of_attention(equation)}
+  programs = [_of_program(inner, scope) for inner in jax_core.jaxprs_in_params(equation.params)]
+  inside = sum(programs, collections.Counter())
   if equation.primitive.name == 'cond':  # Factor dropout takes each branch as often.
-    return sum(by_program) // len(by_program)
-  inside = sum(by_program)
+    return {name: count // len(programs) for name, count in inside.items()}
   if equation.primitive.name == 'scan':
-    return equation.params['length'] * inside
+    return {name: count * equation.params['length'] for name, count in inside.items()}
   if equation.primitive.name == 'while' and inside:
     raise InputError('a loop of the model has matrix products and ends when its condition says so: they cannot be '
                      'counted')

@@ -28,6 +28,7 @@ from trax_hourglass.layers import widths
 from trax_hourglass.models import hierarchy as hierarchy_lib
 from trax_hourglass.models.language_model import LanguageModel
 from trax_hourglass.models.language_model import WithinLength
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -100,7 +101,7 @@ def Hourglass(vocab_size=256,
                  shortened_attention=shortened_attention, ff_activation=ff_activation)
   alternatives = [hierarchy_lib.parse(one) for one in hierarchy_lib.alternatives(hierarchy)]
   _check_boundaries(boundaries, shortening, upsampling, hierarchy, alternatives)
-  if not isinstance(vocab_size, int) or vocab_size < 1:
+  if not checks.is_whole(vocab_size) or vocab_size < 1:
     raise InputError(f'vocab_size is {vocab_size!r}: give the number of different tokens')
   specs = widths.specs(
       BlockSpec(2, 2, 1, dropout, dropout_shared_axes, ff_activation, recompute, mode, max_length, None,
@@ -167,7 +168,7 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample, skip):
   The shift by K - 1 is the smallest that is causal: coarse vector i is used at positions iK .. iK + K - 1, each of
   which may know vectors up to its own, so i may hold nothing after position iK.
   """
-  return tl.Serial(
+  return core.Scope(
       tl.Dup(),                                                    # vecs, residual
       Shortened(spec, shorten_factor, shorten, *deeper),           # coarse, residual
       tl.Select([0, 1, 1]),                                        # coarse, residual, residual
@@ -181,7 +182,7 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample, skip):
 
 def _valley_at_boundaries(shorten_factor, groups, skip):
   """Does the same with groups that end at boundaries of the tokens: (B, L, D), tokens (B, L) -> (B, L, D)."""
-  return tl.Serial(
+  return core.Scope(
       tl.Select([0, 1, 0]),                                        # vecs, tokens, residual
       groups,                                                      # vecs, residual
       core.LayerNorm(),                                            # vecs, residual

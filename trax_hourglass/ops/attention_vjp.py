@@ -7,6 +7,7 @@ the geometry.
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops import prng
@@ -50,7 +51,10 @@ def with_gradient(forward, backward):
       q, k, v, positions, head_keys = inputs
       inputs = q, k, v, positions, _keys_of_rows(head_keys, q, first_row)
       *gradients, d_positions = backward(queries_per_group, rate, inputs, kept, d_out)
-      return *gradients, positions and (d_positions[0], total(d_positions[1]))
+      if positions is not None:
+        d_queries, d_e = d_positions
+        d_positions = d_queries, total(d_e.astype(jnp.float32)).astype(d_e.dtype)
+      return *gradients, d_positions
 
     inputs, kept = saved
     rows = in_rows(inputs[3])

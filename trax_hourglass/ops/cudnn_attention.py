@@ -33,7 +33,7 @@ def attend(q, k, v, positions, key, queries_per_group, rate):
   Raises:
     InputError: rate > 0, since JAX offers cuDNN's attention without dropout of weights; or what else cuDNN refuses.
   """
-  on_gpu = jax.default_backend() == 'gpu'
+  on_gpu = sharding.platform() == 'gpu'
   if rate > 0.0:
     raise InputError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
                      "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")

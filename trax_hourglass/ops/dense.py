@@ -3,6 +3,8 @@
 Left to itself JAX differentiates products of (B, L, D) arrays, and XLA on a CPU then writes gradients out a second
 time, transposed, before it multiplies: elements that lie apart in memory, slower to move than to compute with.
 
+Gradients of weights are added up in float32, over vectors and over devices, and rounded to the weights' type after it.
+
 Letters: D width of inputs, F width of outputs.
 """
 
@@ -30,12 +32,13 @@ def _forward(x, w, b):
 def _backward(saved, d_out):
   x, w = saved
   d_out = d_out.reshape(-1, d_out.shape[-1])
-  dx = _product(d_out, w, 1, 1).reshape(x.shape)
-  return dx, _product(x.reshape(-1, x.shape[-1]), d_out, 0, 0), d_out.sum(axis=0)
+  dx = _product(d_out, w, 1, 1, d_out.dtype).reshape(x.shape)
+  dw = _product(x.reshape(-1, x.shape[-1]), d_out, 0, 0, jnp.float32)
+  return dx, dw.astype(w.dtype), d_out.sum(axis=0, dtype=jnp.float32).astype(w.dtype)
 
 
 _affine.defvjp(_forward, _backward)
 
 
-def _product(a, b, reduced_of_a, reduced_of_b):
-  return jax.lax.dot_general(a, b, (((reduced_of_a,), (reduced_of_b,)), ((), ())))
+def _product(a, b, reduced_of_a, reduced_of_b, dtype):
+  return jax.lax.dot_general(a, b, (((reduced_of_a,), (reduced_of_b,)), ((), ())), preferred_element_type=dtype)

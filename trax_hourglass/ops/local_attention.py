@@ -40,8 +40,9 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   e = e[e.shape[0] - window:]
   n_blocks = -(-length // window)
   scale = float(q.shape[-1])**-0.5
-  queries = tuple(
-      _blocks(((q + bias) * scale).astype(q.dtype), n_blocks, window) for bias in (context_bias, location_bias))
+  # Biases in float32: so are the sums of their gradients.
+  queries = tuple(_blocks(((q + bias.astype(jnp.float32)) * scale).astype(q.dtype), n_blocks, window)
+                  for bias in (context_bias, location_bias))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
   head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))

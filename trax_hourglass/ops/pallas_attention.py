@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import pallas_kernels
 from trax_hourglass.ops import remat
+from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
 
 # At most; short sequences have smaller ones. Not tuned: no GPU has run them yet. benchmarks/attention.py measures them.
@@ -33,7 +34,7 @@ _SMALLEST = 16  # Triton's products take no smaller matrices.
 
 
 def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
-  if jax.default_backend() == 'tpu':
+  if sharding.platform() == 'tpu':
     raise InputError("attention_form is 'pallas': that is for GPUs; set Hourglass.attention_form = 'tiles'")
   tiling = _Tiling.of(q, k, queries_per_group, rate)
   padded = tiling.pad(q, tiling.n_query_tiles * tiling.tile_queries)
@@ -171,7 +172,7 @@ def _call(kernel, tiling, n_tiles, out_shapes, out_parts, *inputs, written_over=
   """
   arrays = [None if x is None else x[0] for x in inputs]
   given = [x for x in inputs if x is not None]
-  on_gpu = jax.default_backend() == 'gpu'
+  on_gpu = sharding.platform() == 'gpu'
   return pl.pallas_call(
       functools.partial(kernel, tiling),
       grid=(*out_shapes[0].shape[:2], n_tiles),

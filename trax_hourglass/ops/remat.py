@@ -10,6 +10,8 @@ A resampling is no stack: of it, only what its feed-forward layer computes is ma
 
 import jax
 
+from trax_hourglass.runtime import sharding
+
 # Names that arrays carry, so that a policy knows them.
 PRODUCT = 'affine_product'  # Of a dense layer, whose product a policy does not see inside its own gradient rule.
 SAVED = 'attention_output'  # Of attention: its output and the logarithm of the softmax's denominator.
@@ -39,5 +41,5 @@ CHOICES = tuple(_POLICIES)
 def recomputed(body, recompute):
   """Returns the body of a loop so that the backward pass keeps of each turn what `recompute`, one of CHOICES, says."""
   if recompute == 'none':
-    return body
+    return sharding.not_gathered(body, prevent_cse=False)
   return jax.checkpoint(body, policy=_POLICIES[recompute], prevent_cse=False)

@@ -25,6 +25,7 @@ from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import positions as positions_lib
 from trax_hourglass.ops import remat
 from trax_hourglass.ops import tiling as tiling_lib
+from trax_hourglass.runtime import sharding
 
 # On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the
 # cache. benchmarks/attention.py measures it.
@@ -121,7 +122,7 @@ def _padded_to(tiling, q, k, v, positions):
 
 def _at_once(queries):
   """How many heads and rows of the batch of queries (B, Q, H, E) a turn of the loop takes."""
-  return (1, 1) if jax.default_backend() == 'cpu' else (queries.shape[2], queries.shape[0])
+  return (1, 1) if sharding.platform() == 'cpu' else (queries.shape[2], queries.shape[0])
 
 
 def _over_tiles(tiling, queries, tile, carry):

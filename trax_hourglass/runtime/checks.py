@@ -11,9 +11,14 @@ def check_vocabulary(tokens, vocab_size):
                      'raise vocab_size or check the data')
 
 
+def is_whole(value):
+  """Returns whether it is a whole number of Python; True and False are none."""
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_seed(seed):
   """Raises InputError unless it is a whole number that 63 bits hold."""
-  if not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+  if not is_whole(seed) or not 0 <= seed < 1 << 63:
     raise InputError(f'seed is {seed!r}: give a whole number, not below 0 and below 2^63')
 
 
@@ -31,5 +36,5 @@ def check_choice(temperature, top_k, top_p):
 def check_sizes(**sizes):
   """Raises InputError unless each size, by its argument's name, is a whole number above 0."""
   for name, size in sizes.items():
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    if not is_whole(size) or size < 1:
       raise InputError(f'{name} is {size!r}: give a whole number above 0')

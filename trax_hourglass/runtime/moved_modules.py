@@ -17,7 +17,7 @@ _FOUND = {
 }
 _SAID = {
     'affine': 'ops.dense', 'attention': 'ops.attention', 'attention_layers': 'layers.attention',
-    'blocks': 'layers.blocks', 'blockwise': 'ops.tiled_attention', 'budget': 'comparison.planning',
+    'blocks': 'layers.blocks', 'blockwise': 'ops.tiled_attention', 'budget': 'comparison.budget',
     'cached_attention': 'ops.kv_cache', 'checkpoints': 'training.checkpoints', 'comparison_rows': 'comparison.rows',
     'cudnn_attention': 'ops.cudnn_attention', 'data.evaluation_windows': 'inference.windows',
     'data.images': 'data.image_tokens', 'data.shares': 'data.splits', 'data.wikipedia': 'data.enwik8',

@@ -1,6 +1,8 @@
 """What the user sees while something goes on: a bar on a terminal, plain lines elsewhere, both on stderr."""
 
+import contextlib
 import sys
+import threading
 import time
 
 import tqdm
@@ -71,6 +73,25 @@ class Progress:
     if self._in_lines and is_due:
       print(f'{self._what} {done}/{total}: {note}{rest}', file=sys.stderr, flush=True)
       self._printed_at = now
+
+
+@contextlib.contextmanager
+def ticking(what):
+  """Is a context that shows how long something of unknown length has been going on, each second on a terminal."""
+  with progress(what, unit='s') as bar:
+    done = threading.Event()
+
+    def tick():
+      while not done.wait(1.0):
+        bar.update(1)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+      yield
+    finally:
+      done.set()
+      thread.join()
 
 
 def progress(what, total=None, initial=0, unit='B'):

@@ -7,6 +7,7 @@ WarmupStableDecay, the branch is what a run of its own `n_steps` would have been
 import os
 import pathlib
 
+from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
@@ -18,7 +19,7 @@ def check(branch_from):
   if branch_from is None:
     return
   is_pair = isinstance(branch_from, (tuple, list)) and len(branch_from) == 2
-  if not is_pair or not isinstance(branch_from[0], (str, os.PathLike)) or type(branch_from[1]) is not int:
+  if not is_pair or not isinstance(branch_from[0], (str, os.PathLike)) or not checks.is_whole(branch_from[1]):
     raise InputError(f"branch_from is {branch_from!r}: give a run directory and a step, as in ('runs/long', 5000)")
 
 

@@ -56,6 +56,11 @@ class Result:
   seconds: float
   output_dir: str
 
+  def __str__(self):
+    return (f'{self.valid_bits_per_token:.4f} valid bits per {self.unit} ({self.n_tokens_scored:,} {self.unit}s '
+            f'scored, {self.n_parameters:,} parameters, {self.step:,} steps, {self.seconds:.0f} s) in '
+            f'{self.output_dir}')
+
   def as_dict(self):
     """Returns the fields, bits under a name with their unit: 'valid_bits_per_byte', or 'per_dim' or 'per_token'."""
     fields = dataclasses.asdict(self)

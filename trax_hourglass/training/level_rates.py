@@ -101,3 +101,8 @@ def initialise(optimizer, weights, model):
   if hasattr(optimizer, 'name_weights'):
     optimizer.name_weights(weight_names.names(model))
   optimizer.tree_init(weights)
+
+
+def innermost(optimizer):
+  """Returns the optimizer of Trax that does the work: the one itself, or the one that LevelRates was given."""
+  return innermost(optimizer._optimizer) if isinstance(optimizer, LevelRates) else optimizer

@@ -12,12 +12,15 @@ import contextlib
 import jax
 import numpy as np
 from trax.fastmath import numpy as jnp
+from trax.optimizers.base import l2_norm
 
+from trax_hourglass.layers import scan
 from trax_hourglass.layers import trax_random
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding as mesh_lib
 from trax_hourglass.training import checkpoints
+from trax_hourglass.training import level_rates
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -32,6 +35,11 @@ def check_options(batch_size, n_devices, dtype, accumulate):
     parts = f' and {accumulate} parts' if accumulate > 1 else ''
     raise InputError(f'batch size {batch_size} does not divide among {n_devices} devices{parts}: give a multiple of '
                      f'{n_devices * accumulate}')
+
+
+def _l2_norm(arrays):
+  """Returns what Trax's `l2_norm` does, without making one row of an array, for which FSDP would gather it."""
+  return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in arrays))
 
 
 class Trainer:
@@ -57,6 +65,8 @@ class Trainer:
     self._mesh = mesh or mesh_lib.over_devices()
     self.model_with_loss = model_with_loss
     self._optimizer = optimizer
+    if shard_weights:
+      level_rates.innermost(optimizer)._l2_norm = _l2_norm  # pylint: disable=protected-access
     self._opt_params = optimizer.opt_params
     self._slots, optimizer.slots = optimizer.slots, None  # Two references would keep the first ones for ever.
     self._on_devices = None
@@ -64,7 +74,7 @@ class Trainer:
 
   def _update(self, weights_state_slots, batch, step, opt_params, rng):
     weights, state, slots = weights_state_slots
-    with mesh_lib.divided(self._mesh):
+    with mesh_lib.divided(self._mesh, self._shard_weights):
       loss, state, gradients = self._loss_and_gradients(weights, state, batch, rng)
     weights, slots, stats = self._optimizer.tree_update(step, gradients, weights, slots, opt_params, store_slots=False)
     updated = weights, state, slots
@@ -73,7 +83,7 @@ class Trainer:
       updated = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, weights_state_slots)
       stats['skipped'] = 1.0 - is_finite
     # Trax's is of the weights before the step; of those after it, it also tells whether they are worth keeping.
-    stats['weights_l2'] = jnp.sqrt(sum(jnp.vdot(w, w) for w in jax.tree.leaves(updated[0])))
+    stats['weights_l2'] = (_l2_norm if self._shard_weights else l2_norm)(jax.tree.leaves(updated[0]))
     updated = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding(x)), updated)
     return updated, {**stats, 'loss': loss}
 
@@ -81,6 +91,7 @@ class Trainer:
     """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
     def loss_and_state(weights, state, part, rng):
       weights = jax.tree.map(lambda w: w.astype(self._dtype) if w.dtype == jnp.float32 else w, weights)
+      weights = scan.gathered_outside(self.model_with_loss, weights)
       with trax_random.cheap_splits():
         return self.model_with_loss.pure_fn(part, weights, state, rng)
 
@@ -105,14 +116,8 @@ class Trainer:
     return loss / total, state, jax.tree.map(lambda g: g / total, gradients)
 
   def sharding(self, x):
-    """Returns where a weight, slot or state lies: everywhere, or along its longest axis that divides among the
-    devices.
-    """
-    shape = np.shape(x)
-    axes = [axis for axis, size in enumerate(shape) if size % self._mesh.size == 0]
-    if not self._shard_weights or not axes:
-      return mesh_lib.everywhere(self._mesh)
-    return mesh_lib.along(self._mesh, max(axes, key=lambda axis: shape[axis]))
+    """Returns where a weight, slot or state lies: everywhere, or in shares."""
+    return mesh_lib.share(self._mesh, np.shape(x)) if self._shard_weights else mesh_lib.everywhere(self._mesh)
 
   def arguments(self, batch, rng, step, learning_rate):
     """Returns the arguments of `update` for one step, on the devices and always of the same types.

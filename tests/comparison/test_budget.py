@@ -6,7 +6,7 @@ import json
 import pytest
 
 from trax_hourglass.comparison import compare
-from trax_hourglass.comparison import planning
+from trax_hourglass.comparison import budget as budget_lib
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import run_directory
@@ -48,7 +48,7 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
     return dataclasses.replace(MEASURED, step_seconds={'flat': [1.0, 4.0, 2.0, 4.0, 4.0, 4.0], 'drawn': [3.0, 2.0, 8.0],
                                                        'late': [8.0, 6.0, 7.0]}[row.name][order.count(row.name) - 1])
 
-  monkeypatch.setattr(planning.Planner, 'measure', measure)
+  monkeypatch.setattr(budget_lib.Planner, 'measure', measure)
   monkeypatch.setattr(compare.Comparison, '_run_once', not_run)
   steps = lambda name: json.loads((tmp_path / name / 'row.json').read_text())['n_steps']
   run(tmp_path, *SECONDS)
@@ -59,7 +59,7 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
 
 
 def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(planning.Planner, 'measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(budget_lib.Planner, 'measure', lambda self, row: MEASURED)
   monkeypatch.setattr(compare.Comparison, '_run_once', not_run)
   run(tmp_path, *SECONDS)
   path = tmp_path / 'flat' / 'row.json'
@@ -70,7 +70,7 @@ def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkey
       raise MemoryError('too large by now')
     return MEASURED
 
-  monkeypatch.setattr(planning.Planner, 'measure', measure)
+  monkeypatch.setattr(budget_lib.Planner, 'measure', measure)
   rows = by_name(run(tmp_path, *SECONDS, "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}"))
   assert rows['late']['n_steps'] == 400
   said = capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
     assert 'ended' in json.loads((directory / 'result.json').read_text())['error']
     raise ValueError('no')
 
-  monkeypatch.setattr(planning.Planner, 'measure', lambda self, row: MEASURED)
+  monkeypatch.setattr(budget_lib.Planner, 'measure', lambda self, row: MEASURED)
   monkeypatch.setattr(compare.Comparison, '_run_once', run_once)
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None')
   run(tmp_path, 'compare.seeds = (0,)', 'compare.also_evaluate = None', "compare.own_rows = {'late': 'Hourglass.d_ff = "

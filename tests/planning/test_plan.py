@@ -1,0 +1,158 @@
+"""A plan says what a run and its files have, without running it; what cannot be is one line."""
+
+import json
+
+import gin
+import numpy as np
+import pytest
+from trax import shapes
+
+from tests.helpers import runs
+from tests.helpers import sampling
+from trax_hourglass import plan
+from trax_hourglass.planning import compiled_step
+from trax_hourglass.planning import drawing
+from trax_hourglass.planning import planner
+from trax_hourglass.planning import topologies
+from trax_hourglass.runtime import gin_config
+from trax_hourglass.training import checkpoints
+
+FILES = ['quickstart.gin', *sorted(str(path.relative_to(gin_config.GIN_FOLDER)) for folder in ('paper', 'baselines')
+                                   for path in (gin_config.GIN_FOLDER / folder).glob('*.gin'))]
+
+
+def configure(*bindings, files=(runs.TINY,)):
+  gin.clear_config()
+  gin_config.parse_gin(files, bindings)
+
+
+def planned(capsys, *arguments):
+  """Returns what `plan --json` prints for the tiny run, and its line of error."""
+  gin.clear_config()
+  code = 0
+  try:
+    plan.main(['--json', '--config_file', runs.TINY, *arguments])
+  except SystemExit as ended:
+    code = ended.code
+  out, err = capsys.readouterr()
+  return code, json.loads(out) if out else None, err.splitlines()[-1] if err else ''
+
+
+def bindings(*lines):
+  return [flag for line in lines for flag in ('--config', line)]
+
+
+def test_the_sizes_are_those_of_the_run_and_its_files(tiny_run):
+  configure(*runs.HOURGLASS, 'Hourglass.max_length = 90')
+  sizes = planner.sizes(planner.Settings.read())
+  path, _, result = tiny_run
+  assert sizes.n_parameters == result.n_parameters
+  stored = checkpoints.Store(path).read(30)
+  nbytes = lambda *parts: sum(np.asarray(leaf).nbytes for part in parts for leaf in stored[part])
+  assert sizes.weight_bytes == nbytes('weights') and sizes.slot_bytes == nbytes('slots')
+  assert sizes.checkpoint_bytes == nbytes('weights', 'state', 'slots')
+  model = planner.Settings.read().model(mode='predict')
+  model.init(shapes.ShapeDtype((1, 1), np.int32))
+  assert sizes.cache_bytes == model.state_bytes
+  assert [level.length for level in sizes.levels] == [15, 5] and sizes.padded_length == 15 and sizes.length == 13
+  assert [level.n_layers for level in sizes.levels] == [(0, 0), (1,)]
+  assert sizes.n_tokens == 4 * 2 * 13 and sizes.step_flops == pytest.approx(2 * 13 * sizes.flops_per_token)
+
+
+def test_parameters_and_operations_of_the_parts_are_the_whole():
+  configure("Hourglass.hierarchy = '1@1 2@2 1@4 1@2 2@1'", 'Hourglass.d_model = (14, 28, 42)')
+  sizes = planner.sizes(planner.Settings.read())
+  assert [(level.factor, level.d_model, level.n_layers) for level in sizes.levels] == [
+      (1, 14, (1, 2)), (2, 28, (2, 1)), (4, 42, (1,))]
+  embedding = 256 * 14 + 14 * 256 + 256
+  of_levels = sum(level.n_parameters for level in sizes.levels)
+  assert sizes.n_parameters - sizes.resampling_parameters - of_levels == embedding
+  rest = 1 - sizes.resampling_flops_share - sum(level.flops_share for level in sizes.levels)
+  assert rest == pytest.approx(3 * 2 * 2 * 13 * 14 * 256 / sizes.step_flops, rel=0.3)  # Padding counts.
+  text = '\n'.join(drawing.whole(sizes))
+  assert '    1        16      14        1' in text and '    2         8      28        2' in text
+
+
+@pytest.mark.parametrize('file', sampling.some(['quickstart.gin', 'paper/imagenet32.gin'], FILES))
+def test_every_config_of_a_run_has_a_plan(file):
+  configure(*(["Wiki40b.sentencepiece = 'a.model'"] if 'wiki40b' in file else []), files=[file])
+  sizes = planner.sizes(planner.Settings.read())
+  assert sizes.n_parameters > 5e5 and sizes.weight_bytes == 4 * sizes.n_parameters
+  assert drawing.short(sizes)
+
+
+def test_the_step_is_compiled_for_this_machine(capsys):
+  code, found, _ = planned(capsys, '--topology', 'cpu')
+  assert code == 0 and found['fits'] and found['collectives'] == {} and found['n_devices'] == 1
+  configure()
+  program = planner.step_program.StepProgram(planner.Settings.read(), topologies.mesh('cpu', 1))
+  memory = program.traced().lower().compile().memory_analysis()
+  assert found['temporary_bytes'] == memory.temp_size_in_bytes
+  assert found['argument_bytes'] == memory.argument_size_in_bytes
+  assert found['argument_bytes'] >= found['weight_bytes'] + found['slot_bytes']
+  assert found['device_bytes'] >= found['argument_bytes'] + found['temporary_bytes']
+  assert sum(found['products'].values()) > 10 and set(found['products']) == {'f32 x f32 -> f32'}
+  assert found['compile_seconds'] > 0 and found['lower_bound_seconds'] is None
+
+
+def test_a_step_without_room_names_what_is_over_and_what_to_set(capsys, monkeypatch):
+  monkeypatch.setitem(topologies.CHIPS, 'cpu', topologies.Chip('cpu', memory_bytes=2**10))
+  code, found, line = planned(capsys, '--topology', 'cpu')
+  assert code == 2 and not found['fits']
+  over = (found['device_bytes'] - 2**10) / 2**10
+  assert f'which has 1.00 KiB: {over:.2f} KiB too much; set Hourglass.recompute' in line
+
+
+def test_what_the_compiler_says_of_memory_is_one_line():
+  class Refusing:
+    def traced(self):
+      return self
+
+    def lower(self):
+      return self
+
+    def compile(self):
+      raise RuntimeError('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. '
+                         'Exceeded hbm capacity by 4.35G.')
+
+  with pytest.raises(ValueError, match='memory of v5e: it needs 20.10G of 15.75G, 4.35G too much; set'):
+    compiled_step.compile_step(Refusing(), 'v5e', 1, 'float32', 1)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--topology', 'v7'], "--topology is 'v7': choose one of cpu, v4, v5e, v5p, v6e, h100, h200, TPUs with"),
+    (['--topology', 'v5e:2'], "--topology is 'v5e:2': choose"),
+    (['--topology', 'h100:2x2'], "--topology is 'h100:2x2': choose"),
+    (['--topology', 'cpu', '--n_devices', '0'], '--n_devices is 0: give a number above 0'),
+    (['--topology', 'cpu', '--n_devices', '64', '--config', 'batch_size = 64'], '--n_devices is 64: cpu has 1'),
+    (['--n_devices', '2'], '--n_devices is 2 without --topology: give one'),
+    (['--topology', 'cpu', '--config', 'batch_size = 0'], 'batch_size is 0: give a whole number above 0'),
+    (['--config', "fit.dtype = 'float16'"], "dtype is 'float16': choose one of 'float32', 'bfloat16'"),
+])
+def test_mistakes(capsys, arguments, message):
+  code, found, line = planned(capsys, *arguments)
+  assert code == 2 and found is None and line.startswith(f'plan: {message}'), line
+
+
+def test_a_compiler_that_is_not_installed_is_named(capsys, monkeypatch):
+  monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
+  for topology, package in (('v5e:2x2', 'jax[tpu]'), ('h100', 'jax[cuda12]')):
+    code, _, line = planned(capsys, '--topology', topology)
+    assert code == 2 and f"pip install '{package}'" in line
+
+
+def test_a_config_without_a_model_says_so(capsys, tmp_path):
+  (tmp_path / 'empty.gin').write_text('n_steps = 1\n')
+  gin.clear_config()
+  with pytest.raises(SystemExit):
+    plan.main(['--config_file', str(tmp_path / 'empty.gin')])
+  assert 'plan: the config says nothing about fit.' in capsys.readouterr().err
+
+
+def test_train_says_the_short_plan_before_the_first_step(tmp_path, capsys):
+  from trax_hourglass import train  # pylint: disable=g-import-not-at-top
+  gin.clear_config()
+  train.main(['--plan', '--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run'),
+              *bindings('n_steps = 1', 'warmup_steps = 0', 'fit.max_valid_tokens = 10')])
+  err = capsys.readouterr().err
+  assert err.index('parameters    ') < err.index('compiling ...') and 'FLOPs         ' in err

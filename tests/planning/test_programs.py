@@ -1,0 +1,143 @@
+"""Programs for accelerators and for several devices, without either: types of products, and what moves."""
+
+import collections
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from trax import layers as tl
+
+from tests.helpers import processes
+from tests.helpers import sampling
+from tests.helpers import step_programs
+from trax_hourglass.ops import dense
+from trax_hourglass.planning import program_text
+from trax_hourglass.planning import step_program
+from trax_hourglass.runtime import sharding
+
+
+def wide_product(spec, tokens_per_vector):
+  """Is the attention of a block with a fault planted: a product whose factors are float32."""
+  del tokens_per_vector
+  def layer(x):
+    wide = x.astype(jnp.float32)
+    return (wide @ jnp.ones((spec.d_model, spec.d_model), jnp.float32)).astype(x.dtype)
+  return tl.Fn('Wide', layer)
+
+
+def traced(platform, n_devices=4, **options):
+  return step_program.StepProgram(step_programs.Settings(**options), sharding.nowhere(n_devices, platform)).traced()
+
+
+def products(text):
+  """Returns [(types of the factors, type and shape of the result)] of a lowered program's products, sums of squares aside."""
+  found = re.findall(r'stablehlo\.dot_general .*: \(tensor<([\w]+)>, tensor<([\w]+)>\) -> tensor<(\w+)>', text)
+  return [({left.split('x')[-1], right.split('x')[-1]}, out) for left, right, out in found if 'x' in out]
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+@pytest.mark.parametrize('options, is_wide', [
+    ({}, False), ({'hierarchy': '1@1', 'vanilla_attention': wide_product}, True)])
+def test_a_bfloat16_step_has_no_float32_products_on_accelerators(platform, options, is_wide):
+  text = traced(platform, dtype='bfloat16', **options).lower(lowering_platforms=(platform,)).as_text()
+  found = products(text)
+  assert len(found) > 10
+  assert any('f32' in factors for factors, _ in found) == is_wide
+
+
+@pytest.mark.parametrize('is_planted', [False, True])
+def test_gradients_of_dense_weights_are_summed_in_float32(is_planted, monkeypatch):
+  if is_planted:
+    product = dense._product
+    monkeypatch.setattr(dense, '_product', lambda *args: product(*args[:-1], args[0].dtype))
+  text = traced('tpu', dtype='bfloat16', d_model=40, d_ff=72).lower(lowering_platforms=('tpu',)).as_text()
+  of_weights = [out for _, out in products(text) if out.rpartition('x')[0] in ('40x40', '40x72', '72x40')]
+  assert len(of_weights) > 6
+  assert {out.rpartition('x')[2] for out in of_weights} == ({'bf16'} if is_planted else {'f32'})
+
+
+def test_the_platform_is_an_argument_of_what_is_traced():
+  """On a CPU tiles take one head of one row at a time, on others all of them."""
+  shapes = lambda platform: set(re.findall(r'f32\[[\d,]+\]', str(traced(platform, 1, hierarchy='1@1').jaxpr)))
+  assert shapes('cpu') != shapes('tpu') == shapes('cuda')
+  with sharding.divided(sharding.nowhere(1, 'cuda')):
+    assert sharding.platform() == 'gpu'
+  assert sharding.platform() == jax.default_backend()
+
+
+@pytest.fixture(scope='module')
+def facts():
+  """What step_programs found in steps for eight devices, by name."""
+  command = processes.Command(
+      'tests.helpers.step_programs', *sampling.some([], ['all']),
+      XLA_FLAGS=f'--xla_force_host_platform_device_count=8 {processes.QUICK}')
+  stdout, stderr = command.communicate()
+  assert command.returncode == 0, stderr[-3000:]
+  return json.loads(stdout.splitlines()[-1])
+
+
+def strays(found):
+  """Returns shapes that move and are neither of weights or layers of a stack, nor scalars, nor projected distances."""
+  weights = {tuple(shape) for shape in found['weights']}
+  of_weights = weights | {shape[1:] for shape in weights} | {()}
+  moved = {tuple(shape) for shapes in found['arrays'].values() for shape in shapes}
+  return {shape for shape in moved - of_weights if not (len(shape) == 4 and shape[2:] in weights)}
+
+
+def test_data_parallel_steps_add_up_gradients_and_move_nothing_else(facts):
+  assert set(facts['data parallel']['collectives']) == {'all-reduce'}
+  assert not strays(facts['data parallel'])
+
+
+def test_fsdp_moves_weights_and_gradients_and_leaves_activations_where_they_are(facts):
+  for name, found in facts.items():
+    if name in ('data parallel', 'planted'):
+      continue
+    assert set(found['collectives']) <= {'all-gather', 'all-reduce', 'reduce-scatter'}, name
+    assert not strays(found), name
+    whole_stacks = [shape for shape in found['arrays']['all-gather'] if len(shape) > 2]
+    assert not whole_stacks, 'weights of several layers are gathered at once'
+
+
+def test_an_activation_that_is_gathered_is_found(facts):
+  assert (step_programs.B, step_programs.L, 32) in strays(facts['planted'])
+
+
+def test_fsdp_leaves_each_device_its_share_of_weights_and_slots(facts):
+  of_each, whole = (facts[name]['argument_bytes'] for name in ('fsdp', 'data parallel'))
+  assert whole / 8 <= of_each < 1.02 * whole / 8
+
+
+def test_instructions_are_counted_by_the_turns_of_their_loops():
+  def function(x, w):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
+
+  text = jax.jit(function).lower(jnp.ones((3, 4)), jnp.ones((7, 4, 4))).compile().as_text()
+  assert program_text.products(program_text.instructions(text)) == collections.Counter({'f32 x f32 -> f32': 7})
+
+
+def test_bytes_and_kinds_of_collectives_are_read_from_text():
+  text = '''HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %p = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %w = bf16[4,8]{1,0} get-tuple-element(%p), index=1
+  %gathered = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%w), replica_groups={{0,1,2,3}}, dimensions={0}
+  %started = (bf16[4,8]{1,0}, bf16[4,8]{1,0}) all-reduce-start(%w), to_apply=%add
+  %done = bf16[4,8]{1,0} all-reduce-done(%started)
+}
+
+ENTRY %main (q: bf16[4,8]) -> bf16[4,8] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  %l = (s32[], bf16[4,8]{1,0}) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %both = (f32[2]{0}, f32[]) all-reduce(%x, %y), to_apply=%add
+}
+'''
+  assert program_text.collectives(program_text.instructions(text)) == {
+      'all-gather': {'count': 5, 'bytes': 5 * 16 * 8 * 2}, 'all-reduce': {'count': 6, 'bytes': 5 * 4 * 8 * 2 + 12}}

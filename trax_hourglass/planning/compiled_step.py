@@ -1,0 +1,98 @@
+"""The training step as a platform's own compiler makes it: bytes, collectives, products, a bound on seconds."""
+
+import dataclasses
+import os
+import re
+import time
+
+from trax_hourglass.planning import program_text
+from trax_hourglass.planning import sizes as sizes_lib
+from trax_hourglass.planning import topologies
+from trax_hourglass.runtime.errors import InputError
+
+_HELP = ("set Hourglass.recompute = 'blocks', fit.accumulate = 2 or more, or fit.loss_chunk; on more devices "
+         'fit.shard_weights = True')
+_EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm.*?by ([\d.]+[KMGT]?)', re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+  """What a compiler made of a step; the names are those of `plan --json`, bytes are a device's.
+
+  Attributes:
+    topology: its name.
+    n_devices: devices that the program is for.
+    temporary_bytes: of everything that exists within the step.
+    argument_bytes: of weights, state, slots and the batch.
+    device_bytes: that the step takes in all; results take the place of arguments.
+    memory_bytes: that a device has; of a CPU, the machine's.
+    fits: whether they suffice.
+    collectives: {kind: {'count', 'bytes'}} of a step, loops counted by their turns.
+    products: {'bf16 x bf16 -> f32': count} of products of matrices.
+    compile_seconds: of compiling, without tracing.
+    lower_bound_seconds: no step is faster: the model's operations at the device's published peak, or its arguments once
+      read and written at its bandwidth, whichever takes longer; None for CPUs, which publish neither.
+    estimated_seconds: the compiler's own estimate, which takes each loop for one turn; None where it has none.
+  """
+  topology: str
+  n_devices: int
+  temporary_bytes: int
+  argument_bytes: int
+  device_bytes: int
+  memory_bytes: int
+  fits: bool
+  collectives: dict
+  products: dict
+  compile_seconds: float
+  lower_bound_seconds: float | None
+  estimated_seconds: float | None
+
+
+def compile_step(program, topology, n_devices, dtype, step_flops):
+  """Returns the CompiledStep.
+
+  Args:
+    program: step_program.StepProgram for the topology's devices.
+    topology: name, see topologies.py.
+    n_devices: how many of its devices.
+    dtype: of the step's products.
+    step_flops: operations of a step, or None.
+
+  Raises:
+    InputError: the compiler finds no room for the program on the device.
+  """
+  lowered = program.traced().lower()
+  started = time.perf_counter()
+  try:
+    compiled = lowered.compile()
+  except Exception as error:  # Compilers' errors are of several types.
+    found = _EXHAUSTED.search(str(error))
+    if found is None and 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    by = f'it needs {found[1]} of {found[2]}, {found[3]} too much' if found else 'its compiler says so'
+    raise InputError(f'the step does not fit into the memory of {topology}: {by}; {_HELP}') from error
+  seconds = time.perf_counter() - started
+  _, chip, _ = topologies.chip(topology)
+  memory, found = compiled.memory_analysis(), program_text.instructions(compiled.as_text())
+  arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+  in_all = arguments + memory.temp_size_in_bytes + outputs - memory.alias_size_in_bytes
+  room = chip.memory_bytes or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // n_devices
+  bounds = [(arguments + outputs) / chip.bandwidth] if chip.bandwidth else []
+  if chip.flops and step_flops:
+    bounds.append(step_flops / n_devices / chip.flops[dtype])
+  cost = {} if chip.platform == 'gpu' else compiled.cost_analysis() or {}
+  estimate = cost.get('optimal_seconds', -1.0)
+  return CompiledStep(
+      topology=topology, n_devices=n_devices, temporary_bytes=memory.temp_size_in_bytes, argument_bytes=arguments,
+      device_bytes=in_all, memory_bytes=room, fits=in_all <= room, collectives=program_text.collectives(found),
+      products=dict(program_text.products(found)), compile_seconds=seconds,
+      lower_bound_seconds=max(bounds, default=None), estimated_seconds=estimate if estimate > 0 else None)
+
+
+def check_fits(step):
+  """Raises InputError where a CompiledStep does not fit."""
+  if not step.fits:
+    takes, has, over = map(sizes_lib.readable, (
+        step.device_bytes, step.memory_bytes, step.device_bytes - step.memory_bytes))
+    raise InputError(f'the step takes {takes} of a device of {step.topology}, which has {has}: {over} too much; '
+                     f'{_HELP}')

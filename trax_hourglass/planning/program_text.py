@@ -1,0 +1,110 @@
+"""Reads compiled programs as XLA prints them: collectives and products of matrices, with the loops around them.
+
+The text is `compiled.as_text()` of any platform. An instruction stands on a line of its own:
+
+    %name = f32[8,512]{1,0} all-reduce(%operand, ...), attribute=..., calls=%computation
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+COLLECTIVES = 'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute'
+_COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
+_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$')
+_ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
+_CALLED = re.compile(r'\b(?:calls|to_apply|body)=%?([\w.\-]+)|\bbranch_computations=\{([^}]*)\}|'
+                     r'\b(?:true|false)_computation=%?([\w.\-]+)')
+_TRIPS = re.compile(r'known_trip_count\D*(\d+)')
+_STARTS = re.compile(r'-start$')
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """An instruction and how often it runs.
+
+  Attributes:
+    operation: its name, such as 'dot'; the start of one that runs in the background counts for it.
+    arrays: ((type, shape), ...) of what it gives, such as (('f32', (8, 512)),).
+    factors: the same of its operands.
+    times: how often it runs in a run of the program.
+    text: the rest of its line.
+  """
+  operation: str
+  arrays: tuple
+  factors: tuple
+  times: int
+  text: str
+
+  @property
+  def n_bytes(self):
+    """Bytes of all that it gives; of one that runs in the background, without its operands, which come with it."""
+    arrays = self.arrays[len(self.arrays) // 2:] if self.text.startswith('start') else self.arrays
+    return sum(math.prod(shape) * _bytes(kind) for kind, shape in arrays)
+
+
+def instructions(text):
+  """Returns the Instructions of a program's text, those of loops and of what is called included."""
+  computations, entry = _parse(text)
+  found = []
+
+  def walk(name, times):
+    arrays = {name: of for name, of, *_ in computations[name]}
+    for _, of, operation, rest in computations[name]:
+      operands = re.findall(r'%([\w.\-]+)', rest.split(')', 1)[0])
+      factors = tuple(array for operand in operands for array in arrays.get(operand, ()))
+      is_start = _STARTS.search(operation)
+      found.append(Instruction(_STARTS.sub('', operation), of, factors, times, ('start ' if is_start else '') + rest))
+      trips = int(_TRIPS.search(rest)[1]) if operation == 'while' and _TRIPS.search(rest) else 1
+      for one, several, other in _CALLED.findall(rest):
+        for called in (one, other, *(part.strip().lstrip('%') for part in several.split(','))):
+          if called in computations and operation not in ('all-reduce', 'reduce', 'reduce-scatter', 'scatter', 'sort'):
+            walk(called, times * trips)
+
+  walk(entry, 1)
+  return found
+
+
+def collectives(found):
+  """Returns {kind: {'count', 'bytes'}} of the instructions that move data between devices, those that there are."""
+  counts = {}
+  for one in found:
+    if one.operation in COLLECTIVES:
+      of_kind = counts.setdefault(one.operation, {'count': 0, 'bytes': 0})
+      of_kind['count'] += one.times
+      of_kind['bytes'] += one.times * one.n_bytes
+  return counts
+
+
+def products(found):
+  """Returns a Counter of products of matrices by type, 'bf16 x bf16 -> f32'."""
+  counts = collections.Counter()
+  for one in found:
+    if one.operation in ('dot', 'convolution') and len(one.factors) > 1:
+      counts[f'{one.factors[0][0]} x {one.factors[1][0]} -> {one.arrays[0][0]}'] += one.times
+  return counts
+
+
+def _parse(text):
+  """Returns ({computation: [(name, arrays, operation, rest)]}, name of the entry)."""
+  computations, entry, current = {}, None, None
+  for line in text.splitlines():
+    if line and not line[0].isspace():
+      head = _COMPUTATION.match(line)
+      current = computations.setdefault(head[2], []) if head and not line.startswith('HloModule') else None
+      if current is not None and head[1]:
+        entry = head[2]
+    elif current is not None and (found := _INSTRUCTION.match(line)):
+      current.append((found[1], _arrays(found[2]), found[3], found[4]))
+  return computations, entry
+
+
+def _arrays(text):
+  return tuple((kind, tuple(map(int, shape.split(','))) if shape else ()) for kind, shape in _ARRAY.findall(text))
+
+
+def _bytes(kind):
+  """Returns the bytes of an element; XLA names types by their bits."""
+  bits = re.search(r'\d+', kind)
+  return max(1, int(bits[0]) // 8) if bits else 1
