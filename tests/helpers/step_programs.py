@@ -44,10 +44,9 @@ def facts(settings):
   program = step_program.StepProgram(settings, sharding.over_devices())
   compiled = program.traced().lower().compile()
   found = program_text.instructions(compiled.as_text())
-  arrays = {one.operation: [] for one in found if one.operation in program_text.COLLECTIVES}
-  for one in found:
-    if one.operation in arrays:
-      arrays[one.operation] += [shape for _, shape in one.arrays]
+  arrays = {}
+  for one in program_text.moving(found):
+    arrays.setdefault(one.operation, []).extend(shape for _, shape in one.arrays)
   memory = compiled.memory_analysis()
   return {'collectives': program_text.collectives(found), 'arrays': arrays,
           'argument_bytes': memory.argument_size_in_bytes, 'temporary_bytes': memory.temp_size_in_bytes,

@@ -32,7 +32,7 @@ def traced(platform, n_devices=4, **options):
 
 
 def products(text):
-  """Returns [(types of the factors, type and shape of the result)] of a lowered program's products, sums of squares aside."""
+  """Returns [(types of the factors, type and shape)] of a lowered program's products, sums of squares aside."""
   found = re.findall(r'stablehlo\.dot_general .*: \(tensor<([\w]+)>, tensor<([\w]+)>\) -> tensor<(\w+)>', text)
   return [({left.split('x')[-1], right.split('x')[-1]}, out) for left, right, out in found if 'x' in out]
 

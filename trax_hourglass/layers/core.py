@@ -12,6 +12,8 @@ import trax.layers as tl
 
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops.dense import affine
+from trax_hourglass.ops.wide_sums import rounded
+from trax_hourglass.ops.wide_sums import widened
 from trax_hourglass.runtime import sharding
 
 
@@ -28,7 +30,7 @@ def _backward(saved, d_out):
   weights, tokens = saved
   gradient = jnp.zeros(weights.shape, jnp.float32)
   gradient = gradient.at[jnp.clip(tokens, 0, len(weights) - 1)].add(d_out.astype(jnp.float32))
-  return gradient.astype(weights.dtype), None
+  return rounded(gradient, weights.dtype), None
 
 
 _rows.defvjp(_forward, _backward)
@@ -100,4 +102,8 @@ class LayerNorm(tl.LayerNorm):
   """Layer norm worked out in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
 
   def forward(self, x):
-    return super().forward(x.astype(jnp.float32)).astype(x.dtype)
+    scale, bias = map(widened, self.weights)
+    wide = x.astype(jnp.float32)
+    centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
+    return (centered / jnp.sqrt(variance + self._epsilon) * scale + bias).astype(x.dtype)

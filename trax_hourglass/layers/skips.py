@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from trax.layers import base
 
 from trax_hourglass.layers.core import Dense
+from trax_hourglass.ops.wide_sums import widened
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -11,7 +12,7 @@ class _Scaled(base.Layer):
   """Multiplies by one learnt number, 1 at first."""
 
   def forward(self, x):
-    return (x.astype(jnp.float32) * self.weights.astype(jnp.float32)).astype(x.dtype)
+    return (x.astype(jnp.float32) * widened(self.weights)).astype(x.dtype)
 
   def init_weights_and_state(self, _):
     self.weights = jnp.ones((), jnp.float32)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from trax.layers import base
 
 from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.ops.wide_sums import widened
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -30,7 +31,7 @@ class ToWidth(base.Layer):
   def forward(self, x):
     if x.shape[-1] >= self._width:
       return x[..., :self._width]
-    more = jnp.broadcast_to(self.weights.astype(jnp.float32), (*x.shape[:-1], len(self.weights)))
+    more = jnp.broadcast_to(widened(self.weights), (*x.shape[:-1], len(self.weights)))
     return jnp.concatenate([x, more.astype(x.dtype)], axis=-1)
 
 

@@ -17,9 +17,8 @@ Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = 
 distances, D model width, E width of a head.
 """
 
-import jax.numpy as jnp
-
 from trax_hourglass.ops import tiled_attention
+from trax_hourglass.ops import wide_sums
 from trax_hourglass.runtime.errors import InputError
 
 FORMS = ('tiles', 'pallas', 'cudnn')
@@ -51,8 +50,7 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
     raise InputError(f'{q.shape[1]} queries and {k.shape[1]} keys are not whole groups of {queries_per_group} queries, '
                      f'or do not fit {n_keys} distances')
   scale = float(q.shape[-1])**-0.5
-  # Biases in float32: so are the sums of their gradients.
-  content, position = (((q + bias.astype(jnp.float32)) * scale).astype(q.dtype)
+  content, position = (((q + wide_sums.widened(bias)) * scale).astype(q.dtype)
                        for bias in (context_bias, location_bias))
   return _attend(form)(content, k, v, (position, e), key, queries_per_group, rate)
 

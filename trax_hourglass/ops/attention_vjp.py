@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops import prng
+from trax_hourglass.ops import wide_sums
 from trax_hourglass.runtime import sharding
 
 NAME = 'trax_hourglass.attend'  # By which models/flops.py knows it: with its dot, no function that a user defines.
@@ -53,7 +54,7 @@ def with_gradient(forward, backward):
       *gradients, d_positions = backward(queries_per_group, rate, inputs, kept, d_out)
       if positions is not None:
         d_queries, d_e = d_positions
-        d_positions = d_queries, total(d_e.astype(jnp.float32)).astype(d_e.dtype)
+        d_positions = d_queries, wide_sums.rounded(total(d_e.astype(jnp.float32)), d_e.dtype)
       return *gradients, d_positions
 
     inputs, kept = saved

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from trax_hourglass.ops import remat
+from trax_hourglass.ops import wide_sums
 
 
 def affine(x, w, b):
@@ -34,7 +35,8 @@ def _backward(saved, d_out):
   d_out = d_out.reshape(-1, d_out.shape[-1])
   dx = _product(d_out, w, 1, 1, d_out.dtype).reshape(x.shape)
   dw = _product(x.reshape(-1, x.shape[-1]), d_out, 0, 0, jnp.float32)
-  return dx, dw.astype(w.dtype), d_out.sum(axis=0, dtype=jnp.float32).astype(w.dtype)
+  db = d_out.sum(axis=0, dtype=jnp.float32)
+  return dx, wide_sums.rounded(dw, w.dtype), wide_sums.rounded(db, w.dtype)
 
 
 _affine.defvjp(_forward, _backward)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import remat
+from trax_hourglass.ops import wide_sums
 
 _MASKED = -1e9  # The score of a key that is not seen; as in Trax.
 
@@ -40,8 +41,7 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   e = e[e.shape[0] - window:]
   n_blocks = -(-length // window)
   scale = float(q.shape[-1])**-0.5
-  # Biases in float32: so are the sums of their gradients.
-  queries = tuple(_blocks(((q + bias.astype(jnp.float32)) * scale).astype(q.dtype), n_blocks, window)
+  queries = tuple(_blocks(((q + wide_sums.widened(bias)) * scale).astype(q.dtype), n_blocks, window)
                   for bias in (context_bias, location_bias))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
   head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None

@@ -17,6 +17,8 @@ _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 _CALLED = re.compile(r'\b(?:calls|to_apply|body)=%?([\w.\-]+)|\bbranch_computations=\{([^}]*)\}|'
                      r'\b(?:true|false)_computation=%?([\w.\-]+)')
 _TRIPS = re.compile(r'known_trip_count\D*(\d+)')
+_CONDITION = re.compile(r'condition=%?([\w.\-]+)')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 _STARTS = re.compile(r'-start$')
 
 
@@ -56,7 +58,7 @@ def instructions(text):
       factors = tuple(array for operand in operands for array in arrays.get(operand, ()))
       is_start = _STARTS.search(operation)
       found.append(Instruction(_STARTS.sub('', operation), of, factors, times, ('start ' if is_start else '') + rest))
-      trips = int(_TRIPS.search(rest)[1]) if operation == 'while' and _TRIPS.search(rest) else 1
+      trips = _trips(computations, rest) if operation == 'while' else 1
       for one, several, other in _CALLED.findall(rest):
         for called in (one, other, *(part.strip().lstrip('%') for part in several.split(','))):
           if called in computations and operation not in ('all-reduce', 'reduce', 'reduce-scatter', 'scatter', 'sort'):
@@ -69,12 +71,25 @@ def instructions(text):
 def collectives(found):
   """Returns {kind: {'count', 'bytes'}} of the instructions that move data between devices, those that there are."""
   counts = {}
-  for one in found:
-    if one.operation in COLLECTIVES:
-      of_kind = counts.setdefault(one.operation, {'count': 0, 'bytes': 0})
-      of_kind['count'] += one.times
-      of_kind['bytes'] += one.times * one.n_bytes
+  for one in moving(found):
+    of_kind = counts.setdefault(one.operation, {'count': 0, 'bytes': 0})
+    of_kind['count'] += one.times
+    of_kind['bytes'] += one.times * one.n_bytes
   return counts
+
+
+def moving(found):
+  """Returns the collectives among Instructions; of those on one channel, which TPUs spread over other work, one."""
+  by_channel, others = {}, []
+  for one in found:
+    channel = _CHANNEL.search(one.text)
+    if one.operation not in COLLECTIVES:
+      continue
+    if channel is None:
+      others.append(one)
+    elif channel[1] not in by_channel or one.times < by_channel[channel[1]].times:
+      by_channel[channel[1]] = one
+  return [*by_channel.values(), *others]
 
 
 def products(found):
@@ -84,6 +99,16 @@ def products(found):
     if one.operation in ('dot', 'convolution') and len(one.factors) > 1:
       counts[f'{one.factors[0][0]} x {one.factors[1][0]} -> {one.arrays[0][0]}'] += one.times
   return counts
+
+
+def _trips(computations, rest):
+  """Returns the turns of a loop: as the text says, or the number that its condition compares with, or 1."""
+  if found := _TRIPS.search(rest):
+    return int(found[1])
+  condition = computations.get(_CONDITION.search(rest)[1], ())
+  constants = [int(number[1]) for _, _, operation, of in condition
+               if operation == 'constant' and (number := re.match(r'(\d+)\)', of))]
+  return max(constants, default=1)
 
 
 def _parse(text):
