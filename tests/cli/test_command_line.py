@@ -13,11 +13,12 @@ from trax_hourglass.cli import command_line
 TINY = str(processes.ROOT / 'tests' / 'tiny.gin')
 
 
-@pytest.mark.parametrize('command', ['train', 'evaluate', 'generate', 'compare', 'export'])
+@pytest.mark.parametrize('command', ['train', 'evaluate', 'generate', 'compare', 'export', 'plan'])
 def test_help_imports_nothing_heavy(command):
   result = processes.python('-X', 'importtime', '-m', f'trax_hourglass.{command}', '--help')
   imported = {line.rpartition('|')[2].strip().split('.')[0] for line in result.stderr.splitlines()}
-  assert f'usage: python -m trax_hourglass.{command} ' in result.stdout and '--output_dir' in result.stdout
+  assert f'usage: python -m trax_hourglass.{command} ' in result.stdout
+  assert ('--topology' if command == 'plan' else '--output_dir') in result.stdout
   assert 'argparse' in imported and not imported & {'jax', 'trax', 'tensorflow', 'numpy'}
 
 
@@ -128,7 +129,7 @@ def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
 def test_the_commands_of_the_readme_exist():
   """Every file and module that README.md's commands name is there."""
   text = (processes.ROOT / 'README.md').read_text()
-  commands = ('train', 'evaluate', 'generate', 'compare')
+  commands = ('train', 'evaluate', 'generate', 'compare', 'plan')
   for word in text.replace('`', ' ').split():
     if word.startswith(('gin/', 'benchmarks/', 'tests/', 'trax_hourglass/')):
       assert (processes.ROOT / word.rstrip('.,;:)')).exists(), word

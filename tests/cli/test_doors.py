@@ -18,6 +18,7 @@ NOTICES = re.compile(r'tensorflow|cuda|absl|gym|oneDNN|warning', re.IGNORECASE)
     ('evaluate', ['--output_dir', '{run}', '--max_tokens', '20', '--json'], ''),
     ('generate', ['--output_dir', '{run}', '--length', '3', '--json'], ''),
     ('export', ['--output_dir', '{run}', '--to', '{tmp}/model.pkl.gz'], ''),
+    ('plan', ['--config_file', runs.TINY, '--topology', 'cpu', '--json'], 'compiling for 1 of cpu'),
     ('compare', ['--config_file', runs.TINY.replace('tiny.gin', 'tiny_compare.gin'), '--output_dir', '{tmp}/x',
                  '--config', 'compare.rows = {"a": "", "b": "Hourglass.d_ff = 11"}', '--config',
                  'compare.also_evaluate = None', '--config', 'compare.paper = None', '--config', 'compare.seeds = (0,)',

@@ -131,6 +131,15 @@ def call(command, arguments):
   return 0
 
 
+def words_of(arguments):
+  """Returns what a message about arguments may name them by: names of functions, parameters and flags, and values."""
+  words = []
+  for argument in arguments:
+    if argument not in ('--config', '--json'):
+      words += [argument.partition('=')[2].strip().strip('\'"'), *re.findall(r'[A-Za-z_]\w*', argument)]
+  return [word for word in words if word]
+
+
 def contents_of(run):
   """Returns what must be left as it is, {path: hash}."""
   return {name: digest for name, digest in runs.listing(run).items() if name != 'run.lock'}
@@ -175,6 +184,8 @@ def test_command_lines_never_end_in_a_traceback(tmp_path, capfd, monkeypatch):
         said = err.strip().splitlines()
         began = [line for line in said[:-1] if _PROGRESS.search(line)]  # It went wrong while it trained.
         assert len(said) == 1 + len(began) or said[0].startswith('usage: '), (example, err)
+        words = words_of(with_places(arguments[1 + len(BASE) * (command is train):]))
+        assert not words or any(word in said[-1] for word in words), (example, err)
       else:
         store = checkpoints.Store(run)
         assert store.newest_sound() == max(store.steps()), example

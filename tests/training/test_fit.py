@@ -146,6 +146,7 @@ def test_learns(tmp_path):
     ('batch_size = 0', 'batch_size'), ('length = 0', 'length'),
     ('length = 100000000', 'longer than'), ('warmup_steps = 5', 'warmup_steps'), ('fit.eval_every = 0', 'eval_every'),
     ('length = True', 'length is True: give a whole number above 0'),
+    ('fit.seed = True', 'seed is True: give a whole number, not below 0'),
     ('fit.max_valid_tokens = 0', 'max_valid_tokens is 0'), ('fit.max_valid_tokens = 0.5', 'max_valid_tokens is 0.5'),
     ('fit.n_devices = 2', 'n_devices is 2: give a number from 1 to 1'), ('fit.loss_chunk = 0', 'loss_chunk is 0'),
     ('fit.dtype = "float8"', 'float8'), ('fit.accumulate = 3', 'does not divide among 1 devices and 3 parts'),

@@ -1,7 +1,7 @@
 """Sums of float32 that stay so over vectors and devices, whatever type they are rounded to after it.
 
-Compilers move a rounding before the sum over devices, which halves what moves and adds up in 8 bits. A barrier between
-the two keeps them in order.
+XLA narrows a sum over devices whose result is only rounded, which halves what moves and adds up in 8 bits. It does not
+where the rounding is an operation of its own.
 """
 
 import jax
@@ -10,7 +10,10 @@ import jax.numpy as jnp
 
 def rounded(total, dtype):
   """Returns a sum in another type, rounded when it is complete."""
-  return total if total.dtype == dtype else jax.lax.optimization_barrier(total).astype(dtype)
+  if total.dtype == dtype:
+    return total
+  kept = jnp.finfo(dtype)
+  return jax.lax.reduce_precision(total, kept.nexp, kept.nmant).astype(dtype)
 
 
 def widened(weights):
