@@ -1,12 +1,15 @@
 """A plan says what a run and its files have, without running it; what cannot be is one line."""
 
+import importlib.util
 import json
+import pathlib
 
 import gin
 import numpy as np
 import pytest
 from trax import shapes
 
+from tests.helpers import processes
 from tests.helpers import runs
 from tests.helpers import sampling
 from trax_hourglass import plan
@@ -156,3 +159,14 @@ def test_train_says_the_short_plan_before_the_first_step(tmp_path, capsys):
               *bindings('n_steps = 1', 'warmup_steps = 0', 'fit.max_valid_tokens = 10')])
   err = capsys.readouterr().err
   assert err.index('parameters    ') < err.index('compiling ...') and 'FLOPs         ' in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="needs the TPU's compiler, of jax[tpu]")
+def test_the_compiler_of_tpus_takes_a_step():
+  places = processes.ROOT, pathlib.Path(importlib.util.find_spec('libtpu').origin).parent.parent
+  result = processes.python('-m', 'trax_hourglass.plan', '--config_file', runs.TINY, '--topology', 'v5e', '--json',
+                            *bindings("fit.dtype = 'bfloat16'"), PYTHONPATH=':'.join(map(str, places)))
+  assert result.returncode == 0, result.stderr
+  found = json.loads(result.stdout)
+  assert found['fits'] and found['lower_bound_seconds'] > 0 and found['collectives'] == {}
+  assert not any(kind.startswith(('f32 x f32', 'f32 x bf16', 'bf16 x f32')) for kind in found['products'])
