@@ -50,6 +50,8 @@ OWN_SHORTENING = *runs.HOURGLASS, 'Hourglass.shortening = @my_project.Mine'
 @pytest.mark.parametrize('text, bindings, message', [
     ('', ['Hourglass.hierarchy = 2@1 1@3 2@1'], "text stands in quotes: set Hourglass.hierarchy = '2@1 1@3 2@1'"),
     ('', ["ByteCorpus.path = 'text.txt"], 'the quotes do not match'),
+    ('', ['n_steps = 1', 'batch_size = """'], """--config 'batch_size = \"\"\"': """),
+    ('', ['Hourglass.d_model = (1, 2', 'length = 5'], "--config 'Hourglass.d_model = (1, 2': "),
     ('', ['Hourglass.d_modl = 3'], "'d_modl'; did you mean 'd_model'?"),
     ('', ['Hourglas.d_model = 3'], "'Hourglas'; did you mean 'Hourglass'?"),
     ('', ['Hourglass.shortening = @ShortenByAverge'], "did you mean 'ShortenByAverage'"),

@@ -81,8 +81,9 @@ def _make_places_absolute():
 
 def _refused(error, files, bindings):
   """Returns what gin refuses, where, and what it was probably meant to be."""
+  open_ended = next((binding for binding in bindings if gin_mistakes.has_no_end(binding)), None)
   if isinstance(error, tokenize.TokenError):  # Python 3.12 and later: of a text without an end, which is not named.
-    line = next((binding for binding in bindings if gin_mistakes.quoted(binding)), None)
+    line = open_ended
     where = f'--config {line!r}' if line else ' or '.join(files)
     return f'{where}: {error.args[0]}; the quotes do not match'
   if not isinstance(error, SyntaxError):
@@ -92,7 +93,7 @@ def _refused(error, files, bindings):
     return f'{where}{message.rstrip(".")}{gin_mistakes.meant(message)}'
   where, line = f'{error.filename}, line {error.lineno}', error.text
   if not error.filename:  # gin reads all bindings as one text.
-    line = bindings[min(error.lineno, len(bindings)) - 1]
+    line = open_ended or bindings[min(error.lineno, len(bindings)) - 1]
     where = f'--config {line!r}'
   reason = ' '.join(str(error.msg).split()).rstrip('.')
   return f'{where}: {reason}{gin_mistakes.quoted(line)}'

@@ -2,7 +2,9 @@
 
 import difflib
 import inspect
+import io
 import re
+import tokenize
 
 from gin import config
 
@@ -41,5 +43,14 @@ def quoted(line):
   name, value = found.groups()
   if '"' in value or "'" in value:
     return '; the quotes do not match' if value.count('"') % 2 or value.count("'") % 2 else ''
-  is_reference = value[0] in '@%([{'
-  return '' if is_reference else f"; text stands in quotes: set {name} = '{value}'"
+  is_other = value[0] in '@%([{' or re.fullmatch(r'[\d.eE+-]+|True|False|None', value)
+  return '' if is_other else f"; text stands in quotes: set {name} = '{value}'"
+
+
+def has_no_end(text):
+  """Returns whether a quote or bracket of a text is never closed."""
+  try:
+    list(tokenize.generate_tokens(io.StringIO(text).readline))
+  except (tokenize.TokenError, SyntaxError):  # The second of Python 3.12 and later, for quotes.
+    return True
+  return False
