@@ -13,6 +13,7 @@ from tests.helpers import processes
 from tests.helpers import sampling
 from tests.helpers import step_programs
 from trax_hourglass.ops import dense
+from trax_hourglass.ops import tiled_attention
 from trax_hourglass.planning import program_text
 from trax_hourglass.planning import step_program
 from trax_hourglass.runtime import sharding
@@ -56,6 +57,23 @@ def test_gradients_of_dense_weights_are_summed_in_float32(is_planted, monkeypatc
   of_weights = [out for _, out in products(text) if out.rpartition('x')[0] in ('40x40', '40x72', '72x40')]
   assert len(of_weights) > 6
   assert {out.rpartition('x')[2] for out in of_weights} == ({'bf16'} if is_planted else {'f32'})
+
+
+@pytest.mark.parametrize('is_planted', [False, True])
+def test_no_compiled_step_stores_masks_of_all_tiles(is_planted, monkeypatch):
+  monkeypatch.setattr(tiled_attention, '_BLOCK_QUERIES', 4)
+  monkeypatch.setattr(tiled_attention, '_SPAN_KEYS', 4)
+  if is_planted:
+    monkeypatch.setattr(tiled_attention, '_of_this_call', lambda number, queries: number)
+  tiled_attention.attend.clear_cache()
+  try:
+    program = step_program.StepProgram(step_programs.Settings(hierarchy='2@1'), sharding.over_devices(1))
+    text = program.traced().lower().compile().as_text()
+  finally:
+    tiled_attention.attend.clear_cache()
+  masks = [tuple(map(int, found.split(','))) for found in re.findall(r'pred\[([\d,]+)\]', text)]
+  of_tiles = [shape for shape in masks if len(shape) > 2 and shape[0] > 1 and shape[-2:] == (4, 4)]
+  assert bool(of_tiles) == is_planted
 
 
 def test_the_platform_is_an_argument_of_what_is_traced():

@@ -132,11 +132,20 @@ def _over_tiles(tiling, queries, tile, carry):
   rows = queries.shape[0] // n_rows
 
   def turn(number, carry):
+    number = _of_this_call(number, queries)
     head_and_row, number = number // blocks.size, number % blocks.size
     head, row = n_heads * (head_and_row // rows), n_rows * (head_and_row % rows)
     return tile(tiling_lib.Place(tiling, n_heads, n_rows, head, row, blocks[number], spans[number]), carry)
 
   return jax.lax.fori_loop(0, queries.shape[2] // n_heads * rows * blocks.size, turn, carry)
+
+
+def _of_this_call(number, queries):
+  """Returns the number of a tile, as if it depended on the queries.
+
+  Masks depend on it and nothing else. They would be made once for all tiles of all layers, and stored.
+  """
+  return jax.lax.optimization_barrier((number, queries[0, 0, 0, 0]))[0]
 
 
 def _scores(place, q, k, positions):

@@ -35,7 +35,7 @@ def parse_gin(files, bindings):
   callers.
 
   Raises:
-    InputError: a file is missing, or gin refuses a line.
+    InputError: a file is missing, gin refuses a line, or a binding refers to itself.
   """
   gin.clear_config()
   logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
@@ -50,6 +50,8 @@ def parse_gin(files, bindings):
     raise InputError(_refused(error, files, bindings)) from error
   finally:
     logging.disable(logging.NOTSET)
+  if (binding := gin_mistakes.circle()) is not None:
+    raise InputError(f'{binding} refers to itself: bind something else to it')
   _make_places_absolute()
 
 

@@ -35,6 +35,39 @@ def _parameters(name):
 # pylint: enable=protected-access
 
 
+# pylint: disable=protected-access
+def circle():
+  """Returns a binding of the configuration that cannot be made without being made before, as text, or None."""
+  made_with = {}
+  for (scope, selector), parameters in config._CONFIG.items():
+    for name, value in parameters.items():
+      made_with.setdefault((scope, selector), []).extend((name, reference) for reference in _references(value))
+
+  def leads_back(key, start, seen):
+    for _, reference in made_with.get(key, ()):
+      if reference == start or reference not in seen and leads_back(reference, start, seen | {reference}):
+        return True
+    return False
+
+  for key, parts in made_with.items():
+    for name, reference in parts:
+      if reference == key or leads_back(reference, key, {reference}):
+        scope, selector = key
+        return scope if selector == 'gin.macro' else f'{selector.rpartition(".")[2]}.{name}'
+  return None
+
+
+def _references(value):
+  """Yields the keys of all that a value calls for when it is made."""
+  if isinstance(value, config.ConfigurableReference):
+    if value.evaluate:
+      yield value.config_key
+  elif isinstance(value, (tuple, list, dict)):
+    for part in value.values() if isinstance(value, dict) else value:
+      yield from _references(part)
+# pylint: enable=protected-access
+
+
 def quoted(line):
   """Returns '; text stands in quotes: set ...' for a line whose value is text without quotes, or ''."""
   found = _LINE.match(line or '')
