@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import contextlib
 import os
 import pathlib
 import pickle
@@ -136,7 +137,10 @@ def words_of(arguments):
   words = []
   for argument in arguments:
     if argument not in ('--config', '--json'):
-      words += [argument.partition('=')[2].strip().strip('\'"'), *re.findall(r'[A-Za-z_]\w*', argument)]
+      value = argument.partition('=')[2].strip().strip('\'"')
+      words += [value, *re.findall(r'[A-Za-z_]\w*', argument)]
+      with contextlib.suppress(ValueError):
+        words.append(f'{float(value):.3g}')
   return [word for word in words if word]
 
 

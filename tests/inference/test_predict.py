@@ -1,6 +1,7 @@
 """Mode 'predict': equal to the full forward pass, work done once per group, bytes as predicted, clear errors."""
 
 import collections
+import functools
 
 import hypothesis
 from hypothesis import strategies as st
@@ -68,6 +69,27 @@ def test_every_pair_decodes_as_the_full_forward_pass(number):
     check(n_prompt)
 
   check_prompt()
+
+
+@pytest.mark.parametrize('window, hierarchy, length', [
+    (4, '1@1 2@3 1@1', 17), (1, '2@1', 9), (5, '1@1 1@2 1@4 1@2 0@1', 13), (40, '2@1', 9), (3, '0@1 2@2 1@1', 24)])
+def test_attention_to_a_window_decodes_as_the_full_forward_pass(window, hierarchy, length, monkeypatch):
+  monkeypatch.setitem(OPTIONS, 'local', dict.fromkeys(
+      ('vanilla_attention', 'shortened_attention'), functools.partial(th.CausalLocalAttention, window=window)))
+  check = checking(('average', 'repeat'), hierarchy, 'local', 2, length)
+  for n_prompt in {1, 2, window, min(window + 2, length - 1), length - 2}:
+    if n_prompt < length:
+      check(n_prompt)
+
+
+def test_caches_of_a_window_do_not_grow_with_the_room():
+  state_bytes = {}
+  for max_length in 30, 3000:
+    model = pairs.ours('2@1', mode='predict', max_length=max_length, vanilla_attention=functools.partial(
+        th.CausalLocalAttention, window=8))
+    model.init(shapes.ShapeDtype((3, 1), np.int32))
+    state_bytes[max_length] = model.state_bytes
+  assert state_bytes[30] == state_bytes[3000] == 4 * (2 * (2 * 3 + 1) * 8 * pairs.D_MODEL + 2 + 1)
 
 
 def test_a_flat_model_decodes_as_the_full_forward_pass():
@@ -271,7 +293,10 @@ def test_several_tokens_in_a_later_call(small):
      'Attention.added = @<lambda> has no mode'),
     ({'shortening': lambda *a: th.ShortenByAttention(*a, query=lambda *_: tl.Serial())},
      'Attention.query = @<lambda> has no mode'),
-    ({'shortened_attention': th.CausalLocalAttention}, "CausalLocalAttention has no mode 'predict'"),
+    ({'shortened_attention': functools.partial(th.TraxAttention, layer=tl.CausalAttention)}, "no mode 'predict'"),
+    ({'shortening': th.ShortenAtBoundaries, 'upsampling': th.UpsampleFromBoundaries, 'boundaries': th.EndOfWord,
+      'shortened_attention': functools.partial(th.CausalLocalAttention, window=9)},
+     "CausalLocalAttention below boundaries has no mode 'predict'"),
 ])
 def test_what_cannot_decode_says_so(options, message):
   build = lambda: th.Hourglass(11, '1@1 1@3 1@1', 14, 10, 7, mode='predict', **options)

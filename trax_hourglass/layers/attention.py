@@ -108,9 +108,7 @@ class RelativeAttention(base.Layer):
     else:
       cache = jax.lax.cond(phase == 0, with_group, lambda cache: cache, cache)
     self.state = step + 1, cache
-    scale = float(q.shape[-1])**-0.5
-    content, position = (((q[:, 0] + bias.astype(jnp.float32)) * scale).astype(q.dtype)
-                         for bias in (context_bias, location_bias))
+    content, position = (attention.scaled(q[:, 0], bias) for bias in (context_bias, location_bias))
     return kv_cache.attend(cache, first + self._keys_per_group, content, position, phase)
 
   def _keys_and_values(self, x):
@@ -188,34 +186,53 @@ class LocalAttention(base.Layer):
       unit: tokens per vector.
 
     Raises:
-      InputError: a window that is no whole number above 0, or mode 'predict'.
+      InputError: a window that is no whole number above 0.
     """
     checks.check_sizes(window=window)
-    refuse_to_predict(spec, 'CausalLocalAttention')
     super().__init__(n_in=3, name=f'LocalAttention_{spec.n_heads}_heads_{window}')
     self._spec = spec
     self._window = window
     self._unit = unit
+    self._capacity = min(window, spec.capacity(unit))
 
-  def init_weights_and_state(self, _):
+  @property
+  def forgets(self):
+    """Whether in mode 'predict' it keeps less than there is room for."""
+    return self._spec.decodes and self._capacity < self._spec.capacity(self._unit)
+
+  def init_weights_and_state(self, input_signature):
     self.weights = _affine_maps(5, self._spec.d_model, self.rng)
+    if self._spec.decodes:
+      (batch, *_), dtype = input_signature[0].shape, input_signature[0].dtype
+      self.state = jnp.zeros((), jnp.int32), local_attention.empty(
+          batch, self._spec.n_heads, self._spec.d_model // self._spec.n_heads, self._capacity, dtype)
 
   def forward(self, inputs):
     x, *biases = inputs
-    position, query, key, value, output = self.weights
-    distances = self._unit * jnp.arange(1 - min(self._window, x.shape[1]), 1)
-    e = affine(positions_lib.sinusoids(distances, self._spec.d_model).astype(x.dtype), *position)
-    out = local_attention.local_attention(
-        *(_heads(y, self._spec) for y in (affine(x, *query), affine(x, *key), affine(x, *value), e)), *biases,
-        rate=_rate(self._spec), key=self.rng)
-    return affine(out.reshape(x.shape), *output)
+    *maps, output = self.weights[1:]
+    q, k, v = (_heads(affine(x, *weights), self._spec) for weights in maps)
+    attend = self._step if self._spec.decodes and x.shape[1] == 1 else self._all
+    out = attend(q, k, v, *biases)
+    return affine(out.reshape(x.shape).astype(x.dtype), *output)
 
+  def _all(self, q, k, v, *biases):
+    e = self._projected(jnp.arange(1 - min(self._window, q.shape[1]), 1), q.dtype)
+    if self._spec.decodes:
+      self.state = q.shape[1] * jnp.ones((), jnp.int32), local_attention.begun(self.state[1], k, v, e)
+    return local_attention.local_attention(q, k, v, e, *biases, rate=_rate(self._spec), key=self.rng)
 
-def refuse_to_predict(spec, name):
-  """Raises InputError in mode 'predict', for an attention that cannot take tokens one by one."""
-  if spec.mode == 'predict':
-    raise InputError(f"{name} has no mode 'predict': sample from a model with CausalRelativeAttention or "
-                     'CausalRotaryAttention')
+  def _step(self, q, k, v, *biases):
+    number, window = self.state
+    e = self._projected(-jnp.minimum(number, self._capacity - 1)[None], q.dtype)[0]
+    content, position = (attention.scaled(q[:, 0], bias) for bias in biases)
+    window, out = local_attention.step(window, number, content, position, k, v, e)
+    self.state = number + 1, window
+    return out
+
+  def _projected(self, distances, dtype):
+    """Distances (n,) in vectors -> (n, H, E)."""
+    embedded = positions_lib.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
+    return _heads(affine(embedded, *self.weights[0]), self._spec)
 
 
 def _affine_maps(n, d_model, rng):
@@ -258,6 +275,7 @@ def CausalRotaryAttention(spec, tokens_per_vector):
   return RotaryAttention(spec, tokens_per_vector)
 
 
+@decodes
 def CausalLocalAttention(spec, tokens_per_vector, window=256):
   """Attention to the last vectors only, of a cost linear in L: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
 

@@ -20,6 +20,7 @@ from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import PositionalDropout
 from trax_hourglass.layers.group_decoding import run_if
 from trax_hourglass.layers.plugins import decodes
+from trax_hourglass.runtime.errors import InputError
 
 
 @decodes
@@ -77,8 +78,16 @@ class AtBoundaries(tl.Serial):
       shorten: layer as of `ShortenAtBoundaries`, which mode 'predict' takes for a mean.
       deeper: layers (B, S, D) -> (B, S, D).
       upsample: layer as of `UpsampleFromBoundaries`.
+
+    Raises:
+      InputError: mode 'predict' with attention that keeps a window: a sequence's first call brings slots without a
+        group, for which a window would forget groups.
     """
     super().__init__(shorten, tl.Serial(*deeper), upsample, name='AtBoundaries')
+    if any(getattr(layer, 'forgets', False) for layer in _all_layers(self.sublayers[1])):
+      raise InputError("CausalLocalAttention below boundaries has no mode 'predict' unless it sees all groups: set "
+                       'CausalLocalAttention.window to as many as there is room for, or shortened_attention to '
+                       '@CausalRelativeAttention')
     self._n_in, self._n_out = 2, 1  # And not what would come of one sublayer after the other.
     self._spec, self._factor, self._rule = spec, shorten_factor, rule
 
@@ -188,6 +197,13 @@ class AtBoundaries(tl.Serial):
     self.state = (memory[0] + n, all_tokens, jnp.where(is_open[..., None], x, 0).astype(jnp.float32).sum(axis=1),
                   is_open.sum(axis=1), n_ended, found.place[:, -1], serving), states, self.state[2]
     return out.astype(x.dtype)
+
+
+def _all_layers(layer):
+  """Yields a layer and all that it is made of."""
+  yield layer
+  for part in (*layer.sublayers, *([layer.block] if hasattr(layer, 'block') else [])):
+    yield from _all_layers(part)
 
 
 def _means(x, slot, n_slots, factor):

@@ -16,7 +16,6 @@ from trax import fastmath
 from trax import shapes
 from trax.layers import base
 
-from trax_hourglass.layers.attention import refuse_to_predict
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 
@@ -114,7 +113,9 @@ def TraxAttention(spec, tokens_per_vector, layer=gin.REQUIRED, length_multiple=1
     InputError: a layer that does not map vectors to vectors, does not take every multiple of them, or mode 'predict'.
   """
   del tokens_per_vector
-  refuse_to_predict(spec, 'TraxAttention')
+  if spec.decodes:
+    raise InputError("TraxAttention has no mode 'predict': sample from a model with CausalRelativeAttention, "
+                     'CausalRotaryAttention or CausalLocalAttention')
   width = spec.d_model // spec.n_heads
   arguments = dict(d_feature=spec.d_model, d_model=spec.d_model, n_heads=spec.n_heads, d_qk=width, d_v=width,
                    causal=True, masked=False, dropout=spec.dropout, attention_dropout=spec.dropout, mode=spec.mode)

@@ -61,7 +61,8 @@ def Hourglass(vocab_size=256,
   `init` gave. With N = max_length, numbers of s bytes (4), and n(f) = ceil(N / f) vectors in a level of factor f, that
   is
 
-      n_before + n_after layers at factor f        (2 B + 1) n(f) D s each, rotary attention 2 B n(f) D s
+      n_before + n_after layers at factor f        (2 B + 1) n(f) D s each, rotary attention 2 B n(f) D s, attention to
+                                                   a window of W at most (2 B + 1) W D s
       shortening from f to K f by attention        (2 B + 1) K n(K f) D s
       upsampling from K f to f by attention        (2 B + K) n(K f) D s
       what serves and what waits, below factor f   B K D s, and B K D s for an upsampling of x' or as `added`

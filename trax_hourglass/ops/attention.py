@@ -49,10 +49,13 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
   if n_groups * queries_per_group != q.shape[1] or n_keys != k.shape[1] or n_keys % n_groups:
     raise InputError(f'{q.shape[1]} queries and {k.shape[1]} keys are not whole groups of {queries_per_group} queries, '
                      f'or do not fit {n_keys} distances')
-  scale = float(q.shape[-1])**-0.5
-  content, position = (((q + wide_sums.widened(bias)) * scale).astype(q.dtype)
-                       for bias in (context_bias, location_bias))
+  content, position = (scaled(q, bias) for bias in (context_bias, location_bias))
   return _attend(form)(content, k, v, (position, e), key, queries_per_group, rate)
+
+
+def scaled(q, bias):
+  """Returns queries (..., H, E) plus a bias (H, E), which every query shares, over sqrt(E)."""
+  return ((q + wide_sums.widened(bias)) * float(q.shape[-1])**-0.5).astype(q.dtype)
 
 
 def rotary_attention(q, k, v, rate=0.0, key=None, form='tiles'):

@@ -2,21 +2,23 @@
 
 Query i sees keys i - W + 1 .. i. Queries are cut into blocks of W, which see no key but those of their own and of the
 block before; so a block's scores are W x 2 W, whatever the length. Blocks go one after the other, in the backward pass
-again, and the scores of one exist at a time.
+again, and the scores of one exist at a time. In mode 'predict' the last W vectors are kept.
 
-Letters: B batch, H heads, L vectors, W window, N blocks, E width of a head.
+Letters: B batch, H heads, L vectors, W window, N blocks, E width of a head, C vectors kept.
 """
 
 import functools
+import typing
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+import numpy as np
 
+from trax_hourglass.ops import attention
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import remat
-from trax_hourglass.ops import wide_sums
 
 _MASKED = -1e9  # The score of a key that is not seen; as in Trax.
 
@@ -40,15 +42,67 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None)
   length, window = q.shape[1], min(q.shape[1], e.shape[0])
   e = e[e.shape[0] - window:]
   n_blocks = -(-length // window)
-  scale = float(q.shape[-1])**-0.5
-  queries = tuple(_blocks(((q + wide_sums.widened(bias)) * scale).astype(q.dtype), n_blocks, window)
-                  for bias in (context_bias, location_bias))
+  queries = tuple(_blocks(attention.scaled(q, bias), n_blocks, window) for bias in (context_bias, location_bias))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
   head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
   out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
   out = out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
   return checkpoint_name(out, remat.SAVED)
+
+
+class Window(typing.NamedTuple):
+  """What mode 'predict' keeps of the last C vectors, C being W or the room if that is less.
+
+  Vector i stands at place i % C. A table's row d is the projected distance to a key d vectors back.
+  """
+  keys: jax.Array
+  values: jax.Array
+  table: jax.Array
+
+
+def empty(batch, n_heads, width, capacity, dtype):
+  """Returns a Window with nothing in it: keys and values (B, H, C, E), table (H, C, E)."""
+  zeros = lambda *first: jnp.zeros((*first, n_heads, capacity, width), dtype)
+  return Window(zeros(batch), zeros(batch), zeros())
+
+
+def begun(window, k, v, e):
+  """Returns the Window after a sequence's first vectors.
+
+  Args:
+    window: an empty one.
+    k: keys (B, n, H, E).
+    v: values (B, n, H, E).
+    e: projected distances (n or W, H, E) of -(n - 1) .. 0, or -(W - 1) .. 0 if these are fewer.
+  """
+  n, capacity = k.shape[1], window.keys.shape[2]
+  kept = np.arange(max(0, n - capacity), n)
+  put = lambda there, x: there.at[:, :, kept % capacity].set(x[:, kept].swapaxes(1, 2).astype(there.dtype))
+  rows = e[::-1][:capacity].swapaxes(0, 1).astype(window.table.dtype)
+  return Window(put(window.keys, k), put(window.values, v), window.table.at[:, :rows.shape[1]].set(rows))
+
+
+def step(window, number, content, position, k, v, e):
+  """Returns the Window with one more vector, and what its query sees, (B, H, E) float32.
+
+  Args:
+    window: of the vectors before.
+    number: of the vector, from 0, int32 ().
+    content, position: its query for the scores of either kind, (B, H, E), divided by sqrt(E).
+    k: its key (B, 1, H, E).
+    v: its value (B, 1, H, E).
+    e: projected distance (H, E) of -min(number, C - 1).
+  """
+  capacity = window.keys.shape[2]
+  put = lambda there, x, at: jax.lax.dynamic_update_slice_in_dim(there, x.astype(there.dtype), at, axis=there.ndim - 2)
+  keys, values = (put(there, x.swapaxes(1, 2), number % capacity) for there, x in zip(window, (k, v)))
+  table = put(window.table, e[:, None], jnp.minimum(number, capacity - 1))
+  age = (number - jnp.arange(capacity)) % capacity
+  scores = _product('bhe,bhce->bhc', content.astype(keys.dtype), keys)
+  scores += _product('bhe,hce->bhc', position.astype(table.dtype), table)[..., age]
+  weights = jax.nn.softmax(jnp.where(age <= number, scores, _MASKED))
+  return Window(keys, values, table), _product('bhc,bhce->bhe', weights.astype(values.dtype), values)
 
 
 def _block(length, rate, head_keys, e, number, content, position, k, v):
