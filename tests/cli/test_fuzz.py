@@ -1,8 +1,8 @@
 """Whatever a user gives to the command lines: exit code 0 or 2, one clear line, and no half-written run directory."""
 
+import contextlib
 import gzip
 import io
-import contextlib
 import os
 import pathlib
 import pickle

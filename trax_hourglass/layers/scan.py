@@ -6,6 +6,7 @@ caches, and on a CPU its weights too, out of the stack and back for every token.
 Letters: N blocks, B batch, L vectors, D model width.
 """
 
+import contextvars
 import typing
 
 import jax
@@ -18,6 +19,18 @@ from trax_hourglass.ops.remat import recomputed
 from trax_hourglass.runtime import sharding
 
 _HALVES = 2
+
+
+_shapes_alone = contextvars.ContextVar('shapes_alone', default=False)
+
+
+def initialised_shapes(initialise):
+  """Returns `jax.eval_shape(initialise)`, for which one block of each stack is initialised: the others are alike."""
+  token = _shapes_alone.set(True)
+  try:
+    return jax.eval_shape(initialise)
+  finally:
+    _shapes_alone.reset(token)
 
 
 class Scanned(base.Layer):
@@ -54,12 +67,18 @@ class Scanned(base.Layer):
 
   def init_weights_and_state(self, input_signature):
     rngs = fastmath.random.split(self.rng, self._n_blocks)
-    weights, states = zip(*(init_pattern(self._block, input_signature, rng) for rng in rngs))
+    if _shapes_alone.get():
+      blocks = [init_pattern(self._block, input_signature, rngs[0])] * self._n_blocks
+    else:
+      blocks = [init_pattern(self._block, input_signature, rng) for rng in rngs]
+    weights, states = zip(*blocks)
     self.weights = _stacked(weights)
     self.state = states if self._decodes else _stacked(states)
 
   def forward(self, inputs):
     x, *shared = inputs if self.n_in > 1 else (inputs,)
+    if _shapes_alone.get():  # The block was traced when it was initialised.
+      return x
 
     def step(x, layer):
       weights, state, rng = layer

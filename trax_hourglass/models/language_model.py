@@ -10,6 +10,7 @@ from trax.layers import base
 import trax.layers as tl
 from trax.shapes import ShapeDtype
 
+from trax_hourglass.layers import scan
 from trax_hourglass.layers import trax_random
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
@@ -103,7 +104,7 @@ class LanguageModel(tl.Serial):
     """Returns the state of mode 'predict' before the first call, for a batch of that size; the model's own stays."""
     if batch not in self._states:
       kept = self.weights, self.state
-      jax.eval_shape(lambda: self.init(ShapeDtype((batch, 1), np.int32)))
+      scan.initialised_shapes(lambda: self.init(ShapeDtype((batch, 1), np.int32)))
       self.weights, self.state = kept
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._states[batch])
 

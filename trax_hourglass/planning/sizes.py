@@ -12,6 +12,7 @@ import numpy as np
 from trax import shapes
 
 from trax_hourglass.layers import core
+from trax_hourglass.layers import scan
 from trax_hourglass.models import flops
 from trax_hourglass.runtime.errors import InputError
 
@@ -118,7 +119,7 @@ def n_bytes(tree):
 def _cache_bytes(settings):
   try:
     model = settings.model(mode='predict')
-    return n_bytes(jax.eval_shape(lambda: model.init(shapes.ShapeDtype((1, 1), np.int32))[1]))
+    return n_bytes(scan.initialised_shapes(lambda: model.init(shapes.ShapeDtype((1, 1), np.int32))[1]))
   except (InputError, NotImplementedError, TypeError):  # Models of Trax need not have the mode.
     return None
 

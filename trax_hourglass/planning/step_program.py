@@ -10,6 +10,7 @@ from trax import layers as tl
 from trax import shapes
 
 from trax_hourglass.layers import loss as loss_lib
+from trax_hourglass.layers import scan
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import level_rates
@@ -52,7 +53,7 @@ class StepProgram:
       return layer.weights, layer.state, optimizer.slots, self.model.weights, self.model.state
 
     made = []
-    self.weights, self.state, self.slots, *of_model = jax.eval_shape(initialised)
+    self.weights, self.state, self.slots, *of_model = scan.initialised_shapes(initialised)
     layer, = made
     self.model.weights, self.model.state = of_model
     layer.weights, layer.state, optimizer.slots = self.weights, self.state, self.slots
