@@ -76,6 +76,21 @@ def test_parameters_and_operations_of_the_parts_are_the_whole():
   assert '    1        16      14        1' in text and '    2         8      28        2' in text
 
 
+def test_alternatives_of_a_factor_are_one_level():
+  lines = "Hourglass.hierarchy = '1@1 3@3|5 1@1'", 'UpsampleByAttention.added = @UpsampleByRepeat'
+  configure(*lines)
+  drawn = planner.sizes(planner.Settings.read())
+  assert [(level.factor, level.n_layers) for level in drawn.levels] == [(1, (1, 1)), (3, (3,))]
+  shares = []
+  for factor in 3, 5:
+    configure(lines[0].replace('3|5', str(factor)), lines[1])
+    one = planner.sizes(planner.Settings.read())
+    shares.append(one.levels[1].flops_share * one.step_flops)
+    assert one.levels[1].n_parameters == drawn.levels[1].n_parameters
+    assert one.resampling_parameters == drawn.resampling_parameters > 0
+  assert drawn.levels[1].flops_share * drawn.step_flops == pytest.approx(sum(shares) / 2, rel=1e-3)
+
+
 @pytest.mark.parametrize('file', sampling.some(['quickstart.gin', 'paper/imagenet32.gin'], FILES))
 def test_every_config_of_a_run_has_a_plan(file):
   configure(*(["Wiki40b.sentencepiece = 'a.model'"] if 'wiki40b' in file else []), files=[file])

@@ -20,12 +20,13 @@ import jax.numpy as jnp
 from trax import shapes
 import trax.layers as tl
 
+from trax_hourglass.layers import core
 from trax_hourglass.layers.attention import RelativeBiases
 from trax_hourglass.ops import prng
 from trax_hourglass.runtime.errors import InputError
 
 
-class DrawnValley(tl.Serial):
+class DrawnValley(core.Scope):
   """One of several valleys at each call, drawn evenly by its key: (x (B, L, D)) -> (B, L, D); any L.
 
   To Trax it is the first valley: weights, state and sublayers are that one's.

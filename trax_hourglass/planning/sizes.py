@@ -97,8 +97,8 @@ def sizes(settings, program):
   multiple = getattr(model, 'length_multiple', 1)
   padded = -(-length // multiple) * multiple
   levels = []
-  for factor, (n_layers, width) in sorted(_stacks(model).items()):
-    of_level = lambda counts, factor=factor: [scope for scope in counts if _factor(scope) == factor]
+  for depth, (factor, n_layers, width) in sorted(_stacks(model).items()):
+    of_level = lambda counts, depth=depth: [scope for scope in counts if _depth(scope) == depth]
     levels.append(Level(factor, padded // factor, width, tuple(n_layers), sum(
         parameters[scope] for scope in of_level(parameters)), share(of_level(operations or ()))))
   return Sizes(
@@ -134,12 +134,12 @@ def _parameters(model):
 
 
 def _stacks(model):
-  """Returns {factor: [layers of its stacks, top to bottom and back; width]}."""
+  """Returns {depth: (factor, [layers of its stacks, top to bottom and back], width)}."""
   found = {}
   for scope, layer, weights in _scopes(model, model.weights, ''):
     if isinstance(layer, core.Scope) and (stack := _STACK.fullmatch(layer.name)):
       width = jax.tree.leaves(weights[-1])[0].shape[-1]  # Its last layer is a LayerNorm.
-      found.setdefault(int(stack[2]), ([], width))[0].append(int(stack[1]))
+      found.setdefault(_depth(scope), (int(stack[2]), [], width))[1].append(int(stack[1]))
   return found
 
 
@@ -155,9 +155,10 @@ def _scopes(layer, weights, scope):
     yield scope, layer, weights
 
 
-def _factor(scope):
-  stack = _STACK.fullmatch(scope.rpartition('/')[2])
-  return int(stack[2]) if stack else None
+def _depth(scope):
+  """Returns how many valleys a stack lies in; None for what is no stack. Alternatives of a factor are one level."""
+  *valleys, last = [part for part in scope.split('/') if part.startswith(('Valley_', 'Stack_'))] or ['']
+  return len(valleys) if _STACK.fullmatch(last) else None
 
 
 def readable(n):
