@@ -138,7 +138,7 @@ def words_of(arguments):
   for argument in arguments:
     if argument not in ('--config', '--json'):
       value = argument.partition('=')[2].strip().strip('\'"')
-      words += [value, *re.findall(r'[A-Za-z_]\w*', argument)]
+      words += [argument.strip(), value, *re.findall(r'[A-Za-z_]\w*', argument)]
       with contextlib.suppress(ValueError):
         words.append(f'{float(value):.3g}')
   return [word for word in words if word]
