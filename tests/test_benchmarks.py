@@ -57,6 +57,11 @@ def test_attention_measures_every_form_and_use(monkeypatch, capsys):
   assert len(variants['shortening']) == 6 and all(row['seconds'] > 0 for row in rows)
 
 
+def test_memory_compares_a_plan_with_a_step(monkeypatch, capsys):
+  row, = run('memory', ('--config_file', runs.TINY, '--steps', '1', '--json'), monkeypatch, capsys)
+  assert row['planned_bytes'] > 0 and row['grew_bytes'] >= 0 and row['seconds'] > 0
+
+
 def test_first_loss_takes_its_seconds_apart(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
   first_loss = importlib.import_module('first_loss')

@@ -62,6 +62,10 @@ class StepProgram:
 
   def traced(self):
     """Returns what `jax.jit(step).trace(...)` does: `.lower()` it for the mesh's devices, then `.compile()` it."""
+    return self.trainer.update.trace(*self.arguments())
+
+  def arguments(self):
+    """Returns the shapes of a step's arguments, with their places on the mesh."""
     everywhere, rows = sharding.everywhere(self._mesh), sharding.along(self._mesh, 0)
 
     def placed(tree, where):
@@ -70,6 +74,5 @@ class StepProgram:
       return jax.tree.map(of, tree)
 
     scalars = np.int32(1), {**self._opt_params, 'learning_rate': np.float32(0)}, np.zeros(2, np.uint32)
-    return self.trainer.update.trace(
-        placed((self.weights, self.state, self.slots), self.trainer.sharding), placed(self._batch, lambda _: rows),
-        *placed(scalars, lambda _: everywhere))
+    return (placed((self.weights, self.state, self.slots), self.trainer.sharding), placed(self._batch, lambda _: rows),
+            *placed(scalars, lambda _: everywhere))
