@@ -189,7 +189,8 @@ def test_command_lines_never_end_in_a_traceback(tmp_path, capfd, monkeypatch):
         began = [line for line in said[:-1] if _PROGRESS.search(line)]  # It went wrong while it trained.
         assert len(said) == 1 + len(began) or said[0].startswith('usage: '), (example, err)
         words = words_of(with_places(arguments[1 + len(BASE) * (command is train):]))
-        assert not words or any(word in said[-1] for word in words), (example, err)
+        # Why a loss is not finite nobody knows.
+        assert not words or 'not finite' in said[-1] or any(word in said[-1] for word in words), (example, err)
       else:
         store = checkpoints.Store(run)
         assert store.newest_sound() == max(store.steps()), example
