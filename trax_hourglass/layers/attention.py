@@ -20,6 +20,7 @@ from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import positions as positions_lib
 from trax_hourglass.runtime import checks
+from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
 
 _KERNEL = initializers.GlorotUniformInitializer()
@@ -71,6 +72,7 @@ class RelativeAttention(base.Layer):
       self.state = _empty(self._spec, self._n_groups * self._keys_per_group, input_signature[0],
                           self._queries_per_group)
 
+  @sharding.gathers_weights
   def forward(self, inputs):
     queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
     query, output = self.weights[1], self.weights[4]

@@ -52,18 +52,17 @@ class Embedding(tl.Embedding):
   other in bfloat16, which has 8 bits, most of them would be rounded away.
   """
 
+  @sharding.gathers_weights
   def forward(self, tokens):
-    return sharding.gathering(lambda tokens, weights: _rows(weights, tokens))(tokens, self.weights)
+    return _rows(self.weights, tokens)
 
 
 class Dense(tl.Dense):
   """Trax's Dense, by `affine`: (..., D) -> (..., F)."""
 
+  @sharding.gathers_weights
   def forward(self, x):
-    return sharding.gathering(affine)(x, *self.weights)
-
-
-GATHER = Embedding, Dense  # What takes shares of weights by FSDP.
+    return affine(x, *self.weights)
 
 
 class PositionalDropout(base.Layer):

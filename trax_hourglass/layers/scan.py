@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
-from trax_hourglass.layers import core
 from trax_hourglass.ops.remat import recomputed
 from trax_hourglass.runtime import sharding
 
@@ -128,14 +127,14 @@ def unstacked(layer, weights):
 
 
 def gathered_outside(layer, weights):
-  """Returns a model's weights with those whole that no layer gathers by itself: of no Scanned, Dense or Embedding.
+  """Returns a model's weights with those whole that no layer gathers by itself, as Scanned and Dense do.
 
   Args:
     layer: the model.
     weights: its weights, shares by FSDP.
   """
-  return _mapped(layer, weights, lambda _, w: w, lambda other, w: w if isinstance(
-      other, core.GATHER) else sharding.gathered(w))
+  gathers = lambda layer: isinstance(layer, Halved) or getattr(type(layer).forward, 'gathers_weights', False)
+  return _mapped(layer, weights, lambda _, w: w, lambda other, w: w if gathers(other) else sharding.gathered(w))
 
 
 def _mapped(layer, weights, of_stack, of_other):
@@ -184,7 +183,9 @@ class Halved(base.Layer):
 
     def step(_, half_and_rng):
       half, rng = half_and_rng
-      return None, self._layer.pure_fn(half, self.weights, self.state, rng)[0]
+      weights = sharding.gathered(self.weights)
+      with sharding.all_gathered():
+        return None, self._layer.pure_fn(half, weights, self.state, rng)[0]
 
     padded = jnp.pad(x, ((0, 0), (0, _HALVES * half - length), (0, 0)))
     halves = padded.reshape(n_rows, _HALVES, half, width).swapaxes(0, 1)

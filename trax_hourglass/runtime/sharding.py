@@ -151,11 +151,28 @@ def all_gathered():
     _fsdp.reset(token)
 
 
-def gathering(function):
-  """Returns a function (x, *weights) that gathers its weights, and once more for its gradient, but keeps shares."""
-  if _fsdp.get() is None:
-    return function
-  return not_gathered(lambda x, *weights: function(x, *gathered(weights)))
+def gathers_weights(forward):
+  """Decorates a layer's `forward`, by which FSDP gathers its weights, and once more for the gradient; shares are kept.
+
+  For layers outside of stacks, without state, that make nothing again by themselves.
+  """
+  @functools.wraps(forward)
+  def gathering(layer, inputs):
+    if _fsdp.get() is None:
+      return forward(layer, inputs)
+    shares = layer.weights
+
+    def run(inputs, weights):
+      layer.weights = gathered(weights)
+      try:
+        with all_gathered():
+          return forward(layer, inputs)
+      finally:
+        layer.weights = shares
+    return not_gathered(run)(inputs, shares)
+
+  gathering.gathers_weights = True
+  return gathering
 
 
 def own_rows(x):

@@ -73,7 +73,7 @@ class RunRecord:
           self._take_lock()
       distributed.check_same('settings', run_config.of_all_hosts())
       self.store.tidy()
-      self.step = self.store.newest_sound(put_aside=True)
+      self.step, source = self.store.newest_sound(put_aside=True), None
       with distributed.together(f'going on in {str(self.path)!r}'):
         self._data = {
             name: fingerprint.fingerprint(self._corpus.split(name), self._vocab_size) for name in ('train', 'valid')
@@ -83,8 +83,10 @@ class RunRecord:
         elif self._branch_from is not None:
           source, self.step = branches.source(self._branch_from)
           self._check_same_run(source, self.step)
-          branches.copy(source, self.step, self.store)
       distributed.check_same('data', str(self._data))
+      if source is not None:
+        with distributed.together(f'copying to {str(self.path)!r}'):
+          branches.copy(source, self.step, self.store)
     except BaseException:
       self._release()
       raise
