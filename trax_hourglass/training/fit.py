@@ -14,6 +14,7 @@ from trax.supervised import training
 from trax_hourglass.data import batches
 from trax_hourglass.data import prefetch
 from trax_hourglass.inference import scoring
+from trax_hourglass.inference import windows as windows_lib
 from trax_hourglass.layers import boundaries
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import distributed
@@ -31,7 +32,7 @@ from trax_hourglass.training import retention
 from trax_hourglass.training import step as step_lib
 
 _ON_NON_FINITE = 'stop', 'skip'
-_COUNTED = 100  # Windows of the valid split whose groups at boundaries are counted.
+_COUNTED = 1000  # Windows from all parts of the valid split whose groups at boundaries are counted.
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
@@ -231,9 +232,12 @@ def _tell(corpus, valid, model, length):
   """Says what there is to train on, and how many groups at boundaries it has."""
   if getattr(corpus, 'summary', None):
     say(corpus.summary)
-  count_groups, n_windows = getattr(model, 'count_groups', None), min(_COUNTED, len(valid) // length)
-  if count_groups is not None and n_windows:
-    say(boundaries.told(count_groups(valid.read(0, n_windows * length).reshape(n_windows, length))))
+  count_groups = getattr(model, 'count_groups', None)
+  if count_groups is not None:
+    sizes = windows_lib.sizes(length, example_length=valid.example_length)
+    chosen = windows_lib.plan(len(valid), *sizes, valid.example_length)[0].spread(_COUNTED)
+    tokens, *_ = next(chosen.batches(valid, len(chosen.starts)))
+    say(boundaries.told(count_groups(tokens)))
 
 
 def _check_schedule(schedule):
