@@ -176,11 +176,17 @@ def test_train_says_the_short_plan_before_the_first_step(tmp_path, capsys):
   assert err.index('parameters    ') < err.index('compiling ...') and 'FLOPs         ' in err
 
 
-@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="needs the TPU's compiler, of jax[tpu]")
-def test_the_compiler_of_tpus_takes_a_step():
-  places = processes.ROOT, pathlib.Path(importlib.util.find_spec('libtpu').origin).parent.parent
-  result = processes.python('-m', 'trax_hourglass.plan', '--config_file', runs.TINY, '--topology', 'v5e', '--json',
-                            *bindings("fit.dtype = 'bfloat16'"), PYTHONPATH=':'.join(map(str, places)))
+# XLA for GPUs has no product of 14 x 14 matrices.
+WHOLE_TILES = 'Hourglass.d_model = 64', 'Hourglass.d_ff = 128', 'Hourglass.n_heads = 2', 'length = 64'
+
+
+@pytest.mark.parametrize('package, topology', [('libtpu', 'v5e'), ('jax_cuda12_plugin', 'h100')])
+def test_a_compiler_of_accelerators_takes_a_step(package, topology):
+  if importlib.util.find_spec(package) is None:
+    pytest.skip(f'{package} is not installed')
+  places = processes.ROOT, pathlib.Path(importlib.util.find_spec(package).origin).parent.parent
+  result = processes.python('-m', 'trax_hourglass.plan', '--config_file', runs.TINY, '--topology', topology, '--json',
+                            *bindings("fit.dtype = 'bfloat16'", *WHOLE_TILES), PYTHONPATH=':'.join(map(str, places)))
   assert result.returncode == 0, result.stderr
   found = json.loads(result.stdout)
   assert found['fits'] and found['lower_bound_seconds'] > 0 and found['collectives'] == {}
