@@ -41,7 +41,8 @@ def add_flags(parser, d_model, d_ff, n_heads):
   parser.add_argument('--n_heads', type=int, default=n_heads)
   parser.add_argument('--dropout', type=float, default=0.1)
   parser.add_argument('--recompute', default='products', help='ours and flat only; see Hourglass.recompute')
-  parser.add_argument('--attention_form', default='tiles', help='ours and flat only; see Hourglass.attention_form')
+  parser.add_argument('--attention_form', choices=['tiles', 'tpu', 'cudnn'],
+                      help='ours and flat only; see Hourglass.attention_form')
   parser.add_argument('--dtype', default='float32', help="'float32' or 'bfloat16'; ours and flat only")
   parser.add_argument('--batch', type=int, default=1)
   parser.add_argument('--models', type=_names, default=','.join(NAMES), help='which of these, by commas')

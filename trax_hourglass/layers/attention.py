@@ -221,7 +221,7 @@ class LocalAttention(base.Layer):
     e = self._projected(jnp.arange(1 - min(self._window, q.shape[1]), 1), q.dtype)
     if self._spec.decodes:
       self.state = q.shape[1] * jnp.ones((), jnp.int32), local_attention.begun(self.state[1], k, v, e)
-    return local_attention.local_attention(q, k, v, e, *biases, rate=_rate(self._spec), key=self.rng)
+    return attention.local_attention(q, k, v, e, *biases, _rate(self._spec), self.rng, self._spec.attention_form)
 
   def _step(self, q, k, v, *biases):
     number, window = self.state

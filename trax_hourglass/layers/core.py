@@ -6,11 +6,13 @@ Letters: B batch, L tokens or vectors, D width of inputs, F width of outputs.
 import math
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from trax.layers import base
 import trax.layers as tl
 
 from trax_hourglass.ops import dropout
+from trax_hourglass.ops import remat
 from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops.wide_sums import rounded
 from trax_hourglass.ops.wide_sums import widened
@@ -103,6 +105,8 @@ class LayerNorm(tl.LayerNorm):
   def forward(self, x):
     scale, bias = map(widened, self.weights)
     wide = x.astype(jnp.float32)
-    centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
+    # Kept for the backward pass: one number per vector each, and two passes over all vectors to make again.
+    keep = lambda x: checkpoint_name(x, remat.SAVED)
+    centered = wide - keep(jnp.mean(wide, axis=-1, keepdims=True))
+    variance = keep(jnp.mean(centered * centered, axis=-1, keepdims=True))
     return (centered / jnp.sqrt(variance + self._epsilon) * scale + bias).astype(x.dtype)

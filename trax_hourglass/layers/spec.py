@@ -27,7 +27,7 @@ class BlockSpec:
     mode: 'train', 'eval', or 'predict' for decoding with caches.
     max_length: tokens that caches have room for; of mode 'predict' only.
     relative_biases: the layer () -> ((H, E), (H, E)) whose two biases all relative attention of a model shares.
-    attention_form: how relative and rotary attention are worked out, see attention.py.
+    attention_form: how attention is worked out, see ops/attention.py; None for the platform's default.
   """
   d_model: int
   d_ff: int
@@ -39,7 +39,7 @@ class BlockSpec:
   mode: str
   max_length: int
   relative_biases: Any
-  attention_form: str = 'tiles'
+  attention_form: str | None = None
 
   def __post_init__(self):
     checks.check_sizes(d_model=self.d_model, d_ff=self.d_ff, n_heads=self.n_heads, max_length=self.max_length)
@@ -54,7 +54,7 @@ class BlockSpec:
       raise InputError(f'dropout_shared_axes is {axes!r}: give axes of (batch, length, width), such as (1,), or None')
     if self.recompute not in recompute_lib.CHOICES:
       raise InputError(f'recompute is {self.recompute!r}: choose one of {", ".join(map(repr, recompute_lib.CHOICES))}')
-    if self.attention_form not in attention.FORMS:
+    if self.attention_form not in (None, *attention.FORMS, *attention.DELETED):
       raise InputError(f'attention_form is {self.attention_form!r}: choose one of '
                        f'{", ".join(map(repr, attention.FORMS))}')
     if self.mode not in MODES:

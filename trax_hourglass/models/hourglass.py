@@ -44,7 +44,7 @@ def Hourglass(vocab_size=256,
               shortened_attention=CausalRelativeAttention,
               shortening=resampling.ShortenByAttention,
               upsampling=resampling.UpsampleByAttention,
-              attention_form='tiles',
+              attention_form=None,
               recompute='products',
               mode='train',
               max_length=2048,
@@ -84,7 +84,7 @@ def Hourglass(vocab_size=256,
     shortened_attention: plug-in for the attention of all deeper layers.
     shortening: plug-in that shortens by K; see resampling.py.
     upsampling: plug-in that brings the length back.
-    attention_form: 'tiles', 'pallas' or 'cudnn', how relative and rotary attention are worked out; see attention.py.
+    attention_form: None for the platform's default, or 'tiles', 'tpu' or 'cudnn'; see ops/attention.py.
     recompute: 'none', 'elementwise', 'products' or 'blocks', what the backward pass makes again to save memory; see
       remat.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).

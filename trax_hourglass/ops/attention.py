@@ -1,4 +1,4 @@
-"""Causal attention at one rate or across two, with relative positions, as pure functions.
+"""Causal attention at one rate or across two, with relative or rotary positions, as pure functions.
 
 One geometry covers the three uses in an Hourglass. Queries and keys come in M groups; one group is `queries_per_group`
 queries and `keys_per_group` keys, of which one is always 1:
@@ -9,22 +9,36 @@ queries and `keys_per_group` keys, of which one is always 1:
 
 A query of group m sees the keys of groups 0 .. m. There are three forms of the same function:
 
-    'tiles'     plain JAX, tiled_attention.py: CPU, TPU and GPU, any type, dropout of weights
-    'pallas'    Triton kernels, pallas_attention.py: GPU, any type, dropout of weights
+    'tiles'     plain JAX, tiled_attention.py: all platforms, all types; default on CPU and GPU
+    'tpu'       Pallas kernels, tpu_attention.py: TPU v5e and later, all types; default there
     'cudnn'     cuDNN's fused attention, cudnn_attention.py: GPU, bfloat16, no dropout of weights
+
+What a form cannot take goes to the tiles.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys, and as many
 distances, D model width, E width of a head.
 """
 
+import contextlib
+import contextvars
+import functools
+
+import jax.numpy as jnp
+
+from trax_hourglass.ops import cudnn_attention
+from trax_hourglass.ops import local_attention as local_attention_lib
 from trax_hourglass.ops import tiled_attention
 from trax_hourglass.ops import wide_sums
+from trax_hourglass.runtime import progress
+from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
 
-FORMS = ('tiles', 'pallas', 'cudnn')
+FORMS = ('tiles', 'tpu', 'cudnn')
+DELETED = ('pallas',)  # Runs of earlier versions may name them.
+_used = contextvars.ContextVar('used', default=None)
 
 
-def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None, form='tiles'):
+def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None, form=None):
   """Returns the output (B, Q, H, E) of Transformer-XL's attention, before the output projection.
 
   Scores are content (q + c) . k_j and position (q + l) . e(r), where r is the distance from query to key and e a
@@ -39,26 +53,25 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
     location_bias: (H, E), l.
     rate: dropout of attention weights, in [0, 1).
     key: JAX PRNG key uint32 (2,); needed where rate > 0.
-    form: one of FORMS.
+    form: one of FORMS, or None for the platform's default.
 
   Raises:
-    InputError: the lengths are not whole groups, or the form cannot do this.
+    InputError: the lengths are not whole groups.
   """
   queries_per_group, n_keys = e.shape[:2]
   n_groups = max(1, q.shape[1] // queries_per_group)
   if n_groups * queries_per_group != q.shape[1] or n_keys != k.shape[1] or n_keys % n_groups:
     raise InputError(f'{q.shape[1]} queries and {k.shape[1]} keys are not whole groups of {queries_per_group} queries, '
                      f'or do not fit {n_keys} distances')
+  taken = _taken(form, q, k, e, queries_per_group, rate)
+  if taken == 'tpu':
+    return _tpu_attention().attend(q, k, v, (e, context_bias, location_bias), key, queries_per_group, rate)
   content, position = (scaled(q, bias) for bias in (context_bias, location_bias))
-  return _attend(form)(content, k, v, (position, e), key, queries_per_group, rate)
+  attend = cudnn_attention.attend if taken == 'cudnn' else tiled_attention.attend
+  return attend(content, k, v, (position, e), key, queries_per_group, rate)
 
 
-def scaled(q, bias):
-  """Returns queries (..., H, E) plus a bias (H, E), which every query shares, over sqrt(E)."""
-  return ((q + wide_sums.widened(bias)) * float(q.shape[-1])**-0.5).astype(q.dtype)
-
-
-def rotary_attention(q, k, v, rate=0.0, key=None, form='tiles'):
+def rotary_attention(q, k, v, rate=0.0, key=None, form=None):
   """Returns the output (B, L, H, E) of attention within a level with rotary positions (arXiv 2104.09864).
 
   Args:
@@ -67,21 +80,71 @@ def rotary_attention(q, k, v, rate=0.0, key=None, form='tiles'):
     v: values (B, L, H, E).
     rate: dropout of attention weights, in [0, 1).
     key: JAX PRNG key uint32 (2,); needed where rate > 0.
-    form: one of FORMS.
-
-  Raises:
-    InputError: the form cannot do this.
+    form: one of FORMS, or None for the platform's default.
   """
-  return _attend(form)(q * float(q.shape[-1])**-0.5, k, v, None, key, 1, rate)
+  taken = _taken(form, q, k, None, 1, rate)
+  if taken == 'tpu':
+    return _tpu_attention().attend(q, k, v, None, key, 1, rate)
+  attend = cudnn_attention.attend if taken == 'cudnn' else tiled_attention.attend
+  return attend(q * float(q.shape[-1])**-0.5, k, v, None, key, 1, rate)
 
 
-def _attend(form):
-  """Returns the function of a form; Pallas is imported where it is asked for, since that takes a second."""
-  if form == 'tiles':
-    return tiled_attention.attend
-  # pylint: disable=g-import-not-at-top
-  if form == 'pallas':
-    from trax_hourglass.ops import pallas_attention
-    return pallas_attention.attend
-  from trax_hourglass.ops import cudnn_attention
-  return cudnn_attention.attend
+def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None, form=None):
+  """Returns the output (B, L, H, E) of relative attention within a window of W vectors; see local_attention.py.
+
+  Args:
+    q, k, v, context_bias, location_bias, rate, key, form: as `relative_attention` takes them, within a level.
+    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0; W is how many vectors a query sees, itself
+      among them, and more than L are as good as L.
+  """
+  if form != 'cudnn' and _taken(form, q, k, e[None], 1, rate) == 'tpu':
+    return _tpu_attention().attend(q, k, v, (e[None], context_bias, location_bias), key, 1, rate)
+  content, position = (scaled(q, bias) for bias in (context_bias, location_bias))
+  return local_attention_lib.attend(content, position, k, v, e, key, rate)
+
+
+def scaled(q, bias):
+  """Returns queries (..., H, E) plus a bias (H, E), which every query shares, over sqrt(E)."""
+  return ((q + wide_sums.widened(bias)) * float(q.shape[-1])**-0.5).astype(q.dtype)
+
+
+@contextlib.contextmanager
+def recording():
+  """Is a context that gives the set of the forms that what is traced within it takes."""
+  token = _used.set(set())
+  try:
+    yield _used.get()
+  finally:
+    _used.reset(token)
+
+
+def _taken(asked, q, k, e, queries_per_group, rate):
+  """Returns the form that works an attention out; says once why it is not the one that was asked for."""
+  platform = sharding.platform()
+  form = asked if asked in FORMS else 'tpu' if platform == 'tpu' else 'tiles'
+  refusal = None
+  if asked in DELETED:
+    _say_once(f'attention_form is {asked!r}, which no longer exists: {form!r} takes its place')
+  elif form == 'tpu':
+    refusal = 'is for TPUs' if platform != 'tpu' else _tpu_attention().refusal(q, k, e, queries_per_group)
+  elif form == 'cudnn' and platform == 'gpu' and q.dtype == jnp.float32:
+    form = 'tiles'  # Initialisation and evaluation are in float32.
+  elif form == 'cudnn':
+    refusal = 'is for GPUs' if platform != 'gpu' else cudnn_attention.refusal(q, rate)
+  if refusal is not None:
+    _say_once(f"attention_form 'tiles' takes the place of {form!r}, which {refusal}")
+    form = 'tiles'
+  if _used.get() is not None:
+    _used.get().add(form)
+  return form
+
+
+@functools.cache
+def _say_once(line):
+  progress.say(line)
+
+
+def _tpu_attention():
+  """Imports Pallas where it is asked for, since that takes a second."""
+  from trax_hourglass.ops import tpu_attention  # pylint: disable=g-import-not-at-top
+  return tpu_attention

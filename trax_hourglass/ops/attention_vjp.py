@@ -18,12 +18,12 @@ NAME = 'trax_hourglass.attend'  # By which models/flops.py knows it: with its do
 MASKED = -1e9  # The score of a key in the future; as in Trax.
 
 
-def in_rows(positions):
+def in_rows(positions, position_rows=(True, False)):
   """Returns which of q, k, v, positions and head keys have the batch as first axis."""
-  return True, True, True, positions and (True, False), False
+  return True, True, True, positions and position_rows, False
 
 
-def with_gradient(forward, backward):
+def with_gradient(forward, backward, position_rows=(True, False)):
   """Returns an attention with a gradient of its own, traced once where attentions are equal.
 
   On several devices each works out its own rows of the batch, with the masks that these rows have on a single one.
@@ -33,6 +33,7 @@ def with_gradient(forward, backward):
       needs besides these, all with the batch as first axis).
     backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output)
       -> gradients of the first four.
+    position_rows: for each of the positions whether the batch is its first axis.
   """
   @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
   def output(*args):
@@ -44,7 +45,7 @@ def with_gradient(forward, backward):
       return forward(q, k, v, positions, _keys_of_rows(head_keys, q, first_row), queries_per_group, rate)
 
     inputs = q, k, v, positions, head_keys
-    out, kept = sharding.on_own_rows(of_rows, in_rows(positions), True)(*inputs)
+    out, kept = sharding.on_own_rows(of_rows, in_rows(positions, position_rows), True)(*inputs)
     return out, (inputs, kept)
 
   def backward_rule(queries_per_group, rate, saved, d_out):
@@ -53,12 +54,12 @@ def with_gradient(forward, backward):
       inputs = q, k, v, positions, _keys_of_rows(head_keys, q, first_row)
       *gradients, d_positions = backward(queries_per_group, rate, inputs, kept, d_out)
       if positions is not None:
-        d_queries, d_e = d_positions
-        d_positions = d_queries, wide_sums.rounded(total(d_e.astype(jnp.float32)), d_e.dtype)
+        d_positions = tuple(d if of_row else wide_sums.rounded(total(d.astype(jnp.float32)), x.dtype)
+                            for x, d, of_row in zip(positions, d_positions, position_rows))
       return *gradients, d_positions
 
     inputs, kept = saved
-    rows = in_rows(inputs[3])
+    rows = in_rows(inputs[3], position_rows)
     return *sharding.on_own_rows(of_rows, (rows, True, True), rows[:4])(inputs, kept, d_out), None
 
   output.defvjp(forward_rule, backward_rule)
@@ -71,7 +72,7 @@ def with_gradient(forward, backward):
       k: keys (B, K, H, E).
       v: values (B, K, H, E).
       positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H,
-        E)).
+        E)); a form may take others.
       key: JAX PRNG key uint32 (2,); needed where rate > 0.
       queries_per_group: P.
       rate: dropout of attention weights, in [0, 1).

@@ -5,8 +5,8 @@ where their keys do, with the mask in them. They are Q x K numbers a head in the
 weights never exist. cuDNN works out a gradient of a bias for a batch of one only, so all sequences of a batch go as
 heads of one.
 
-It takes bfloat16 only. What is in float32, as initialisation and evaluation are, goes by the tiles of
-tiled_attention.py. Elsewhere than on a GPU the same formula goes through XLA, for tests.
+It takes bfloat16 only, so that initialisation and evaluation, in float32, go by the tiles. Elsewhere than on a GPU the
+same formula goes through XLA, for tests.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
 E width of a head. See attention.py for the geometry.
@@ -19,44 +19,37 @@ import jax.numpy as jnp
 
 from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import positions as positions_lib
-from trax_hourglass.ops import tiled_attention
-from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding
 
 _WIDTHS = 8  # What widths of heads must be a multiple of.
+_WIDEST = 128  # 256 on some GPUs.
+
+
+def refusal(q, rate):
+  """Returns why cuDNN does not take an attention, or None."""
+  if rate > 0.0:
+    return 'has no dropout of weights in JAX'
+  if q.shape[-1] % _WIDTHS or q.shape[-1] > _WIDEST:
+    return f'takes heads of multiples of {_WIDTHS} up to {_WIDEST} and not of {q.shape[-1]}'
+  return None
 
 
 @functools.partial(jax.jit, static_argnames=('queries_per_group', 'rate'))
 def attend(q, k, v, positions, key, queries_per_group, rate):
-  """Returns the attention's output (B, Q, H, E); arguments are those of `tiled_attention.attend`.
-
-  Raises:
-    InputError: rate > 0, since JAX offers cuDNN's attention without dropout of weights; or what else cuDNN refuses.
-  """
-  on_gpu = sharding.platform() == 'gpu'
-  if rate > 0.0:
-    raise InputError(f"attention_form is 'cudnn' and dropout {rate}: it cannot drop attention weights; set "
-                     "Hourglass.dropout = 0.0, or Hourglass.attention_form to 'tiles' or 'pallas'")
-  if on_gpu and q.dtype == jnp.float32:
-    return tiled_attention.attend(q, k, v, positions, key, queries_per_group, rate)
-  if on_gpu and q.shape[-1] % _WIDTHS:
-    raise InputError(f"attention_form is 'cudnn' and heads are {q.shape[-1]} wide: it takes multiples of {_WIDTHS}; "
-                     "set Hourglass.attention_form to 'tiles' or 'pallas'")
-  of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group, 'cudnn' if on_gpu else 'xla')
+  """Returns the attention's output (B, Q, H, E); arguments are those of `tiled_attention.attend`."""
+  del key, rate  # See `refusal`.
+  of_rows = lambda first_row, total, *inputs: _attend_to(*inputs, queries_per_group)
   return sharding.on_own_rows(of_rows, attention_vjp.in_rows(positions)[:4], True)(q, k, v, positions)
 
 
-def _attend_to(q, k, v, positions, queries_per_group, implementation):
+def _attend_to(q, k, v, positions, queries_per_group):
   n_rows, n_queries, n_heads, _ = q.shape
   # cuDNN takes even lengths only where a bias has a gradient.
   q, k, v = (jnp.pad(_rows_as_heads(x), ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
   bias = _bias(positions, queries_per_group, n_queries, k.shape[1], q.dtype) if positions is not None else None
-  try:
-    out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None,
-                                       implementation=implementation)
-  except NotImplementedError as error:  # Heads that are too wide for the GPU, say.
-    raise InputError(f"attention_form is 'cudnn', which refuses this ({error}): set Hourglass.attention_form to "
-                     "'tiles' or 'pallas'") from error
+  implementation = 'cudnn' if sharding.platform() == 'gpu' else 'xla'
+  out = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0, is_causal=bias is None,
+                                     implementation=implementation)
   return out[:, :n_queries].reshape(n_queries, n_rows, n_heads, -1).swapaxes(0, 1)
 
 

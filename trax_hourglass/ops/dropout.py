@@ -26,9 +26,17 @@ def keep_mask(key, rows, columns, rate):
   Returns:
     Boolean array of the broadcast shape, True with probability 1 - rate, the same for the same key, row and column.
   """
-  rows = prng.mix(prng.spread(rows) + key[0])
-  bits = prng.mix(prng.mix(prng.spread(columns) + key[1]) ^ rows)
-  return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+  return survivors(hashed(rows, key[0]), hashed(columns, key[1]), rate)
+
+
+def hashed(numbers, word):
+  """Returns hashes, uint32, of row numbers with a key's first word, or of column numbers with its second."""
+  return prng.mix(prng.spread(numbers) + word)
+
+
+def survivors(rows, columns, rate):
+  """Returns `keep_mask` of `hashed` row and column numbers."""
+  return prng.mix(columns ^ rows) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def key_from_row(key, row):

@@ -15,7 +15,6 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass.ops import attention
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import remat
@@ -23,31 +22,26 @@ from trax_hourglass.ops import remat
 _MASKED = -1e9  # The score of a key that is not seen; as in Trax.
 
 
-def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None):
-  """Returns the output (B, L, H, E) of relative attention within a window, before the output projection.
-
-  Scores are those of `attention.relative_attention`: content (q + c) . k_j and position (q + l) . e(r) over sqrt(E).
+def attend(content, position, k, v, e, key, rate):
+  """Returns the output (B, L, H, E) of `attention.local_attention`, before the output projection.
 
   Args:
-    q: queries (B, L, H, E).
+    content, position: queries of both kinds of scores (B, L, H, E), divided by sqrt(E).
     k: keys (B, L, H, E).
     v: values (B, L, H, E).
-    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0; W is how many vectors a query sees, itself
-      among them, and more than L are as good as L.
-    context_bias: (H, E), c.
-    location_bias: (H, E), l.
-    rate: dropout of attention weights, in [0, 1).
+    e: projected distances (W, H, E).
     key: JAX PRNG key uint32 (2,); needed where rate > 0.
+    rate: dropout of attention weights, in [0, 1).
   """
-  length, window = q.shape[1], min(q.shape[1], e.shape[0])
+  length, window, n_heads = content.shape[1], min(content.shape[1], e.shape[0]), content.shape[2]
   e = e[e.shape[0] - window:]
   n_blocks = -(-length // window)
-  queries = tuple(_blocks(attention.scaled(q, bias), n_blocks, window) for bias in (context_bias, location_bias))
+  queries = tuple(_blocks(x, n_blocks, window) for x in (content, position))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
-  head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
+  head_keys = prng.split(key, n_heads) if rate > 0.0 else None
   block = jax.checkpoint(functools.partial(_block, length, rate, head_keys, e))
   out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
-  out = out.swapaxes(0, 1).reshape(q.shape[0], n_blocks * window, *q.shape[2:])[:, :length]
+  out = out.swapaxes(0, 1).reshape(k.shape[0], n_blocks * window, *k.shape[2:])[:, :length]
   return checkpoint_name(out, remat.SAVED)
 
 

@@ -2,7 +2,8 @@
 
     'none'          keeps all that a block computes, but attention scores, which never exist as a whole
     'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
-    'products'      keeps attention's outputs and the inputs of each block, and makes all else again
+    'products'      keeps attention's outputs, means and variances of norms, and the inputs of each block, and makes all
+                    else again
     'blocks'        keeps the inputs of each block only, and computes each block twice
 
 A resampling is no stack: of it, only what its feed-forward layer computes is made again (layers/scan.py).
@@ -14,7 +15,8 @@ from trax_hourglass.runtime import sharding
 
 # Names that arrays carry, so that a policy knows them.
 PRODUCT = 'affine_product'  # Of a dense layer, whose product a policy does not see inside its own gradient rule.
-SAVED = 'attention_output'  # Of attention: its output and the logarithm of the softmax's denominator.
+# Of attention: its output and the logarithm of the softmax's denominator; of layer norms: mean and variance.
+SAVED = 'attention_output'
 
 
 def _is_fused_attention(primitive, *_, **__):

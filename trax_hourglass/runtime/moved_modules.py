@@ -25,14 +25,13 @@ _SAID = {
     'flops': 'models.flops', 'halved': 'layers.scan', 'host_random': 'layers.trax_random',
     'hosts': 'runtime.distributed', 'hourglass': 'models.hourglass', 'kept_programs': 'runtime.compilation_cache',
     'keys': 'ops.prng', 'local_attention': 'ops.local_attention', 'loss': 'layers.loss',
-    'measurement': 'comparison.step_cost', 'mesh': 'runtime.sharding', 'pallas_attention': 'ops.pallas_attention',
-    'pallas_kernels': 'ops.pallas_kernels', 'per_group': 'layers.group_decoding', 'recompute': 'ops.remat',
-    'resampling': 'layers.resampling', 'scanned': 'layers.scan', 'scoring_progress': 'runtime.progress',
-    'sealed_folder': 'training.checksums', 'tiles': 'ops.tiling', 'training.clock': 'comparison.step_timer',
-    'training.event_files': 'training.tensorboard', 'training.run_record': 'training.resume',
-    'training.stopping': 'training.preemption', 'trax_attention': 'layers.trax_attention',
-    'trax_compat': 'runtime.trax_compat', 'trax_files': 'models.trax_checkpoint',
-    'trax_model': 'models.trax_language_model', 'whole_file': 'runtime.atomic_files', 'writing': 'cli.write_text',
+    'measurement': 'comparison.step_cost', 'mesh': 'runtime.sharding', 'per_group': 'layers.group_decoding',
+    'recompute': 'ops.remat', 'resampling': 'layers.resampling', 'scanned': 'layers.scan', 'scoring_progress':
+    'runtime.progress', 'sealed_folder': 'training.checksums', 'tiles': 'ops.tiling', 'training.clock':
+    'comparison.step_timer', 'training.event_files': 'training.tensorboard', 'training.run_record':
+    'training.resume', 'training.stopping': 'training.preemption', 'trax_attention': 'layers.trax_attention',
+    'trax_compat': 'runtime.trax_compat', 'trax_files': 'models.trax_checkpoint', 'trax_model':
+    'models.trax_language_model', 'whole_file': 'runtime.atomic_files', 'writing': 'cli.write_text',
 }
 
 

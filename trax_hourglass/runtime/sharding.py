@@ -122,6 +122,12 @@ def platform():
   return _PLATFORMS.get(name, name)
 
 
+def device_kind():
+  """Returns the kind of device that is traced for, such as 'TPU v5 lite', within `divided`; else that of the default."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.devices()[0].device_kind if device is None else str(device.device_kind)
+
+
 def gathered(weights, in_stack=False):
   """Returns a tree of weights whole on every device; as they are, where they lie so anyway.
 

@@ -1,0 +1,226 @@
+"""How tpu_attention.py's kernels lay out arrays: blocks, lanes, tiles, and what a turn of the grid sees.
+
+Letters: B batch, H heads, M groups, P queries per group, A keys per group, W groups that a query sees, E width of a
+head, N blocks of b groups, S lanes of a block of heads. See attention.py for the geometry.
+"""
+
+import dataclasses
+
+import jax
+from jax.experimental import pallas as pl
+import jax.numpy as jnp
+import numpy as np
+
+from trax_hourglass.ops import tpu_kernels
+
+_BLOCKS = 128, 256, 384, 512  # Groups of a block; multiples of a strip.
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Sizes that kernels know, all static; dropout too.
+
+  Attributes:
+    n_groups: M.
+    queries_per_group: P.
+    keys_per_group: A.
+    window: W: M, or fewer if a query does not see all groups before it.
+    block: b.
+    n_blocks: N.
+    n_heads: H.
+    width: E, padded so that whole heads fill S lanes.
+    scale: of scores, 1 / sqrt(E).
+    rate: dropout.
+  """
+  n_groups: int
+  queries_per_group: int
+  keys_per_group: int
+  window: int
+  block: int
+  n_blocks: int
+  n_heads: int
+  width: int
+  scale: float
+  rate: float
+
+  @classmethod
+  def of(cls, q, k, e, queries_per_group, rate):
+    """Chooses the blocks: arrays (B, Q, H, E), (B, K, H, E) and (P, W A, H, E) or None."""
+    n_groups, (n_heads, width) = q.shape[1] // queries_per_group, q.shape[2:]
+    keys_per_group = k.shape[1] // n_groups
+    window = n_groups if e is None else min(n_groups, e.shape[1] // keys_per_group)
+    lanes = tpu_kernels.LANES
+    padded_width = next((w for w in range(width, lanes) if lanes % w == 0), -(-width // lanes) * lanes)
+    layouts = [cls(n_groups, queries_per_group, keys_per_group, window, block, -(-n_groups // block), n_heads,
+                   padded_width, float(width)**-0.5, rate) for block in _BLOCKS]
+    return min(layouts, key=lambda layout: layout.bundles)
+
+  @property
+  def bundles(self):
+    """Estimates the bundles of instructions that both kernels take for one block of heads and row of the batch.
+
+    Fitted to kernels compiled for a v5e (docs/accelerators.md): a tile off the diagonal takes 2,600, 5,800, 10,700 or
+    16,500 for the four sizes of a block, and a block of queries with its diagonal tile 3,800, 7,300, 11,800 or 16,800.
+    """
+    off_diagonal = sum(min(block, self.blocks_seen - 1) for block in range(self.n_blocks))
+    return off_diagonal * (0.04 * self.block**2 + 12 * self.block + 400) + self.n_blocks * 31 * self.block
+
+  @property
+  def n_queries(self):
+    return self.n_groups * self.queries_per_group
+
+  @property
+  def padded(self):
+    """Groups with the padding at the end."""
+    return self.n_blocks * self.block
+
+  @property
+  def lanes(self):
+    """S: of a block of heads."""
+    return max(tpu_kernels.LANES, self.width)
+
+  @property
+  def block_heads(self):
+    """Heads of a block."""
+    return min(self.lanes // self.width, self.n_heads)
+
+  @property
+  def head_blocks(self):
+    """Blocks of heads; the last one may be filled up."""
+    return -(-self.n_heads // (self.lanes // self.width))
+
+  @property
+  def all_lanes(self):
+    """Of all heads."""
+    return self.head_blocks * self.lanes
+
+  @property
+  def blocks_seen(self):
+    """How many blocks of keys the queries of a block see, at most."""
+    return min(self.n_blocks, (self.window + self.block - 2) // self.block + 1)
+
+  def first_key_block(self, query_block):
+    """The first block of keys that a block of queries sees."""
+    first = query_block - (self.blocks_seen - 1)
+    return jnp.maximum(first, 0) if isinstance(first, jax.Array) else max(first, 0)
+
+  @property
+  def table(self):
+    """Places and blocks of the tiles of a head, int32 (4, tiles): of queries, then of keys, those of a block of queries
+    one after the other.
+    """
+    tiles = [(query_place, query_block, key_place, key_block)
+             for query_place in range(self.queries_per_group) for query_block in range(self.n_blocks)
+             for key_place in range(self.keys_per_group)
+             for key_block in range(self.first_key_block(query_block), query_block + 1)]
+    return np.array(tiles, np.int32).T
+
+  def folded_shape(self, x, per_group):
+    """Shape of `fold`'s result."""
+    return x.shape[0], self.padded, per_group * self.all_lanes
+
+  def fold(self, x, per_group):
+    """Puts groups into rows, with padding: (B, M per_group, H, E) -> (B, N b, per_group S all)."""
+    x = _padded(x, self.n_heads, self.width, self.all_lanes)
+    x = x.reshape(x.shape[0], self.n_groups, -1)
+    return jnp.pad(x, ((0, 0), (0, self.padded - self.n_groups), (0, 0)))
+
+  def unfold(self, x, like):
+    """Undoes `fold`."""
+    x = x[:, :self.n_groups].reshape(*like.shape[:2], self.all_lanes)
+    return x[..., :self.n_heads * self.width].reshape(*like.shape[:3], self.width)[..., :like.shape[3]]
+
+  @property
+  def _distances_before(self):
+    """Padding before the distances: the last one, 0, is the first of the last block."""
+    return self.blocks_seen * self.block - (self.window - 1)
+
+  def fold_distances(self, e):
+    """Puts distances into blocks: (P, W A, H, E) -> (P, blocks b, A S all)."""
+    e = _padded(e[:, e.shape[1] - self.window * self.keys_per_group:], self.n_heads, self.width, self.all_lanes)
+    e = e.reshape(e.shape[0], self.window, -1)
+    return jnp.pad(e, ((0, 0), (self._distances_before, self.block - 1), (0, 0)))
+
+  def unfold_distances(self, e, like):
+    """Undoes `fold_distances` for gradients: (P, A, blocks b, S all) -> like."""
+    e = e[:, :, self._distances_before:self._distances_before + self.window, :self.n_heads * self.width]
+    e = jnp.moveaxis(e, 1, 2).reshape(like.shape[0], -1, self.n_heads, self.width)[..., :like.shape[3]]
+    return jnp.pad(e, ((0, 0), (like.shape[1] - e.shape[1], 0), (0, 0), (0, 0)))
+
+  def fold_biases(self, *biases):
+    """Puts the two biases (H, E) next to each other: float32 (2, S all)."""
+    return _padded(jnp.stack(biases).astype(jnp.float32)[:, None], self.n_heads, self.width, self.all_lanes)[:, 0]
+
+  def unfold_biases(self, d_biases, like):
+    """Returns the gradients of both biases: (2, S all) -> (H, E) twice."""
+    return d_biases[:, :self.n_heads * self.width].reshape(2, self.n_heads, self.width)[..., :like.shape[1]]
+
+  def vmem_bytes(self, dtype):
+    """Returns the bytes of what the backward kernel keeps in VMEM, (2 buffers of) arguments and results included."""
+    size, words = jnp.dtype(dtype).itemsize, self.block * self.lanes
+    keys = 2 * self.keys_per_group * self.padded * self.lanes * (4 + 2 * size)
+    distances = 2 * 4 * self.queries_per_group * self.keys_per_group * (self.blocks_seen + 1) * words
+    per_head = self.block_heads * (4 * words * size + 3 * 4 * self.block * tpu_kernels.LANES)
+    return keys + distances + per_head + 2 * 4 * words + 2 * 9 * words * size
+
+  # What kernels keep in VMEM between turns.
+  @property
+  def rows(self):
+    return jax.ShapeDtypeStruct((self.block, self.lanes), jnp.float32)
+
+  @property
+  def columns(self):
+    return jax.ShapeDtypeStruct((self.block_heads, self.block, tpu_kernels.LANES), jnp.float32)
+
+  @property
+  def hashes(self):
+    return jax.ShapeDtypeStruct((self.block_heads, self.block, tpu_kernels.LANES), jnp.uint32) if self.rate else None
+
+  def by_head(self, q):
+    return jax.ShapeDtypeStruct((self.block_heads, self.block, self.lanes), q.dtype)
+
+  # Which part of an array a turn (block of heads, row of the batch, tile) sees.
+  @property
+  def queries(self):
+    def index(h, b, t, table, *_):
+      return b, table[1, t], table[0, t] * self.head_blocks + h
+    return pl.BlockSpec((None, self.block, self.lanes), index)
+
+  @property
+  def keys(self):
+    def index(h, b, t, table, *_):
+      return b, table[3, t], table[2, t] * self.head_blocks + h
+    return pl.BlockSpec((None, self.block, self.lanes), index)
+
+  def distances(self, behind):
+    """Of a tile's two blocks of distances the first or, `behind` it, the second."""
+    def index(h, b, t, table, *_):
+      return table[0, t], table[3, t] - table[1, t] + self.blocks_seen - 1 + behind, table[2, t] * self.head_blocks + h
+    return pl.BlockSpec((None, self.block, self.lanes), index)
+
+  @property
+  def numbers(self):
+    def index(h, b, t, table, *_):
+      return b, h, table[0, t], 0, table[1, t]
+    return pl.BlockSpec((None, None, None, self.block_heads, self.block), index)
+
+  @property
+  def biases(self):
+    return pl.BlockSpec((2, self.lanes), lambda h, *_: (0, h))
+
+  @property
+  def all_keys(self):
+    return pl.BlockSpec((self.keys_per_group, None, self.padded, self.lanes), lambda h, b, *_: (0, b, 0, h))
+
+  @property
+  def all_distances(self):
+    shape = self.queries_per_group, self.keys_per_group, (self.blocks_seen + 1) * self.block, self.lanes
+    return pl.BlockSpec(shape, lambda h, *_: (0, 0, 0, h))
+
+
+def _padded(x, n_heads, width, lanes):
+  """(B, L, H, E) -> (B, L, lanes), heads `width` wide."""
+  x = jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),)).reshape(*x.shape[:2], n_heads * width)
+  return jnp.pad(x, ((0, 0), (0, 0), (0, lanes - x.shape[-1])))
+
+
