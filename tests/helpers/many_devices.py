@@ -10,6 +10,7 @@ from trax_hourglass.runtime import distributed
 
 import jax
 import numpy as np
+import pytest
 from trax import layers as tl
 from trax import optimizers
 from trax import shapes
@@ -20,6 +21,8 @@ from tests.helpers import pairs
 from tests.helpers import trax_loop as trax_loop_lib
 from trax_hourglass.data import batches
 from trax_hourglass.ops import attention
+from trax_hourglass.ops import tpu_layout
+from trax_hourglass.ops import tpu_tile
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import step
 
@@ -88,20 +91,25 @@ def attention_of_own_rows():
   devices = sharding.over_devices(2)
   arrays, _ = attention_inputs.inputs(3, 1, 3)
   rows = [sharding.along(devices, 0)] * 3 + [sharding.everywhere(devices)] * 3
-  for form, rate in (('tiles', 0.3), ('pallas', 0.3), ('cudnn', 0.0)):
-    function = functools.partial(attention.relative_attention, rate=rate, key=jax.random.PRNGKey(5), form=form)
-    def both(*arrays, function=function):
-      out, pull = jax.vjp(function, *arrays)
-      return out, *pull(2 * out)
+  with pytest.MonkeyPatch.context() as patch:  # Only tiles are at home here.
+    patch.setattr(attention, '_taken', lambda form, *_: form)
+    patch.setattr(tpu_tile, 'STRIP', 8)
+    patch.setattr(tpu_tile, 'LANES', 8)
+    patch.setattr(tpu_layout, '_BLOCKS', (8,))
+    for form, rate in (('tiles', 0.3), ('tpu', 0.3), ('cudnn', 0.0)):
+      function = functools.partial(attention.relative_attention, rate=rate, key=jax.random.PRNGKey(5), form=form)
+      def both(*arrays, function=function):
+        out, pull = jax.vjp(function, *arrays)
+        return out, *pull(2 * out)
 
-    def divided(*arrays, both=both):
-      with sharding.divided(devices):
-        return both(*arrays)
+      def divided(*arrays, both=both):
+        with sharding.divided(devices):
+          return both(*arrays)
 
-    compiled = jax.jit(divided, in_shardings=rows).lower(*arrays).compile()
-    assert 'all-gather' not in compiled.as_text()
-    for got, expected in zip(compiled(*map(jax.device_put, arrays, rows)), both(*arrays)):
-      np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
+      compiled = jax.jit(divided, in_shardings=rows).lower(*arrays).compile()
+      assert 'all-gather' not in compiled.as_text()
+      for got, expected in zip(compiled(*map(jax.device_put, arrays, rows)), both(*arrays)):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(np.abs(expected).max()))
 
 
 def our_steps(numbers=(1, 4), is_thorough=False):

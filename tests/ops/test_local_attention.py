@@ -9,6 +9,7 @@ import pytest
 
 import trax_hourglass as th
 from trax_hourglass.layers import spec as spec_lib
+from trax_hourglass.ops import attention
 from trax_hourglass.ops import dropout
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import prng
@@ -48,7 +49,7 @@ def test_values_and_gradients_equal_the_definition(length, window, rate):
   if rate:  # The same mask as attention without a window has: by position, whatever the blocks.
     places = jnp.arange(B * length).reshape(B, -1, 1), jnp.arange(length)[None, None]
     keep = np.stack([dropout.keep_mask(head, *places, rate) for head in prng.split(key, H)])
-  fast = functools.partial(local_attention.local_attention, rate=rate, key=key)
+  fast = functools.partial(attention.local_attention, rate=rate, key=key)
   slow = functools.partial(by_definition, keep=keep, rate=rate)
   for got, expected in zip([fast(*arrays), *gradients(fast, arrays)], [slow(*arrays), *gradients(slow, arrays)]):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(jnp.abs(expected).max())))
@@ -57,9 +58,9 @@ def test_values_and_gradients_equal_the_definition(length, window, rate):
 def test_bfloat16_is_near():
   arrays = [a.astype(jnp.bfloat16) for a in inputs(13, 4)]
   exact = [a.astype(jnp.float32) for a in arrays]
-  out = local_attention.local_attention(*arrays)
+  out = attention.local_attention(*arrays)
   assert out.dtype == jnp.bfloat16
-  for got, expected in zip([out, *gradients(local_attention.local_attention, arrays)],
+  for got, expected in zip([out, *gradients(attention.local_attention, arrays)],
                            [by_definition(*exact), *gradients(by_definition, exact)]):
     # bfloat16 keeps 8 bits, 0.4 %; queries, weights and result are each rounded once on the way.
     np.testing.assert_allclose(got.astype(jnp.float32), expected, atol=0.02 * float(jnp.abs(expected).max()))
@@ -91,7 +92,7 @@ def test_a_window_as_long_as_the_text_is_plain_relative_attention(tokens_per_vec
 def test_memory_is_linear_in_the_length():
   def temporary_bytes(length):
     arrays = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in inputs(length, 8)]
-    loss = lambda *a: local_attention.local_attention(*a).sum()
+    loss = lambda *a: attention.local_attention(*a).sum()
     return jax.jit(jax.grad(loss, argnums=range(6))).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
   # Scores of all pairs would take sixteen times as much.
   assert temporary_bytes(1024) < 4.5 * temporary_bytes(256)
@@ -102,7 +103,7 @@ def test_its_output_is_kept_where_blocks_are_made_again():
   n_loops = {}
   for choice in 'products', 'blocks':
     # A square's gradient needs what it is of.
-    body = remat.recomputed(lambda q: jnp.square(local_attention.local_attention(q, *arrays[1:])), choice)
+    body = remat.recomputed(lambda q: jnp.square(attention.local_attention(q, *arrays[1:])), choice)
     n_loops[choice] = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q).sum()))(arrays[0])).count(' scan[')
   assert n_loops == {'products': 2, 'blocks': 3}  # Forward, once or twice, and backward.
 

@@ -111,6 +111,7 @@ def test_the_step_is_compiled_for_this_machine(capsys):
   assert found['device_bytes'] >= found['argument_bytes'] + found['temporary_bytes']
   assert sum(found['products'].values()) > 10 and set(found['products']) == {'f32 x f32 -> f32'}
   assert found['compile_seconds'] > 0 and found['lower_bound_seconds'] is None
+  assert found['attention'] == ['tiles'] and found['estimated_cycles'] is None
 
 
 def test_a_step_without_room_names_what_is_over_and_what_to_set(capsys, monkeypatch):
@@ -190,4 +191,6 @@ def test_a_compiler_of_accelerators_takes_a_step(package, topology):
   assert result.returncode == 0, result.stderr
   found = json.loads(result.stdout)
   assert found['fits'] and found['lower_bound_seconds'] > 0 and found['collectives'] == {}
+  assert found['attention'] == (['tpu'] if topology == 'v5e' else ['tiles'])
+  assert topology != 'v5e' or found['estimated_cycles'] > 1e4
   assert not any(kind.startswith(('f32 x f32', 'f32 x bf16', 'bf16 x f32')) for kind in found['products'])

@@ -77,9 +77,9 @@ def test_no_compiled_step_stores_masks_of_all_tiles(is_planted, monkeypatch):
 
 
 def test_the_platform_is_an_argument_of_what_is_traced():
-  """On a CPU tiles take one head of one row at a time, on others all of them."""
+  """On a CPU tiles take one head of one row at a time, on GPUs all of them, and TPUs have kernels."""
   shapes = lambda platform: set(re.findall(r'f32\[[\d,]+\]', str(traced(platform, 1, hierarchy='1@1').jaxpr)))
-  assert shapes('cpu') != shapes('tpu') == shapes('cuda')
+  assert len({frozenset(shapes(platform)) for platform in ('cpu', 'cuda', 'tpu')}) == 3
   with sharding.divided(sharding.nowhere(1, 'cuda')):
     assert sharding.platform() == 'gpu'
   assert sharding.platform() == jax.default_backend()
@@ -159,3 +159,24 @@ ENTRY %main (q: bf16[4,8]) -> bf16[4,8] {
 '''
   assert program_text.collectives(program_text.instructions(text)) == {
       'all-gather': {'count': 5, 'bytes': 5 * 16 * 8 * 2}, 'all-reduce': {'count': 6, 'bytes': 5 * 4 * 8 * 2 + 12}}
+
+
+def test_cycles_are_the_compilers_and_those_that_kernels_declare():
+  text = '''HloModule m
+%body (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"bundles":"700"
+}}, metadata={op_name="a"}, backend_config={"custom_call_config":{}}
+  ROOT %g = f32[8]{0} fusion(%k), kind=kLoop, calls=%f, frontend_attributes={kernel_metadata={
+"bundles":"700"
+}}, backend_config={"estimated_cycles":"40"}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %w = f32[8]{0} while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %h = f32[8]{0} fusion(%w), kind=kLoop, calls=%f, backend_config={"estimated_cycles":"5"}
+}
+'''
+  assert program_text.cycles(program_text.instructions(text)) == 3 * (700 + 40) + 5

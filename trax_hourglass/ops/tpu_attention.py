@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import remat
 from trax_hourglass.ops import tpu_kernels
+from trax_hourglass.ops import tpu_tile
 from trax_hourglass.ops.tpu_layout import Layout
 from trax_hourglass.runtime import sharding
 
@@ -54,7 +55,7 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
                                  jnp.float32)
   outputs = [(jax.ShapeDtypeStruct(layout.folded_shape(q, queries_per_group), v.dtype), layout.queries),
              (numbers, layout.numbers)]
-  scratch = [layout.columns] * 2 + [layout.rows, layout.by_head(q), positions and layout.by_head(q), layout.hashes]
+  scratch = [*layout.between_turns(q.dtype, positions is not None), layout.columns, layout.columns, layout.rows]
   kept = _call(tpu_kernels.forward, layout, head_keys, _inputs(layout, q, k, v, positions), outputs, scratch)
   kept = tuple(checkpoint_name(x, remat.SAVED) for x in kept)
   return layout.unfold(kept[0], q), kept
@@ -66,22 +67,22 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
   queries = lambda x: (x, layout.queries)
   of_queries = [queries(layout.fold(d_out, queries_per_group)), queries(kept[0]), (kept[1], layout.numbers)]
   like = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
-  of_keys = [(like(layout.keys_per_group, q.shape[0], layout.padded, layout.all_lanes, dtype=x.dtype), layout.all_keys)
-             for x in (k, v)]
+  of_keys = [(like(layout.keys_per_group, q.shape[0], layout.n_groups, layout.all_lanes, dtype=x.dtype),
+              layout.all_keys) for x in (k, v)]
   of_positions = [None, None] if positions is None else [
       (like(queries_per_group, layout.keys_per_group, (layout.blocks_seen + 1) * layout.block, layout.all_lanes),
        layout.all_distances), (like(2, layout.all_lanes), layout.biases)]
-  keys = jax.ShapeDtypeStruct((layout.keys_per_group, layout.padded, layout.lanes), jnp.float32)
-  by_head, of_position = layout.by_head(q), positions and layout.by_head(q)
+  between_turns = layout.between_turns(q.dtype, positions is not None)
+  sums = [layout.rows, layout.sum_of_keys, layout.sum_of_keys, positions and layout.rows]
   dq, dk, dv, de, d_biases = _call(
       tpu_kernels.backward, layout, head_keys, _inputs(layout, q, k, v, positions) + of_queries,
       [(like(*layout.folded_shape(q, queries_per_group), dtype=q.dtype), layout.queries), *of_keys, *of_positions],
-      [layout.rows, keys, keys, positions and layout.rows, by_head, of_position, layout.hashes, of_position,
-       by_head, layout.columns, layout.columns])
+      [*between_turns, positions and layout.by_head(q.dtype), layout.by_head(q.dtype), layout.columns, layout.columns,
+       *sums])
   dk, dv = (layout.unfold(jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1), like) for x, like in ((dk, k), (dv, v)))
   d_positions = None
   if positions is not None:
-    de = layout.unfold_distances(de * tpu_kernels.LN_2, positions[0])
+    de = layout.unfold_distances(de * tpu_tile.LN_2, positions[0])
     d_positions = de, *layout.unfold_biases(d_biases, positions[1])
   return layout.unfold(dq, q), dk, dv, d_positions
 
@@ -116,6 +117,7 @@ def _call(kernel, layout, head_keys, inputs, outputs, scratch):
   Returns:
     list of the outputs, None where that is asked for.
   """
+  is_backward = kernel is tpu_kernels.backward
   given = lambda values: [value for value in values if value is not None]
   tables = [layout.table]
   if head_keys is not None:
@@ -139,6 +141,7 @@ def _call(kernel, layout, head_keys, inputs, outputs, scratch):
       interpret=sharding.platform() != 'tpu',
       compiler_params=pltpu.CompilerParams(dimension_semantics=('arbitrary',) * 3, vmem_limit_bytes=_vmem(_ALL)),
       name=f'attention_{kernel.__name__}',
+      metadata={'bundles': str(layout.bundles[is_backward] * layout.head_blocks * inputs[0][0].shape[0])},
   )(*tables, *(array for array, _ in given(inputs)))
   results = list(results)
   return [None if output is None else results.pop(0) for output in outputs]

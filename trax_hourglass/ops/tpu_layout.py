@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 import jax.numpy as jnp
 import numpy as np
 
-from trax_hourglass.ops import tpu_kernels
+from trax_hourglass.ops import tpu_tile
 
 _BLOCKS = 128, 256, 384, 512  # Groups of a block; multiples of a strip.
 
@@ -49,21 +49,38 @@ class Layout:
     n_groups, (n_heads, width) = q.shape[1] // queries_per_group, q.shape[2:]
     keys_per_group = k.shape[1] // n_groups
     window = n_groups if e is None else min(n_groups, e.shape[1] // keys_per_group)
-    lanes = tpu_kernels.LANES
+    lanes = tpu_tile.LANES
     padded_width = next((w for w in range(width, lanes) if lanes % w == 0), -(-width // lanes) * lanes)
     layouts = [cls(n_groups, queries_per_group, keys_per_group, window, block, -(-n_groups // block), n_heads,
                    padded_width, float(width)**-0.5, rate) for block in _BLOCKS]
-    return min(layouts, key=lambda layout: layout.bundles)
+    return min(layouts, key=lambda layout: sum(layout.bundles))
 
   @property
   def bundles(self):
-    """Estimates the bundles of instructions that both kernels take for one block of heads and row of the batch.
+    """Estimates the bundles of instructions that kernels take per block of heads and row of the batch.
 
-    Fitted to kernels compiled for a v5e (docs/accelerators.md): a tile off the diagonal takes 2,600, 5,800, 10,700 or
-    16,500 for the four sizes of a block, and a block of queries with its diagonal tile 3,800, 7,300, 11,800 or 16,800.
+    A v5e issues one bundle per cycle. Coefficients are fitted to compiled kernels: `benchmarks/tpu_kernels.py`.
+
+    Returns:
+      (of the forward kernel, of the backward kernel).
     """
-    off_diagonal = sum(min(block, self.blocks_seen - 1) for block in range(self.n_blocks))
-    return off_diagonal * (0.04 * self.block**2 + 12 * self.block + 400) + self.n_blocks * 31 * self.block
+    turns, lengths = 0, []
+    for number in range(self.n_blocks):
+      strips = -(-min(self.block, self.n_groups - number * self.block) // tpu_tile.STRIP)
+      in_loop = -(-strips // self.strips_together) * self.strips_together
+      before = min(number, self.blocks_seen - 1)
+      turns += before + 1
+      lengths += [self.block] * in_loop * before + [tpu_tile.STRIP * (strip + 1) for strip in range(strips)]
+    forward = turns * (200 + 0.4 * self.block) + 3.3 * self.padded + sum(420 + 1.9 * n for n in lengths)
+    backward = turns * (370 + 0.55 * self.block) + 5.0 * self.padded + sum(740 + 3.85 * n for n in lengths)
+    places = self.queries_per_group * self.keys_per_group
+    return round(forward * places), round(backward * places + 0.5 * self.padded * self.keys_per_group)
+
+  @property
+  def strips_together(self):
+    """Strips in one turn of the loop over those of a tile: two fill each other's waits."""
+    strips = self.block // tpu_tile.STRIP
+    return strips if strips % 2 else 2
 
   @property
   def n_queries(self):
@@ -71,13 +88,18 @@ class Layout:
 
   @property
   def padded(self):
-    """Groups with the padding at the end."""
+    """Groups of all blocks."""
     return self.n_blocks * self.block
+
+  @property
+  def is_ragged(self):
+    """Whether groups end within a block, behind which kernels read what they must not use."""
+    return self.padded != self.n_groups
 
   @property
   def lanes(self):
     """S: of a block of heads."""
-    return max(tpu_kernels.LANES, self.width)
+    return max(tpu_tile.LANES, self.width)
 
   @property
   def block_heads(self):
@@ -117,17 +139,16 @@ class Layout:
 
   def folded_shape(self, x, per_group):
     """Shape of `fold`'s result."""
-    return x.shape[0], self.padded, per_group * self.all_lanes
+    return x.shape[0], self.n_groups, per_group * self.all_lanes
 
   def fold(self, x, per_group):
-    """Puts groups into rows, with padding: (B, M per_group, H, E) -> (B, N b, per_group S all)."""
+    """Puts groups into rows: (B, M per_group, H, E) -> (B, M, per_group S all)."""
     x = _padded(x, self.n_heads, self.width, self.all_lanes)
-    x = x.reshape(x.shape[0], self.n_groups, -1)
-    return jnp.pad(x, ((0, 0), (0, self.padded - self.n_groups), (0, 0)))
+    return x.reshape(x.shape[0], self.n_groups, -1)
 
   def unfold(self, x, like):
     """Undoes `fold`."""
-    x = x[:, :self.n_groups].reshape(*like.shape[:2], self.all_lanes)
+    x = x.reshape(*like.shape[:2], self.all_lanes)
     return x[..., :self.n_heads * self.width].reshape(*like.shape[:3], self.width)[..., :like.shape[3]]
 
   @property
@@ -160,8 +181,8 @@ class Layout:
     size, words = jnp.dtype(dtype).itemsize, self.block * self.lanes
     keys = 2 * self.keys_per_group * self.padded * self.lanes * (4 + 2 * size)
     distances = 2 * 4 * self.queries_per_group * self.keys_per_group * (self.blocks_seen + 1) * words
-    per_head = self.block_heads * (4 * words * size + 3 * 4 * self.block * tpu_kernels.LANES)
-    return keys + distances + per_head + 2 * 4 * words + 2 * 9 * words * size
+    per_head = self.block_heads * (4 * words * size + 3 * 4 * self.block * tpu_tile.LANES)
+    return keys + distances + per_head + 2 * 4 * words + (2 * 9 + 4) * words * size
 
   # What kernels keep in VMEM between turns.
   @property
@@ -170,14 +191,22 @@ class Layout:
 
   @property
   def columns(self):
-    return jax.ShapeDtypeStruct((self.block_heads, self.block, tpu_kernels.LANES), jnp.float32)
+    return jax.ShapeDtypeStruct((self.block_heads, self.block, tpu_tile.LANES), jnp.float32)
 
   @property
-  def hashes(self):
-    return jax.ShapeDtypeStruct((self.block_heads, self.block, tpu_kernels.LANES), jnp.uint32) if self.rate else None
+  def sum_of_keys(self):
+    return jax.ShapeDtypeStruct((self.keys_per_group, self.padded, self.lanes), jnp.float32)
 
-  def by_head(self, q):
-    return jax.ShapeDtypeStruct((self.block_heads, self.block, self.lanes), q.dtype)
+  def by_head(self, dtype):
+    return jax.ShapeDtypeStruct((self.block_heads, self.block, self.lanes), dtype)
+
+  def between_turns(self, dtype, has_positions):
+    """Returns what both kernels keep: distances, whole keys and values, queries of both kinds, hashes; None if not."""
+    distances = jax.ShapeDtypeStruct((2 * self.block, self.lanes), dtype)
+    keys = jax.ShapeDtypeStruct((self.block, self.lanes), dtype) if self.is_ragged else None
+    hashes = jax.ShapeDtypeStruct(self.columns.shape, jnp.uint32) if self.rate else None
+    queries = self.by_head(dtype)
+    return [distances if has_positions else None, keys, keys, queries, queries if has_positions else None, hashes]
 
   # Which part of an array a turn (block of heads, row of the batch, tile) sees.
   @property
@@ -210,7 +239,7 @@ class Layout:
 
   @property
   def all_keys(self):
-    return pl.BlockSpec((self.keys_per_group, None, self.padded, self.lanes), lambda h, b, *_: (0, b, 0, h))
+    return pl.BlockSpec((self.keys_per_group, None, self.n_groups, self.lanes), lambda h, b, *_: (0, b, 0, h))
 
   @property
   def all_distances(self):

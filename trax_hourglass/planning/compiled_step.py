@@ -5,6 +5,7 @@ import os
 import re
 import time
 
+from trax_hourglass.ops import attention as attention_lib
 from trax_hourglass.planning import program_text
 from trax_hourglass.planning import sizes as sizes_lib
 from trax_hourglass.planning import topologies
@@ -32,7 +33,10 @@ class CompiledStep:
     compile_seconds: of compiling, without tracing.
     lower_bound_seconds: no step is faster: the model's operations at the device's published peak, or its arguments once
       read and written at its bandwidth, whichever takes longer; None for CPUs, which publish neither.
-    estimated_seconds: the compiler's own estimate, which takes each loop for one turn; None where it has none.
+    estimated_cycles: of a TPU core per step: the compiler's estimates by kernel, and the bundles of attention's own
+      kernels (ops/tpu_layout.py); None on other platforms.
+    estimated_seconds: these at the device's clock; None where that is not known.
+    attention: forms that attention takes, see ops/attention.py.
   """
   topology: str
   n_devices: int
@@ -45,7 +49,9 @@ class CompiledStep:
   products: dict
   compile_seconds: float
   lower_bound_seconds: float | None
+  estimated_cycles: int | None
   estimated_seconds: float | None
+  attention: tuple[str, ...]
 
 
 def compile_step(program, topology, n_devices, dtype, step_flops):
@@ -61,7 +67,8 @@ def compile_step(program, topology, n_devices, dtype, step_flops):
   Raises:
     InputError: the compiler finds no room for the program on the device.
   """
-  lowered = program.traced().lower()
+  with attention_lib.recording() as forms:
+    lowered = program.traced().lower()
   started = time.perf_counter()
   try:
     compiled = lowered.compile()
@@ -80,13 +87,14 @@ def compile_step(program, topology, n_devices, dtype, step_flops):
   bounds = [(arguments + outputs) / chip.bandwidth] if chip.bandwidth else []
   if chip.flops and step_flops:
     bounds.append(step_flops / n_devices / chip.flops[dtype])
-  cost = {} if chip.platform == 'gpu' else compiled.cost_analysis() or {}
-  estimate = cost.get('optimal_seconds', -1.0)
+  cycles = program_text.cycles(found) if chip.platform == 'tpu' else None
   return CompiledStep(
       topology=topology, n_devices=n_devices, temporary_bytes=memory.temp_size_in_bytes, argument_bytes=arguments,
       device_bytes=in_all, memory_bytes=room, fits=in_all <= room, collectives=program_text.collectives(found),
       products=dict(program_text.products(found)), compile_seconds=seconds,
-      lower_bound_seconds=max(bounds, default=None), estimated_seconds=estimate if estimate > 0 else None)
+      lower_bound_seconds=max(bounds, default=None),
+      estimated_cycles=cycles, estimated_seconds=cycles / chip.clock if cycles and chip.clock else None,
+      attention=tuple(sorted(forms)))
 
 
 def check_fits(step):

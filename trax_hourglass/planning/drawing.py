@@ -70,10 +70,11 @@ def _compiled(step):
   products = ', '.join(f'{count:,} {kind}' for kind, count in step.products.items()) or 'none that the text shows'
   bound = ('none, the maker gives no peak' if step.lower_bound_seconds is None else
            f'{step.lower_bound_seconds * 1e3:.3g} ms a step at the published peak')
-  if step.estimated_seconds is not None:
-    bound += f'; the compiler estimates {step.estimated_seconds * 1e3:.3g} ms, with each loop taken for one turn'
+  if step.estimated_cycles is not None:
+    bound += f'; the compiler estimates {step.estimated_cycles:.3g} cycles of a core'
   return [
       f'compiled      for {step.n_devices} of {step.topology} in {step.compile_seconds:.0f} s',
+      f'attention     by {", ".join(step.attention) or "no form of ours"}; see Hourglass.attention_form',
       f'memory        {readable(step.device_bytes)} of {readable(step.memory_bytes)} a device: arguments '
       f'{readable(step.argument_bytes)}, temporaries {readable(step.temporary_bytes)}; '
       f'{"fits" if step.fits else "does not fit"}',

@@ -19,6 +19,9 @@ _CALLED = re.compile(r'\b(?:calls|to_apply|body)=%?([\w.\-]+)|\bbranch_computati
 _TRIPS = re.compile(r'known_trip_count\D*(\d+)')
 _CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 _CHANNEL = re.compile(r'channel_id=(\d+)')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_BUNDLES = re.compile(r'"bundles":"(\d+)"')
+_METADATA = re.compile(r'kernel_metadata=\{\s*([^{}]*?)\s*\}')  # The only thing that stands on several lines.
 _STARTS = re.compile(r'-start$')
 
 
@@ -101,6 +104,15 @@ def products(found):
   return counts
 
 
+def cycles(found):
+  """Returns a TPU core's cycles in Instructions: the compiler's estimates, and the bundles that our kernels declare."""
+  total = 0
+  for one in found:
+    declared = _BUNDLES if one.operation == 'custom-call' else _CYCLES
+    total += one.times * sum(map(int, declared.findall(one.text)))
+  return total
+
+
 def _trips(computations, rest):
   """Returns the turns of a loop: as the text says, or the number that its condition compares with, or 1."""
   if found := _TRIPS.search(rest):
@@ -114,7 +126,7 @@ def _trips(computations, rest):
 def _parse(text):
   """Returns ({computation: [(name, arrays, operation, rest)]}, name of the entry)."""
   computations, entry, current = {}, None, None
-  for line in text.splitlines():
+  for line in _METADATA.sub(r'kernel_metadata={\1}', text).splitlines():
     if line and not line[0].isspace():
       head = _COMPUTATION.match(line)
       current = computations.setdefault(head[2], []) if head and not line.startswith('HloModule') else None

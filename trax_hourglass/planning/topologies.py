@@ -29,17 +29,19 @@ class Chip:
     memory_bytes: of one device; None where it is the machine's.
     flops: products of matrices per second at most, {dtype: number}; of 'float32' as JAX computes them by default.
     bandwidth: bytes per second from memory.
+    clock: cycles per second of a TPU with one core; None where it is not known.
   """
   platform: str
   shape: str | None = None
   memory_bytes: int | None = None
   flops: dict = dataclasses.field(default_factory=dict)
   bandwidth: float | None = None
+  clock: float | None = None
 
 
-def _tpu(shape, gib, flops, bandwidth):
+def _tpu(shape, gib, flops, bandwidth, clock=None):
   # By default TPUs round the factors of float32 products to bfloat16.
-  return Chip('tpu', shape, int(gib * _GIB), {'bfloat16': flops, 'float32': flops}, bandwidth)
+  return Chip('tpu', shape, int(gib * _GIB), {'bfloat16': flops, 'float32': flops}, bandwidth, clock)
 
 
 def _gpu(memory_bytes, bandwidth):
@@ -49,7 +51,7 @@ def _gpu(memory_bytes, bandwidth):
 CHIPS = {
     'cpu': Chip('cpu'),
     'v4': _tpu('2x2x1', 16, 137.5e12, 614e9),  # A device is one of a chip's two cores.
-    'v5e': _tpu('2x2', 16, 197e12, 819e9),
+    'v5e': _tpu('2x2', 16, 197e12, 819e9, 1.5e9),  # Its peak by four units of 128 x 128 products.
     'v5p': _tpu('2x2x1', 95, 459e12, 2765e9),
     'v6e': _tpu('2x2', 32, 918e12, 1640e9),
     'h100': _gpu(84942979072, 3.35e12),

@@ -123,7 +123,7 @@ def platform():
 
 
 def device_kind():
-  """Returns the kind of device that is traced for, such as 'TPU v5 lite', within `divided`; else that of the default."""
+  """Returns the kind of device, such as 'TPU v5 lite': the mesh's within `divided`, else the default one's."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.devices()[0].device_kind if device is None else str(device.device_kind)
 
