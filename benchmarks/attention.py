@@ -1,10 +1,11 @@
-"""Measures relative attention alone, forward and backward, for several sizes of tile and as one plain L x L matrix.
+"""Measures relative attention alone, forward and backward: by form and size of tile, and as one plain L x L matrix.
 
     python benchmarks/attention.py [--json] [--length 2046] [--factor 3] [--rate 0.1] [--dtype float32]
+    python benchmarks/attention.py --topology v5e [--form tiles]      by that platform's compiler, without the device
 
-Each of the three uses is measured: within a level, shortening and upsampling by the factor. On a GPU the Triton kernels
-run beside the tiles, in several sizes, and cuDNN's attention where there is no dropout and `--dtype bfloat16`. Runs
-alternate between the variants; seconds are medians. Bytes are the compiler's own count of temporaries.
+Each of the three uses is measured: within a level, shortening and upsampling by the factor. Runs alternate between the
+variants; seconds are medians. Bytes are the compiler's own count of temporaries. With `--topology` (see `plan`) nothing
+runs: rows have bytes, and on TPUs estimated cycles.
 """
 
 import argparse
@@ -17,16 +18,18 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
+from trax_hourglass.comparison.report import markdown  # pylint: disable=wrong-import-position
 from trax_hourglass.ops import attention  # pylint: disable=wrong-import-position
-from trax_hourglass.ops import pallas_attention  # pylint: disable=wrong-import-position
 from trax_hourglass.ops import tiled_attention  # pylint: disable=wrong-import-position
+from trax_hourglass.planning import program_text  # pylint: disable=wrong-import-position
+from trax_hourglass.planning import topologies  # pylint: disable=wrong-import-position
+from trax_hourglass.runtime import sharding  # pylint: disable=wrong-import-position
 
 import jax  # pylint: disable=wrong-import-position
 import jax.numpy as jnp  # pylint: disable=wrong-import-position
 import numpy as np  # pylint: disable=wrong-import-position
 
 TILES = [(128, 256), (128, 512), (256, 256), (256, 512), (512, 512), (512, 1024)]
-KERNEL_TILES = [(32, 64), (64, 32), (64, 64), (128, 64), (128, 128)]
 
 
 def parse_arguments():
@@ -40,6 +43,7 @@ def parse_arguments():
   parser.add_argument('--rate', type=float, default=0.1, help='dropout; the plain form has none')
   parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
   parser.add_argument('--runs', type=int, default=5)
+  parser.add_argument('--topology', help='compile for it and run nothing')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 
@@ -65,16 +69,22 @@ def arguments(args, queries_per_group, keys_per_group):
   return [jnp.asarray(random.randn(*s, *shape), args.dtype) for s in shapes]
 
 
-def compiled(function, arrays):
-  """Returns the gradient of the function's sum of squares, compiled, with seconds and bytes."""
+def compiled(function, arrays, mesh):
+  """Returns the gradient of the function's sum of squares, compiled, with seconds, bytes, and a TPU's cycles."""
+  on_mesh = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.everywhere(mesh))
+  gradient = jax.jit(jax.grad(lambda *a: (function(*a).astype(jnp.float32)**2).sum(), argnums=range(6)))
+  with sharding.divided(mesh):
+    lowered = gradient.lower(*map(on_mesh, arrays))
   started = time.perf_counter()
-  gradient = jax.jit(jax.grad(lambda *a: (function(*a).astype(jnp.float32)**2).sum(),
-                              argnums=range(6))).lower(*arrays).compile()
-  seconds = time.perf_counter() - started
-  return gradient, {'compile_seconds': seconds, 'temporary_bytes': gradient.memory_analysis().temp_size_in_bytes}
+  program = lowered.compile()
+  result = {'compile_seconds': time.perf_counter() - started,
+            'temporary_bytes': program.memory_analysis().temp_size_in_bytes}
+  if mesh.abstract_mesh.abstract_device.platform == 'tpu':
+    result['estimated_cycles'] = program_text.cycles(program_text.instructions(program.as_text()))
+  return program, result
 
 
-def forms(args, arrays):
+def forms(args, platform):
   """Yields what there is to compile, name and function (arguments of `relative_attention`) -> output, each at its
   turn.
   """
@@ -82,40 +92,38 @@ def forms(args, arrays):
     return lambda *a: attention.relative_attention(*a, rate=args.rate, key=jax.random.PRNGKey(0), form=name)
 
   # pylint: disable=protected-access
-  for tile in TILES:
+  for tile in TILES if platform == 'cpu' else [(tiled_attention._BLOCK_QUERIES, tiled_attention._SPAN_KEYS)]:
     tiled_attention._BLOCK_QUERIES, tiled_attention._SPAN_KEYS = tile
     tiled_attention.attend.clear_cache()
     yield f'tiles of {tile[0]} x {tile[1]}', form('tiles')
-  if jax.default_backend() != 'gpu':
-    return
-  for tile in KERNEL_TILES:
-    pallas_attention._TILE_QUERIES, pallas_attention._TILE_KEYS = tile
-    pallas_attention.attend.clear_cache()
-    yield f'Triton, {tile[0]} x {tile[1]}', form('pallas')
-  if args.rate == 0.0 and arrays[0].dtype == jnp.bfloat16:
+  if platform == 'tpu':
+    yield 'Pallas kernels', form('tpu')
+  if platform == 'gpu' and args.rate == 0.0 and args.dtype == 'bfloat16':
     yield 'cuDNN', form('cudnn')
 
 
-def measure(args):
+def measure(args, mesh):
   """Returns one dictionary of results a use and variant."""
   rows = []
   uses = {'within a level': (1, 1), 'shortening': (1, args.factor), 'upsampling': (args.factor, 1)}
+  with sharding.divided(mesh):
+    platform = sharding.platform()
   for use, geometry in uses.items():
     arrays = arguments(args, *geometry)
-    wanted = itertools.chain(forms(args, arrays), [('one matrix', plain)] if geometry == (1, 1) else [])
+    wanted = itertools.chain(forms(args, platform), [('one matrix', plain)] if geometry == (1, 1) else [])
     variants = []
     for name, function in wanted:
       try:
-        variants.append((name, *compiled(function, arrays)))
-      except Exception as error:  # A tile that does not fit the GPU; the others go on.  pylint: disable=broad-except
+        variants.append((name, *compiled(function, arrays, mesh)))
+      except Exception as error:  # What does not fit a device; the others go on.  pylint: disable=broad-except
         rows.append({'use': use, 'variant': name, 'left_out': ' '.join(str(error).split())[:80]})
     seconds = [[] for _ in variants]
-    for _ in range(args.runs + 1):
+    for _ in range(0 if args.topology else args.runs + 1):
       for (_, gradient, _), times in zip(variants, seconds):
         started = time.perf_counter()
         jax.block_until_ready(gradient(*arrays))
         times.append(time.perf_counter() - started)
-    rows += [{'use': use, 'variant': name, 'seconds': statistics.median(times[1:]), **result}
+    rows += [{'use': use, 'variant': name, **({'seconds': statistics.median(times[1:])} if times else {}), **result}
              for (name, _, result), times in zip(variants, seconds)]
   return rows
 
@@ -123,19 +131,17 @@ def measure(args):
 def main():
   """Prints the results."""
   args = parse_arguments()
-  rows = measure(args)
-  device = f'{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}'
+  if args.topology:
+    topologies.prepare(args.topology, 1)
+  mesh = topologies.mesh(args.topology, 1) if args.topology else sharding.over_devices(1)
+  rows = measure(args, mesh)
+  device = f'{args.topology or jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}'
   if args.json:
     print(json.dumps({'device': device, 'settings': vars(args), 'rows': rows}))
     return
-  print(f'{device}; {vars(args)}\n\n| use | variant | seconds | compile seconds | temporary bytes '
-        '|\n|---|---|---|---|---|')
-  for row in rows:
-    if 'left_out' in row:
-      print(f'| {row["use"]} | {row["variant"]} | {row["left_out"]} | | |')
-      continue
-    print(f'| {row["use"]} | {row["variant"]} | {row["seconds"]:.3f} | {row["compile_seconds"]:.1f} | '
-          f'{row["temporary_bytes"]:,} |')
+  columns = 'use', 'variant', 'seconds', 'compile_seconds', 'temporary_bytes', 'estimated_cycles', 'left_out'
+  print(f'{device}; {vars(args)}\n')
+  print(markdown(rows, columns))
 
 
 if __name__ == '__main__':

@@ -57,6 +57,13 @@ def test_attention_measures_every_form_and_use(monkeypatch, capsys):
   assert len(variants['shortening']) == 6 and all(row['seconds'] > 0 for row in rows)
 
 
+def test_peers_time_our_models_without_pytorch(monkeypatch, capsys):
+  flags = '--length', '6', '--d_model', '8', '--n_heads', '2', '--turns', '1', '--models', 'flat_relative,flat_rotary'
+  models = run('peers', (*flags, '--hierarchy', '0@1 1@3 0@1', '--json'), monkeypatch, capsys)['models']
+  assert all(model['step_seconds'] > 0 and np.isfinite(model['last_loss']) for model in models.values())
+  assert models['flat_relative']['parameters'] > models['flat_rotary']['parameters']  # Those of positions.
+
+
 def test_memory_compares_a_plan_with_a_step(monkeypatch, capsys):
   row, = run('memory', ('--config_file', runs.TINY, '--steps', '1', '--json'), monkeypatch, capsys)
   assert row['planned_bytes'] > 0 and row['grew_bytes'] >= 0 and row['seconds'] > 0

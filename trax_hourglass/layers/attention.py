@@ -19,6 +19,7 @@ from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import positions as positions_lib
+from trax_hourglass.ops import remat
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
@@ -74,26 +75,28 @@ class RelativeAttention(base.Layer):
 
   @sharding.gathers_weights
   def forward(self, inputs):
-    queries, keys = (inputs[0], inputs[0]) if self._within_level else inputs[:2]
-    query, output = self.weights[1], self.weights[4]
-    q = _heads(affine(queries, *query), self._spec)
-    attend = self._step if self._spec.decodes and queries.shape[1] == 1 else self._all
-    out = attend(q, keys, *inputs[-2:])
-    return affine(out.reshape(queries.shape).astype(queries.dtype), *output)
+    if self._spec.decodes and inputs[0].shape[1] == 1:
+      queries, keys = self._queries_and_keys(inputs)
+      return self._output(self._step(self._queries(queries, self.weights), keys, *inputs[-2:]), queries, self.weights)
+    if self._within_level or self._spec.mode != 'train':  # Stacks say themselves what is made again.
+      return self._all(inputs, (self.weights, self.rng))
+    return remat.made_again(self._all, self._spec.recompute)(inputs, (self.weights, self.rng))
 
-  def _all(self, q, keys, context_bias, location_bias):
-    """Attention of all queries (B, Q, H, E) to all keys (B, K, D); in mode 'predict' it begins the caches."""
-    n_groups = keys.shape[1] // self._keys_per_group
-    e = self._projected(positions_lib.distances(n_groups, self._queries_per_group, self._keys_per_group), keys.dtype)
-    k, v = self._keys_and_values(keys)
+  def _all(self, inputs, weights_and_rng):
+    """Attention of all queries (B, Q, D) to all keys (B, K, D); in mode 'predict' it begins the caches."""
+    weights, rng = weights_and_rng
+    queries, keys = self._queries_and_keys(inputs)
+    q, n_groups = self._queries(queries, weights), keys.shape[1] // self._keys_per_group
+    distances = positions_lib.distances(n_groups, self._queries_per_group, self._keys_per_group)
+    e = self._projected(distances, keys.dtype, weights)
+    k, v = self._keys_and_values(keys, weights)
     n_queries = q.shape[1]
     if self._spec.decodes:
       self.state = n_queries * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], 0, k, v, e[:, ::-1])
       # The last group may still lack queries; attention itself knows whole groups only.
       q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
-    out = attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), self.rng,
-                                       self._spec.attention_form)
-    return out[:, :n_queries]
+    out = attention.relative_attention(q, k, v, e, *inputs[-2:], _rate(self._spec), rng, self._spec.attention_form)
+    return self._output(out[:, :n_queries], queries, weights)
 
   def _step(self, q, keys, context_bias, location_bias):
     """Attention of one query (B, 1, H, E); the first one of a group brings the group's keys (B, A, D)."""
@@ -103,7 +106,8 @@ class RelativeAttention(base.Layer):
 
     def with_group(cache):
       rows = kv_cache.distances(first, self._keys_per_group, self._queries_per_group, self._keys_per_group)
-      return kv_cache.write(cache, first, *self._keys_and_values(keys), self._projected(rows, keys.dtype))
+      return kv_cache.write(cache, first, *self._keys_and_values(keys, self.weights),
+                            self._projected(rows, keys.dtype, self.weights))
 
     if self._queries_per_group == 1:
       cache = with_group(cache)
@@ -113,13 +117,22 @@ class RelativeAttention(base.Layer):
     content, position = (attention.scaled(q[:, 0], bias) for bias in (context_bias, location_bias))
     return kv_cache.attend(cache, first + self._keys_per_group, content, position, phase)
 
-  def _keys_and_values(self, x):
-    return tuple(_heads(affine(x, *weights), self._spec) for weights in self.weights[2:4])
+  def _queries_and_keys(self, inputs):
+    return (inputs[0], inputs[0]) if self._within_level else inputs[:2]
 
-  def _projected(self, distances, dtype):
+  def _queries(self, x, weights):
+    return _heads(affine(x, *weights[1]), self._spec)
+
+  def _keys_and_values(self, x, weights):
+    return tuple(_heads(affine(x, *of), self._spec) for of in weights[2:4])
+
+  def _projected(self, distances, dtype, weights):
     """Distances (P, n) in steps of the finer sequence -> (P, n, H, E)."""
     embedded = positions_lib.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
-    return _heads(affine(embedded, *self.weights[0]), self._spec)
+    return _heads(affine(embedded, *weights[0]), self._spec)
+
+  def _output(self, out, queries, weights):
+    return affine(out.reshape(queries.shape).astype(queries.dtype), *weights[4])
 
 
 class RotaryAttention(base.Layer):

@@ -9,7 +9,10 @@
 A resampling is no stack: of it, only what its feed-forward layer computes is made again (layers/scan.py).
 """
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 
 from trax_hourglass.runtime import sharding
 
@@ -38,6 +41,47 @@ _POLICIES = {
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 CHOICES = tuple(_POLICIES)
+
+
+def made_again(function, recompute):
+  """Returns a function whose backward pass makes again what `recompute` says, outside of loops too.
+
+  There XLA would take what is made again for what the forward pass has made, and keep it. So the backward pass begins
+  from inputs that depend on the gradient, by an arithmetic that no compiler sees through.
+
+  Args:
+    function: (activations, others) -> array, of trees of arrays.
+    recompute: one of CHOICES.
+  """
+  policy = _POLICIES[recompute]
+
+  @jax.custom_vjp
+  def run(activations, others):
+    return function(activations, others)
+
+  def forward(activations, others):
+    out, pull = jax.vjp(jax.checkpoint(function, policy=policy), activations, others)
+    kept, structure = jax.tree.flatten(pull)
+    inputs = jax.tree.leaves(activations)
+    is_input = tuple(any(one is x for x in inputs) for one in kept)
+    return out, (kept, _Static((structure, is_input)))
+
+  def backward(saved, gradient):
+    kept, (structure, is_input) = saved[0], saved[1].value
+    one = gradient.ravel()[0]
+    never = (one < 0) & (one > 0)
+    kept = [jnp.where(never, jnp.zeros((), x.dtype), x) if again else x for x, again in zip(kept, is_input)]
+    return jax.tree.unflatten(structure, kept)(gradient)
+
+  run.defvjp(forward, backward)
+  return function if recompute == 'none' else run
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Static:
+  """What a residual has besides arrays."""
+  value: tuple
 
 
 def recomputed(body, recompute):
