@@ -6,7 +6,7 @@
     ours                            `--hierarchy` with relative attention and attention resampling
     lucidrains                      the same hierarchy: learned positions, resampling within groups, plain attention
     flat_relative, flat_rotary      ours without a hierarchy, as many blocks
-    gpt                             as many blocks, learned positions, `torch.nn.functional.scaled_dot_product_attention`
+    gpt                             as many blocks, learned positions, PyTorch's `scaled_dot_product_attention`
 
 Models take turns in one process (A B C A B C ...) and share the machine's cores; seconds are medians of the turns after
 the first. A step is forward, backward and Adam in float32, on bytes, with the same dropout everywhere.

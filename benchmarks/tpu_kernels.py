@@ -34,7 +34,7 @@ def parse_arguments():
   parser.add_argument('--rate', type=float, default=0.15)
   parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='bfloat16')
   parser.add_argument('--topology', default='v5e')
-  parser.add_argument('--compile_only', action='store_true', help=argparse.SUPPRESS)  # What the script calls itself with.
+  parser.add_argument('--compile_only', action='store_true', help='what this script calls itself with')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 
@@ -97,7 +97,8 @@ def count(args, kernel, every_turn, bodies):
   others = sum(body for body in bodies if body not in tile)  # Once per block of queries; some less often.
   return {'kernel': kernel, 'every_turn': every_turn, 'diagonal_tile': diagonal, 'other_tile': loop * strips // 2,
           'per_block_of_queries': others,
-          'bundles': (blocks + off_diagonal) * every_turn + blocks * (diagonal + others) + off_diagonal * loop * strips // 2}
+          'bundles': ((blocks + off_diagonal) * every_turn + blocks * (diagonal + others)
+                      + off_diagonal * loop * strips // 2)}
 
 
 def measure(args):
@@ -109,7 +110,8 @@ def measure(args):
     subprocess.run([sys.executable, os.path.abspath(__file__), *sys.argv[1:], '--compile_only'], env=environment,
                    check=True, cwd=ROOT)
     for number, kernel in enumerate(('forward', 'backward')):
-      path, = [p for p in glob.glob(os.path.join(folder, f'*attention_{kernel}*')) if re.search(r'-\d+-final_bundles', p)]
+      dumps = glob.glob(os.path.join(folder, f'*attention_{kernel}*'))
+      path, = [path for path in dumps if re.search(r'-\d+-final_bundles', path)]
       row = count(args, kernel, *parts(path))
       rows.append({**row, 'estimate': layout.bundles[number],
                    'of_all': row['bundles'] * layout.head_blocks * args.batch})

@@ -79,12 +79,15 @@ class RelativeAttention(base.Layer):
       queries, keys = self._queries_and_keys(inputs)
       return self._output(self._step(self._queries(queries, self.weights), keys, *inputs[-2:]), queries, self.weights)
     if self._within_level or self._spec.mode != 'train':  # Stacks say themselves what is made again.
-      return self._all(inputs, (self.weights, self.rng))
-    return remat.made_again(self._all, self._spec.recompute)(inputs, (self.weights, self.rng))
+      return self._all((inputs, self.weights[0]), (self.weights[1:], self.rng))
+    # Projected distances depend on weights alone, and would be made again long before they are needed.
+    attend = remat.made_again(self._all, self._spec.recompute)
+    return attend((inputs, self.weights[0]), (self.weights[1:], self.rng))
 
-  def _all(self, inputs, weights_and_rng):
+  def _all(self, inputs_and_map, others):
     """Attention of all queries (B, Q, D) to all keys (B, K, D); in mode 'predict' it begins the caches."""
-    weights, rng = weights_and_rng
+    (inputs, position_map), (maps, rng) = inputs_and_map, others
+    weights = position_map, *maps
     queries, keys = self._queries_and_keys(inputs)
     q, n_groups = self._queries(queries, weights), keys.shape[1] // self._keys_per_group
     distances = positions_lib.distances(n_groups, self._queries_per_group, self._keys_per_group)

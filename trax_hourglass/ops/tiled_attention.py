@@ -48,9 +48,9 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
     new = new_highest, total * shrink + weights.sum(axis=-1, keepdims=True), out * shrink + product.reshape(out.shape)
     return tuple(place.put_queries(x, block) for x, block in zip(carry, new))
 
-  one = jnp.zeros(padded_q.shape[:-1] + (1,), jnp.float32)
+  one = jnp.full(padded_q.shape[:-1] + (1,), _zero_of(q).astype(jnp.float32))
   highest, total, out = _over_tiles(tiling, padded_q, tile,
-                                    (one + attention_vjp.MASKED, one, jnp.zeros(padded_q.shape, jnp.float32)))
+                                    (one + attention_vjp.MASKED, one, jnp.broadcast_to(one, padded_q.shape)))
   out = checkpoint_name((out / (total * (1 - rate)))[:, :q.shape[1]].astype(v.dtype), remat.SAVED)
   return out, (out, checkpoint_name(highest + jnp.log(total), remat.SAVED))
 
@@ -91,11 +91,13 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
       d_positions = place.put_queries(d_position_q, place.queries(d_position_q) + here), de, scratch
     return dq, dk, dv, d_positions
 
-  zeros = lambda x: jnp.zeros(x.shape, jnp.float32)
+  # Zeros that are there from the gradient on: those of a constant XLA for CPUs makes at once, and keeps until then.
+  zero = _zero_of(d_out).astype(jnp.float32)
+  zeros = lambda x: jnp.full(x.shape, zero)
   d_positions = None
   if positions is not None:
-    scratch = jnp.zeros((*_at_once(padded_q), queries_per_group, tiling.block_groups + 2,
-                         tiling.tile_distances - tiling.keys_per_group), k.dtype)
+    scratch = jnp.full((*_at_once(padded_q), queries_per_group, tiling.block_groups + 2,
+                        tiling.tile_distances - tiling.keys_per_group), zero.astype(k.dtype))
     d_positions = zeros(padded_q), zeros(padded_positions[1]), scratch
   dq, dk, dv, d_positions = _over_tiles(
       tiling, padded_q, tile, (zeros(padded_q), zeros(padded_k), zeros(padded_v), d_positions))
@@ -132,7 +134,8 @@ def _over_tiles(tiling, queries, tile, carry):
   rows = queries.shape[0] // n_rows
 
   def turn(number, carry):
-    number = _of_this_call(number, queries)
+    # Masks depend on the number and nothing else. They would be made once for all tiles of all layers, and stored.
+    number += _zero_of(queries)
     head_and_row, number = number // blocks.size, number % blocks.size
     head, row = n_heads * (head_and_row // rows), n_rows * (head_and_row % rows)
     return tile(tiling_lib.Place(tiling, n_heads, n_rows, head, row, blocks[number], spans[number]), carry)
@@ -140,14 +143,13 @@ def _over_tiles(tiling, queries, tile, carry):
   return jax.lax.fori_loop(0, queries.shape[2] // n_heads * rows * blocks.size, turn, carry)
 
 
-def _of_this_call(number, queries):
-  """Returns the number of a tile, as if it depended on the queries (B, Q, H, E).
+def _zero_of(x):
+  """Returns 0, int32, as if it depended on an array (B, Q, H, E), and no compiler knows better.
 
-  Masks depend on it and nothing else. They would be made once for all tiles of all layers, and stored. A barrier would
-  do, but XLA for GPUs evaluates the numbers of a loop's turns, and stops at one.
+  A barrier would do, but XLA for GPUs evaluates the numbers of a loop's turns, and stops at one.
   """
-  one = queries[0, 0, 0, 0]
-  return number + ((one < 0) & (one > 0)).astype(jnp.int32)  # Plus 0, which no compiler knows.
+  one = x[0, 0, 0, 0]
+  return ((one < 0) & (one > 0)).astype(jnp.int32)
 
 
 def _scores(place, q, k, positions):
