@@ -91,7 +91,8 @@ def by_torch(make_model):
     def step(number):
       del number
       adam.zero_grad()
-      loss = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+      before = torch.nn.functional.pad(tokens, (1, -1))
+      loss = torch.nn.functional.cross_entropy(model(before).flatten(0, 1), tokens.flatten())
       loss.backward()
       adam.step()
       return loss.item()
@@ -106,7 +107,7 @@ def lucidrains(args):
   return HourglassTransformerLM(
       num_tokens=256, dim=args.d_model, max_seq_len=args.length, heads=args.n_heads,
       dim_head=args.d_model // args.n_heads, depth=(outer.n_before, inner.n_before + inner.n_after, outer.n_after),
-      shorten_factor=inner.factor, updown_sample_type='linear')
+      shorten_factor=inner.shorten_factor, updown_sample_type='linear')
 
 
 def gpt(args):
