@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,11 @@ def test_the_platform_is_an_argument_of_what_is_traced():
   with sharding.divided(sharding.nowhere(1, 'cuda')):
     assert sharding.platform() == 'gpu'
   assert sharding.platform() == jax.default_backend()
+  with mock.patch.object(jax, 'default_backend', lambda: 'tpu'):
+    assert sharding.platform() == 'tpu'
+    for device in jax.devices('cpu')[0], 'cpu':  # Where a TPU's host makes arrays.
+      with jax.default_device(device):
+        assert sharding.platform() == 'cpu'
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,6 @@ from trax import shapes
 
 from trax_hourglass.layers import attention as attention_lib
 from trax_hourglass.ops import attention
-from trax_hourglass.ops import positions
 
 
 def attention_maps(make_model, weights, tokens):
@@ -48,10 +47,8 @@ class Watched(attention_lib.RelativeAttention):
     super().__init__(spec, tokens_per_vector)
     self._seen = seen
 
-  def _all(self, q, keys, context_bias, location_bias):
+  def _attended(self, q, k, v, e, context_bias, location_bias, rng):
     n, width = q.shape[1], q.shape[3]
-    e = self._projected(positions.distances(n, 1, 1), keys.dtype)
-    k, _ = self._keys_and_values(keys)
     parts = []
     for first in range(0, n, width):  # Values are as wide as a head.
       one_hot = jnp.eye(n, width, -first, dtype=q.dtype)[None, :, None]
@@ -59,4 +56,4 @@ class Watched(attention_lib.RelativeAttention):
           attention.relative_attention(q, k, jnp.broadcast_to(one_hot, q.shape), e, context_bias, location_bias))
     maps = jnp.concatenate(parts, axis=-1)[..., :n].swapaxes(1, 2)
     jax.debug.callback(lambda x: self._seen[self._unit].append(np.asarray(x)), maps, ordered=True)
-    return super()._all(q, keys, context_bias, location_bias)
+    return super()._attended(q, k, v, e, context_bias, location_bias, rng)

@@ -98,8 +98,12 @@ class RelativeAttention(base.Layer):
       self.state = n_queries * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], 0, k, v, e[:, ::-1])
       # The last group may still lack queries; attention itself knows whole groups only.
       q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
-    out = attention.relative_attention(q, k, v, e, *inputs[-2:], _rate(self._spec), rng, self._spec.attention_form)
-    return self._output(out[:, :n_queries], queries, weights)
+    return self._output(self._attended(q, k, v, e, *inputs[-2:], rng)[:, :n_queries], queries, weights)
+
+  def _attended(self, q, k, v, e, context_bias, location_bias, rng):
+    """Returns what attention gives before the output projection, (B, Q, H, E)."""
+    return attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), rng,
+                                        self._spec.attention_form)
 
   def _step(self, q, keys, context_bias, location_bias):
     """Attention of one query (B, 1, H, E); the first one of a group brings the group's keys (B, A, D)."""

@@ -117,8 +117,9 @@ def divided(mesh, fsdp=False):
 
 def platform():
   """Returns what is traced for, 'cpu', 'gpu' or 'tpu': the mesh's devices within `divided`, else the default ones."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  name = jax.default_backend() if device is None else device.platform
+  # `jax.default_device` takes a device, or a platform's name.
+  device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
+  name = jax.default_backend() if device is None else getattr(device, 'platform', device)
   return _PLATFORMS.get(name, name)
 
 
