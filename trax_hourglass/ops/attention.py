@@ -110,7 +110,7 @@ def scaled(q, bias):
 
 @contextlib.contextmanager
 def recording():
-  """Is a context that gives the set of the forms that what is traced within it takes."""
+  """Gives the set of the forms that attention takes where it is traced within this context."""
   token = _used.set(set())
   try:
     yield _used.get()

@@ -88,48 +88,49 @@ class Layout:
 
   @property
   def padded(self):
-    """Groups of all blocks."""
+    """Counts the groups of all blocks, the padding of the last one included."""
     return self.n_blocks * self.block
 
   @property
   def is_ragged(self):
-    """Whether groups end within a block, behind which kernels read what they must not use."""
+    """Tells whether groups end within a block, behind which kernels read what they must not use."""
     return self.padded != self.n_groups
 
   @property
   def lanes(self):
-    """S: of a block of heads."""
+    """Returns S, the lanes of a block of heads."""
     return max(tpu_tile.LANES, self.width)
 
   @property
   def block_heads(self):
-    """Heads of a block."""
+    """Counts the heads of a block."""
     return min(self.lanes // self.width, self.n_heads)
 
   @property
   def head_blocks(self):
-    """Blocks of heads; the last one may be filled up."""
+    """Counts the blocks of heads; the last one may be filled up."""
     return -(-self.n_heads // (self.lanes // self.width))
 
   @property
   def all_lanes(self):
-    """Of all heads."""
+    """Counts the lanes of all heads."""
     return self.head_blocks * self.lanes
 
   @property
   def blocks_seen(self):
-    """How many blocks of keys the queries of a block see, at most."""
+    """Counts the blocks of keys that the queries of a block see, at most."""
     return min(self.n_blocks, (self.window + self.block - 2) // self.block + 1)
 
   def first_key_block(self, query_block):
-    """The first block of keys that a block of queries sees."""
+    """Returns the first block of keys that a block of queries sees."""
     first = query_block - (self.blocks_seen - 1)
     return jnp.maximum(first, 0) if isinstance(first, jax.Array) else max(first, 0)
 
   @property
   def table(self):
-    """Places and blocks of the tiles of a head, int32 (4, tiles): of queries, then of keys, those of a block of queries
-    one after the other.
+    """Lists a head's tiles, int32 (4, tiles): place and block of queries, then of keys.
+
+    Tiles of one block of queries follow each other.
     """
     tiles = [(query_place, query_block, key_place, key_block)
              for query_place in range(self.queries_per_group) for query_block in range(self.n_blocks)
@@ -138,7 +139,7 @@ class Layout:
     return np.array(tiles, np.int32).T
 
   def folded_shape(self, x, per_group):
-    """Shape of `fold`'s result."""
+    """Returns the shape of `fold`'s result."""
     return x.shape[0], self.n_groups, per_group * self.all_lanes
 
   def fold(self, x, per_group):
@@ -153,7 +154,7 @@ class Layout:
 
   @property
   def _distances_before(self):
-    """Padding before the distances: the last one, 0, is the first of the last block."""
+    """Counts the padding before the distances, whose last one, 0, begins the last block."""
     return self.blocks_seen * self.block - (self.window - 1)
 
   def fold_distances(self, e):
@@ -177,7 +178,7 @@ class Layout:
     return d_biases[:, :self.n_heads * self.width].reshape(2, self.n_heads, self.width)[..., :like.shape[1]]
 
   def vmem_bytes(self, dtype):
-    """Returns the bytes of what the backward kernel keeps in VMEM, (2 buffers of) arguments and results included."""
+    """Returns the bytes that the backward kernel keeps in VMEM, two buffers of each argument and result included."""
     size, words = jnp.dtype(dtype).itemsize, self.block * self.lanes
     keys = 2 * self.keys_per_group * self.padded * self.lanes * (4 + 2 * size)
     distances = 2 * 4 * self.queries_per_group * self.keys_per_group * (self.blocks_seen + 1) * words
@@ -222,7 +223,7 @@ class Layout:
     return pl.BlockSpec((None, self.block, self.lanes), index)
 
   def distances(self, behind):
-    """Of a tile's two blocks of distances the first or, `behind` it, the second."""
+    """Returns the first of a tile's two blocks of distances (`behind` 0), or the second (1)."""
     def index(h, b, t, table, *_):
       return table[0, t], table[3, t] - table[1, t] + self.blocks_seen - 1 + behind, table[2, t] * self.head_blocks + h
     return pl.BlockSpec((None, self.block, self.lanes), index)
