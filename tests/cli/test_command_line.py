@@ -77,6 +77,7 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
      (['--config', 'trax.optimizers.Adam.eps = "x"'], 'Adam cannot be made, '),
      (['--config', 'trax.optimizers.Adam.b1 = (1, 2)'], 'b1 of the optimizer is [1, 2]'),
      (['--config', 'trax.optimizers.Adam.clip_grad_norm = "x"'], "clip_grad_norm of the optimizer is 'x'"),
+     (['--config', 'trax.optimizers.Adam.clip_grad_norm = 12345678901'], 'clip_grad_norm of the optimizer is 123'),
      (['--config', 'fit.optimizer = @trax.optimizers.Adam'], 'give a reference such as @trax.optimizers.Adam()'),
      (['--config', 'fit.corpus = @ByteCorpus'], 'give a reference such as @ByteCorpus()'),
      (['--config', 'fit.corpus = "text"'], "corpus is 'text': give a reference such as @ByteCorpus()"),

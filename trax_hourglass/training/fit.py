@@ -255,5 +255,6 @@ def _check_optimizer(optimizer):
     if np.shape(value):
       raise InputError(f'{name} of the optimizer is {np.asarray(value).tolist()}: give a number')
   clip = getattr(optimizer, '_clip_grad_norm', None)
-  if clip is not None and not isinstance(clip, (int, float)):
-    raise InputError(f'clip_grad_norm of the optimizer is {clip!r}: give a number, or None')
+  whole = isinstance(clip, int) and abs(clip) >= 2**31  # JAX takes whole numbers as int32.
+  if clip is not None and (not isinstance(clip, (int, float)) or whole):
+    raise InputError(f'clip_grad_norm of the optimizer is {clip!r}: give a number{", such as 1e10," * whole} or None')
