@@ -34,7 +34,12 @@ def check_choice(temperature, top_k, top_p):
 
 
 def check_sizes(**sizes):
-  """Raises InputError unless each size, by its argument's name, is a whole number above 0."""
+  """Raises InputError unless each size, by its argument's name, is a whole number above 0 and below 2^40.
+
+  NumPy and XLA have errors of their own, without names, for what 63 bits do not hold.
+  """
   for name, size in sizes.items():
     if not is_whole(size) or size < 1:
       raise InputError(f'{name} is {size!r}: give a whole number above 0')
+    if size >= 1 << 40:
+      raise InputError(f'{name} is {size}: give a whole number below 2^40')
