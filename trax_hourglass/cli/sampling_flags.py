@@ -36,13 +36,10 @@ def check(args):
   """
   checks.check_choice(args.temperature, args.top_k, args.top_p)
   checks.check_seed(args.seed)
-  if args.count < 1:
-    raise InputError(f'count is {args.count}: give the number of texts or images, at least 1')
+  checks.check_sizes(count=args.count, length=1 if args.length is None else args.length)
   if args.window is not None:
     checks.check_sizes(window=args.window)
     if args.image is not None:
       raise InputError('--window is of texts, and --image asks for images: leave one of them out')
   if args.stop is not None:
     stop_byte(args.stop)
-  if args.length is not None and args.length < 1:
-    raise InputError(f'length is {args.length}: give the number of bytes to write, at least 1')
