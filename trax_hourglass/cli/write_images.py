@@ -78,15 +78,15 @@ def _read_image(path):
   try:
     content = pathlib.Path(path).expanduser().read_bytes()
   except OSError as error:
-    raise InputError(f'image {path!r} cannot be read: {error.strerror}') from None
+    raise InputError(f'complete {path!r} cannot be read: {error.strerror}') from None
   try:
     image = image_files.read(content)
   except InputError as error:
-    raise InputError(f'image {path!r} cannot be read: {error}') from None
+    raise InputError(f'complete {path!r} cannot be read: {error}') from None
   try:
     return np.asarray(image_files.to_rgb(image))
   except InputError as error:
-    raise InputError(f'image {path!r} {error}') from None
+    raise InputError(f'complete {path!r} {error}') from None
 
 
 def _check_writable(path):
@@ -94,15 +94,15 @@ def _check_writable(path):
   folder = os.path.dirname(os.path.abspath(path))
   ending = os.path.splitext(path)[1].lower()
   if not os.path.isdir(folder):
-    raise InputError(f'{path!r} cannot be written: there is no folder {folder!r}')
+    raise InputError(f'image {path!r} cannot be written: there is no folder {folder!r}')
   if os.path.isdir(path):
-    raise InputError(f'{path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
+    raise InputError(f'image {path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
   if ending not in Image.registered_extensions():
-    raise InputError(f'{path!r} ends with {ending!r}, which is no kind of image: end it with .png')
+    raise InputError(f'image {path!r} ends with {ending!r}, which is no kind of image: end it with .png')
   try:
     Image.new('RGB', (1, 1)).save(io.BytesIO(), Image.registered_extensions()[ending])
   except Exception as error:  # Some kinds can only be read, or hold no colours.  pylint: disable=broad-except
-    raise InputError(f'{path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
+    raise InputError(f'image {path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
                      '.png') from error
 
 

@@ -53,9 +53,9 @@ def _prompt(args):
   try:
     prompt = pathlib.Path(args.prompt_file).expanduser().read_bytes()
   except OSError as error:
-    raise InputError(f'prompt file {args.prompt_file!r} cannot be read: {error.strerror}') from None
+    raise InputError(f'prompt_file {args.prompt_file!r} cannot be read: {error.strerror}') from None
   if not prompt:
-    raise InputError(f'prompt file {args.prompt_file!r} is empty: leave it out to begin with nothing')
+    raise InputError(f'prompt_file {args.prompt_file!r} is empty: leave it out to begin with nothing')
   return prompt
 
 
