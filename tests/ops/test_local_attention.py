@@ -103,8 +103,9 @@ def test_its_output_is_kept_where_blocks_are_made_again():
   n_loops = {}
   for choice in 'products', 'blocks':
     # A square's gradient needs what it is of.
-    body = remat.recomputed(lambda q: jnp.square(attention.local_attention(q, *arrays[1:])), choice)
-    n_loops[choice] = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q).sum()))(arrays[0])).count(' scan[')
+    body = remat.made_again(lambda q, _: (jnp.square(attention.local_attention(q, *arrays[1:])), None), choice)
+    program = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q, None)[0].sum()))(arrays[0]))
+    n_loops[choice] = program.count(' scan[')
   assert n_loops == {'products': 2, 'blocks': 3}  # Forward, once or twice, and backward.
 
 

@@ -9,31 +9,30 @@ from trax_hourglass.ops import remat
 from trax_hourglass.ops.dense import affine
 
 
-def layers(activations, others):
+def layers(inputs, key):
   """Eight layers of which each keeps what the gradient needs of it."""
-  x, scale = activations
-  weights, key = others
+  x, scale, weights = inputs
   for w in weights:
     x = jnp.tanh(affine(x * scale, w, w[0])) * (key[0] > 0)
-  return x
+  return x, key
 
 
 def inputs(n_rows):
   random = np.random.RandomState(0)
   x, weights = random.randn(n_rows, 16) / 4, random.randn(8, 16, 16) / 4
-  return (jnp.float32(x), jnp.float32(1.5)), (list(map(jnp.float32, weights)), jnp.ones(2, jnp.uint32))
+  return (jnp.float32(x), jnp.float32(1.5), list(map(jnp.float32, weights))), jnp.ones(2, jnp.uint32)
 
 
 def gradients(function):
-  return jax.grad(lambda activations, weights, key: (function(activations, (weights, key))**2).sum(), argnums=(0, 1))
+  return jax.grad(lambda inputs, key: (function(inputs, key)[0]**2).sum())
 
 
 @pytest.mark.parametrize('recompute', remat.CHOICES)
 def test_values_and_gradients_are_the_same(recompute):
-  activations, (weights, key) = inputs(5)
+  given = inputs(5)
   again = remat.made_again(layers, recompute)
-  np.testing.assert_array_equal(again(activations, (weights, key)), layers(activations, (weights, key)))
-  results = [jax.tree.leaves(gradients(function)(activations, weights, key)) for function in (again, layers)]
+  np.testing.assert_array_equal(again(*given)[0], layers(*given)[0])
+  results = [jax.tree.leaves(gradients(function)(*given)) for function in (again, layers)]
   for got, expected in zip(*results):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -43,20 +42,54 @@ def test_what_is_made_again_is_not_kept(is_planted, monkeypatch):
   """A checkpoint alone changes nothing: XLA takes what is made again for what there was."""
   if is_planted:
     monkeypatch.setattr(remat, 'made_again', lambda function, recompute: jax.checkpoint(function))
-  activations, (weights, key) = inputs(4096)
+  given = inputs(4096)
 
   def temporary_bytes(recompute):
     again = remat.made_again(layers, recompute)
 
-    def four_times(activations, others):
-      x, scale = activations
+    def four_times(inputs, key):
+      x, *others = inputs
       for _ in range(4):
-        x = again((x, scale), others)
-      return x
-    compiled = jax.jit(gradients(four_times)).lower(activations, weights, key).compile()
+        x, key = again((x, *others), key)
+      return x, key
+    compiled = jax.jit(gradients(four_times)).lower(*given).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
   if is_planted:
     assert temporary_bytes('products') == temporary_bytes('none')
   else:
     assert temporary_bytes('products') < 0.6 * temporary_bytes('none')
+
+
+def turn(x, scale, own, others):
+  """A layer of a loop, with a result of its own beside x: x (B, 16), own (16, 16) and (B,)."""
+  w, bias = own
+  number, key = others
+  x = jnp.tanh(affine(x * scale, w, w[0])) * (key[0] > 0) + bias[:, None]
+  return (x, (x * bias[:, None]).sum(axis=1)), (number + 1, key)
+
+
+@pytest.mark.parametrize('recompute', remat.CHOICES)
+def test_a_loop_gives_what_a_plain_one_gives(recompute):
+  random = np.random.RandomState(0)
+  own = jnp.float32(random.randn(4, 16, 16) / 4), jnp.float32(random.randn(4, 5))
+  x, scale, others = jnp.float32(random.randn(5, 16)), jnp.float32(1.5), (jnp.arange(4), jnp.ones((4, 2), jnp.uint32))
+
+  def plain(x, scale, own, others):
+    outs, new = [], []
+    for i in range(4):
+      (x, out), number = turn(x, scale, *jax.tree.map(lambda x, i=i: x[i], (own, others)))
+      outs, new = [*outs, out], [*new, number]
+    return (x, jnp.stack(outs)), jax.tree.map(lambda *x: jnp.stack(x), *new)
+
+  def loss(function, x, scale, own):
+    (x, outs), _ = function(x, scale, own, others)
+    return (x**2).sum() + jnp.sin(outs).sum()
+
+  loop = remat.looped(turn, recompute)
+  both = (jax.tree.leaves(function(x, scale, own, others)) for function in (loop, plain))
+  for got, expected in zip(*both, strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+  results = (jax.tree.leaves(jax.grad(loss, argnums=(1, 2, 3))(f, x, scale, own)) for f in (loop, plain))
+  for got, expected in zip(*results, strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

@@ -19,7 +19,6 @@ from trax_hourglass.ops.dense import affine
 from trax_hourglass.ops import kv_cache
 from trax_hourglass.ops import local_attention
 from trax_hourglass.ops import positions as positions_lib
-from trax_hourglass.ops import remat
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
@@ -77,28 +76,22 @@ class RelativeAttention(base.Layer):
   def forward(self, inputs):
     if self._spec.decodes and inputs[0].shape[1] == 1:
       queries, keys = self._queries_and_keys(inputs)
-      return self._output(self._step(self._queries(queries, self.weights), keys, *inputs[-2:]), queries, self.weights)
-    if self._within_level or self._spec.mode != 'train':  # Stacks say themselves what is made again.
-      return self._all((inputs, self.weights[0]), (self.weights[1:], self.rng))
-    # Projected distances depend on weights alone, and would be made again long before they are needed.
-    attend = remat.made_again(self._all, self._spec.recompute)
-    return attend((inputs, self.weights[0]), (self.weights[1:], self.rng))
+      return self._output(self._step(self._queries(queries), keys, *inputs[-2:]), queries)
+    return self._all(inputs)
 
-  def _all(self, inputs_and_map, others):
+  def _all(self, inputs):
     """Attention of all queries (B, Q, D) to all keys (B, K, D); in mode 'predict' it begins the caches."""
-    (inputs, position_map), (maps, rng) = inputs_and_map, others
-    weights = position_map, *maps
     queries, keys = self._queries_and_keys(inputs)
-    q, n_groups = self._queries(queries, weights), keys.shape[1] // self._keys_per_group
+    q, n_groups = self._queries(queries), keys.shape[1] // self._keys_per_group
     distances = positions_lib.distances(n_groups, self._queries_per_group, self._keys_per_group)
-    e = self._projected(distances, keys.dtype, weights)
-    k, v = self._keys_and_values(keys, weights)
+    e = self._projected(distances, keys.dtype)
+    k, v = self._keys_and_values(keys)
     n_queries = q.shape[1]
     if self._spec.decodes:
       self.state = n_queries * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], 0, k, v, e[:, ::-1])
       # The last group may still lack queries; attention itself knows whole groups only.
       q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
-    return self._output(self._attended(q, k, v, e, *inputs[-2:], rng)[:, :n_queries], queries, weights)
+    return self._output(self._attended(q, k, v, e, *inputs[-2:], self.rng)[:, :n_queries], queries)
 
   def _attended(self, q, k, v, e, context_bias, location_bias, rng):
     """Returns what attention gives before the output projection, (B, Q, H, E)."""
@@ -113,8 +106,8 @@ class RelativeAttention(base.Layer):
 
     def with_group(cache):
       rows = kv_cache.distances(first, self._keys_per_group, self._queries_per_group, self._keys_per_group)
-      return kv_cache.write(cache, first, *self._keys_and_values(keys, self.weights),
-                            self._projected(rows, keys.dtype, self.weights))
+      return kv_cache.write(cache, first, *self._keys_and_values(keys),
+                            self._projected(rows, keys.dtype))
 
     if self._queries_per_group == 1:
       cache = with_group(cache)
@@ -127,19 +120,19 @@ class RelativeAttention(base.Layer):
   def _queries_and_keys(self, inputs):
     return (inputs[0], inputs[0]) if self._within_level else inputs[:2]
 
-  def _queries(self, x, weights):
-    return _heads(affine(x, *weights[1]), self._spec)
+  def _queries(self, x):
+    return _heads(affine(x, *self.weights[1]), self._spec)
 
-  def _keys_and_values(self, x, weights):
-    return tuple(_heads(affine(x, *of), self._spec) for of in weights[2:4])
+  def _keys_and_values(self, x):
+    return tuple(_heads(affine(x, *of), self._spec) for of in self.weights[2:4])
 
-  def _projected(self, distances, dtype, weights):
+  def _projected(self, distances, dtype):
     """Distances (P, n) in steps of the finer sequence -> (P, n, H, E)."""
     embedded = positions_lib.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
-    return _heads(affine(embedded, *weights[0]), self._spec)
+    return _heads(affine(embedded, *self.weights[0]), self._spec)
 
-  def _output(self, out, queries, weights):
-    return affine(out.reshape(queries.shape).astype(queries.dtype), *weights[4])
+  def _output(self, out, queries):
+    return affine(out.reshape(queries.shape).astype(queries.dtype), *self.weights[4])
 
 
 class RotaryAttention(base.Layer):

@@ -10,7 +10,8 @@ from trax_hourglass.layers.core import LayerNorm
 from trax_hourglass.layers.core import PositionalDropout
 from trax_hourglass.layers.core import Scope
 from trax_hourglass.layers.plugins import make_attention
-from trax_hourglass.layers.scan import Halved
+from trax_hourglass.layers.remade import GradientsAtOnce
+from trax_hourglass.layers.remade import Halved
 from trax_hourglass.layers.scan import Scanned
 
 
@@ -21,14 +22,14 @@ def Dropout(spec):
 
 def FeedForward(spec):
   """Pre-norm feed-forward layer with its residual: (B, L, D) -> (B, L, D)."""
-  return tl.Residual(
+  return GradientsAtOnce(*tl.Residual(
       LayerNorm(),                # vecs
       Dense(spec.d_ff),           # vecs (B, L, F)
       spec.ff_activation(),       # vecs (B, L, F)
       Dropout(spec),              # vecs (B, L, F)
       Dense(spec.d_model),        # vecs
       Dropout(spec),              # vecs
-  )
+  ).sublayers)
 
 
 def FeedForwardAlone(spec):

@@ -9,6 +9,7 @@ import trax.layers as tl
 
 from trax_hourglass.layers import blocks
 from trax_hourglass.layers import core
+from trax_hourglass.layers import remade
 from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.core import Dense
 from trax_hourglass.layers.core import PositionalDropout
@@ -69,7 +70,8 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
   check_plug_ins(query=query)
   queries = make_shortening(spec.without_dropout(), 'ShortenByAttention.query', query, shorten_factor,
                             tokens_per_vector)
-  return tl.Serial(
+  return _resampling(
+      spec,
       core.LayerNorm(),                                                     # fine
       tl.Dup(),                                                             # fine, fine
       queries,                                                              # coarse, fine
@@ -150,7 +152,8 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
   check_plug_ins(added=added)
   added = make_upsampling(spec.without_dropout(), 'UpsampleByAttention.added', added, shorten_factor,
                           tokens_per_vector, n_in=(1,))
-  return tl.Serial(
+  return _resampling(
+      spec,
       core.LayerNorm(),                                                          # coarse, residual
       tl.Select([0, 1, 0, 1]),                                                   # coarse, residual, coarse, residual
       Expanded(spec, shorten_factor, added),                                     # fine, coarse, residual
@@ -160,6 +163,13 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
       _attend(spec, tokens_per_vector, queries_per_group=shorten_factor, unit=units[distances_in]),  # fine
       name='UpsampleByAttention',
   )
+
+
+def _resampling(spec, *sublayers, name):
+  """Returns the layers one behind the other; when training they make again what a block of a stack does."""
+  if spec.mode != 'train' or spec.recompute == 'none':
+    return tl.Serial(*sublayers, name=name)
+  return remade.Remade(*sublayers, recompute=spec.recompute, name=name)
 
 
 def _attend(spec, tokens_per_vector, **geometry):

@@ -1,4 +1,4 @@
-"""Loops over layers: a stack of N equal blocks, compiled once whatever N is, and a sequence in two halves.
+"""A loop over layers: a stack of N equal blocks, compiled once whatever N is.
 
 In mode 'predict' blocks keep their states apart, and steps run them one after the other: a loop would copy each block's
 caches, and on a CPU its weights too, out of the stack and back for every token.
@@ -14,11 +14,8 @@ import jax.numpy as jnp
 from trax import fastmath
 from trax.layers import base
 
-from trax_hourglass.ops.remat import recomputed
+from trax_hourglass.ops import remat
 from trax_hourglass.runtime import sharding
-
-_HALVES = 2
-
 
 _shapes_alone = contextvars.ContextVar('shapes_alone', default=False)
 
@@ -79,23 +76,24 @@ class Scanned(base.Layer):
     if _shapes_alone.get():  # The block was traced when it was initialised.
       return x
 
-    def step(x, layer):
-      weights, state, rng = layer
+    def step(x, shared, weights, state_and_rng):
+      state, rng = state_and_rng
       x, weights = sharding.own_rows(x), sharding.gathered(weights, in_stack=True)
       with sharding.all_gathered():
-        return self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
+        x, state = self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
+      return (x, None), state
 
     rngs = fastmath.random.split(self.rng, self._n_blocks)
     if self._decodes and x.shape[1] == 1:
       blocks = self.weights.blocks if isinstance(self.weights, Unstacked) else _blocks(self.weights, self._n_blocks)
       states = []
-      for layer in zip(blocks, self.state, rngs):
-        x, state = step(x, layer)
+      for weights, *state_and_rng in zip(blocks, self.state, rngs):
+        (x, _), state = step(x, shared, weights, state_and_rng)
         states.append(state)
       self.state = tuple(states)
       return x
     state = _stacked(self.state) if self._decodes else self.state
-    x, state = jax.lax.scan(recomputed(step, self._recompute), x, (self.weights, state, rngs))
+    (x, _), state = remat.looped(step, self._recompute, x.dtype)(x, shared, self.weights, (state, rngs))
     self.state = _blocks(state, self._n_blocks) if self._decodes else state
     return x
 
@@ -126,6 +124,11 @@ def unstacked(layer, weights):
   return _mapped(layer, weights, lambda stack, w: Unstacked(_blocks(w, stack.n_blocks)), lambda _, w: w)
 
 
+def cast_outside(layer, weights, dtype):
+  """Returns a model's weights, of the given type but for those of each Scanned, which casts them block by block."""
+  return _mapped(layer, weights, lambda _, w: w, lambda _, w: remat.cast(w, dtype))
+
+
 def gathered_outside(layer, weights):
   """Returns a model's weights with those whole that no layer gathers by itself, as Scanned and Dense do.
 
@@ -133,7 +136,7 @@ def gathered_outside(layer, weights):
     layer: the model.
     weights: its weights, shares by FSDP.
   """
-  gathers = lambda layer: isinstance(layer, Halved) or getattr(type(layer).forward, 'gathers_weights', False)
+  gathers = lambda layer: getattr(type(layer).forward, 'gathers_weights', False)
   return _mapped(layer, weights, lambda _, w: w, lambda other, w: w if gathers(other) else sharding.gathered(w))
 
 
@@ -153,42 +156,3 @@ def _stacked(trees):
 
 def _blocks(tree, n):
   return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(n))
-
-
-class Halved(base.Layer):
-  """A layer whose vectors do not see each other, half by half: (B, L, D) -> (B, L, D); its weights are that layer's.
-
-  Activations so exist for one half at a time. Outside of a loop XLA takes what the backward pass makes again for what
-  the forward pass has made, and keeps it in between. A resampling has one feed-forward layer only; a loop over halves
-  is one that stays.
-  """
-
-  def __init__(self, layer, recompute):
-    """Creates the layer.
-
-    Args:
-      layer: a layer of one input and one output without state, that maps each vector by itself.
-      recompute: what the backward pass makes again, see remat.py.
-    """
-    super().__init__(name='Halved', sublayers_to_print=[layer])
-    self._layer = layer
-    self._recompute = recompute
-
-  def init_weights_and_state(self, input_signature):
-    self.weights, self.state = init_pattern(self._layer, input_signature, self.rng)
-
-  def forward(self, x):
-    n_rows, length, width = x.shape
-    half = -(-length // _HALVES)
-
-    def step(_, half_and_rng):
-      half, rng = half_and_rng
-      weights = sharding.gathered(self.weights)
-      with sharding.all_gathered():
-        return None, self._layer.pure_fn(half, weights, self.state, rng)[0]
-
-    padded = jnp.pad(x, ((0, 0), (0, _HALVES * half - length), (0, 0)))
-    halves = padded.reshape(n_rows, _HALVES, half, width).swapaxes(0, 1)
-    rngs = fastmath.random.split(self.rng, _HALVES)
-    _, halves = jax.lax.scan(recomputed(step, self._recompute), None, (halves, rngs))
-    return halves.swapaxes(0, 1).reshape(n_rows, -1, width)[:, :length]

@@ -6,13 +6,14 @@
                     else again
     'blocks'        keeps the inputs of each block only, and computes each block twice
 
-A resampling is no stack: of it, only what its feed-forward layer computes is made again (layers/scan.py).
+Resamplings are no stacks, but the same is made again of them (layers/remade.py).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trax_hourglass.runtime import sharding
 
@@ -47,34 +48,148 @@ def made_again(function, recompute):
   """Returns a function whose backward pass makes again what `recompute` says, outside of loops too.
 
   There XLA would take what is made again for what the forward pass has made, and keep it. So the backward pass begins
-  from inputs that depend on the gradient, by an arithmetic that no compiler sees through.
+  from inputs that depend on the gradient, by an arithmetic that no compiler sees through. It ends before the backward
+  pass of what comes before it begins, or its parts would be kept all the while.
 
   Args:
-    function: (activations, others) -> array, of trees of arrays.
+    function: (inputs, others) -> (array, others), of trees of arrays; only inputs have gradients.
     recompute: one of CHOICES.
   """
   policy = _POLICIES[recompute]
 
   @jax.custom_vjp
-  def run(activations, others):
-    return function(activations, others)
+  def run(inputs, others):
+    return function(inputs, others)
 
-  def forward(activations, others):
-    out, pull = jax.vjp(jax.checkpoint(function, policy=policy), activations, others)
+  def forward(inputs, others):
+    of_inputs = lambda inputs: function(inputs, others)
+    out, pull, new = jax.vjp(jax.checkpoint(of_inputs, policy=policy), inputs, has_aux=True)
     kept, structure = jax.tree.flatten(pull)
-    inputs = jax.tree.leaves(activations)
-    is_input = tuple(any(one is x for x in inputs) for one in kept)
-    return out, (kept, _Static((structure, is_input)))
+    given = jax.tree.leaves(inputs)
+    is_input = tuple(any(one is x for x in given) for one in kept)
+    return (out, new), (kept, _Static((structure, is_input)), others)
 
-  def backward(saved, gradient):
-    kept, (structure, is_input) = saved[0], saved[1].value
-    one = gradient.ravel()[0]
-    never = (one < 0) & (one > 0)
+  def backward(saved, gradients):
+    kept, (structure, is_input), others = saved[0], saved[1].value, saved[2]
+    gradient, _ = gradients
+    never = _never(gradient)
     kept = [jnp.where(never, jnp.zeros((), x.dtype), x) if again else x for x, again in zip(kept, is_input)]
-    return jax.tree.unflatten(structure, kept)(gradient)
+    of_inputs, = jax.tree.unflatten(structure, kept)(gradient)
+    return jax.lax.optimization_barrier(of_inputs), jax.tree.map(_no_gradient, others)
 
   run.defvjp(forward, backward)
   return function if recompute == 'none' else run
+
+
+def _no_gradient(x):
+  kind = jax.dtypes.float0 if not jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype
+  return np.zeros(x.shape, kind) if kind == jax.dtypes.float0 else jnp.zeros(x.shape, kind)
+
+
+def cast(tree, dtype):
+  """Returns a tree of arrays of which those in float32 are of the given type."""
+  return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
+
+
+def looped(body, recompute, dtype='float32'):
+  """Returns a loop over layers or parts that keeps of each turn what `recompute` says.
+
+  What is stacked is written into zeros that come to be with what the loop begins from: by itself `jax.lax.scan` lets
+  XLA make them at the beginning of a step, and those of all loops would be there at the peak.
+
+  Args:
+    body: (x, shared, own, others) -> ((x, out), others) of a turn; trees of arrays, of which others have no gradients.
+    recompute: one of CHOICES.
+    dtype: type that a turn gets own arrays in float32 in, and that their gradients are stacked in. All of them at once
+      in bfloat16 would lie beside those in float32 throughout the step.
+
+  Returns:
+    (x, shared, own (N, ...), others (N, ...)) -> ((x, outs (N, ...)), others (N, ...)).
+  """
+  if recompute == 'none':
+    body = sharding.not_gathered(body, prevent_cse=False)
+
+  def of_turn(own):
+    return own if dtype == jnp.float32 else cast(jax.lax.optimization_barrier(own), dtype)
+
+  def run(x, shared, own, others):
+    def turn(x, own_and_others):
+      own, others = own_and_others
+      (x, out), new = body(x, shared, of_turn(own), others)
+      return x, (out, new)
+    x, (outs, new) = jax.lax.scan(turn, x, (own, others))
+    return (x, outs), new
+
+  def forward(x, shared, own, others):
+    found = []
+
+    def turn(x, own, others):
+      own = of_turn(own)
+      of_inputs = lambda *inputs: body(*inputs, others)
+      if recompute != 'none':
+        of_inputs = jax.checkpoint(of_inputs, policy=_POLICIES[recompute], prevent_cse=False)
+      (y, out), pull, new = jax.vjp(of_inputs, x, shared, own, has_aux=True)
+      kept, structure = jax.tree.flatten(pull)
+      given = jax.tree.leaves((shared, own, others))
+      places = [next((i for i, x in enumerate(given) if x is one), None) for one in kept]
+      found.append(_Static((structure, tuple(places))))
+      return y, new, (out, [one for one, place in zip(kept, places) if place is None])
+
+    def turn_and_put(carry, turns):
+      x, stacks = carry
+      i, *turns = turns
+      x, new, put = turn(x, *turns)
+      return (x, jax.tree.map(lambda stack, one: _put(stack, one, i), stacks, put)), new
+
+    never, n_turns = _never((x, own)), len(jax.tree.leaves(own)[0])
+    *_, put = jax.eval_shape(turn, x, *jax.tree.map(lambda x: x[0], (own, others)))
+    stacks = jax.tree.map(lambda one: jnp.full((n_turns, *one.shape), never).astype(one.dtype), put)
+    (y, (outs, kept)), new = jax.lax.scan(turn_and_put, (x, stacks), (jnp.arange(n_turns), own, others))
+    return ((y, outs), new), (kept, found[-1], shared, own, others)
+
+  def backward(saved, gradients):
+    kept, static, shared, own, others = saved
+    (structure, places), ((d_y, d_outs), _) = static.value, gradients
+    never = _never((d_y, d_outs))
+
+    def turn(carry, turns):
+      d_x, d_shared, d_own = carry
+      i, d_out, kept, own, others = turns
+      own = of_turn(own)
+      given, kept = jax.tree.leaves((shared, own, others)), iter(kept)
+      pull = jax.tree.unflatten(structure, [next(kept) if place is None else given[place] for place in places])
+      d_x, of_shared, of_own = pull((d_x, d_out))
+      d_own = jax.tree.map(lambda stack, one: _put(stack, one, i), d_own, of_own)
+      return (d_x, jax.tree.map(jnp.add, d_shared, of_shared), d_own), None
+
+    nothing = jax.tree.map(lambda x: jnp.where(never, x, jnp.zeros((), x.dtype)), (shared, cast(own, dtype)))
+    (d_x, d_shared, d_own), _ = jax.lax.scan(turn, (d_y, *nothing), (
+        jnp.arange(len(jax.tree.leaves(own)[0])), d_outs, kept, own, others), reverse=True)
+    d_own = jax.tree.map(lambda d, x: d.astype(x.dtype), d_own, own)
+    return d_x, d_shared, d_own, jax.tree.map(_no_gradient, others)
+
+  loop = jax.custom_vjp(run)
+  loop.defvjp(forward, backward)
+  return loop
+
+
+def _put(stack, one, i):
+  return jax.lax.dynamic_update_index_in_dim(stack, one, i, 0)
+
+
+@jax.custom_vjp
+def at_once(tree):
+  """Returns a tree of arrays, of which no gradient is used before all are there."""
+  return tree
+
+
+at_once.defvjp(lambda tree: (tree, None), lambda _, gradients: (jax.lax.optimization_barrier(gradients),))
+
+
+def _never(tree):
+  """Returns False, by an arithmetic that depends on a tree's first array and that no compiler sees through."""
+  one = jax.tree.leaves(tree)[0].ravel()[0]
+  return (one < 0) & (one > 0)
 
 
 @jax.tree_util.register_static
@@ -82,10 +197,3 @@ def made_again(function, recompute):
 class _Static:
   """What a residual has besides arrays."""
   value: tuple
-
-
-def recomputed(body, recompute):
-  """Returns the body of a loop so that the backward pass keeps of each turn what `recompute`, one of CHOICES, says."""
-  if recompute == 'none':
-    return sharding.not_gathered(body, prevent_cse=False)
-  return jax.checkpoint(body, policy=_POLICIES[recompute], prevent_cse=False)

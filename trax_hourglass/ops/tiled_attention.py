@@ -43,7 +43,7 @@ def _forward(q, k, v, positions, head_keys, queries_per_group, rate):
     new_highest = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - new_highest)
     shrink = jnp.exp(highest - new_highest)
-    dropped = jnp.where(place.kept(head_keys, rate), weights, 0) if rate > 0.0 else weights
+    dropped = jnp.where(place.kept(head_keys, rate), weights, place.constant(0)) if rate > 0.0 else weights
     product = _product(_rows(dropped.astype(v.dtype)), place.keys(padded_v))
     new = new_highest, total * shrink + weights.sum(axis=-1, keepdims=True), out * shrink + product.reshape(out.shape)
     return tuple(place.put_queries(x, block) for x, block in zip(carry, new))
@@ -71,10 +71,10 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
     dq, dk, dv, d_positions = carry
     weights = jnp.exp(_scores(place, padded_q, padded_k, padded_positions) - place.queries(log_total))
     if rate > 0.0:  # Weights that dropout takes away go below zero: exponential and mask are worked out once.
-      weights *= jnp.where(place.kept(head_keys, rate), 1.0, -1.0)
+      weights *= jnp.where(place.kept(head_keys, rate), place.constant(1), place.constant(-1))
     weights = jax.lax.optimization_barrier(weights)
     d_weights = _product_of_rows(_rows(place.queries(d_out)), place.keys(padded_v)).reshape(weights.shape)
-    d_weights = jnp.where(weights > 0, d_weights, 0) - place.queries(inner)
+    d_weights = jnp.where(weights > 0, d_weights, place.constant(0)) - place.queries(inner)
     # Both are needed by several products; left to itself XLA would make them again for each.
     dropped, d_scores = jax.lax.optimization_barrier(
         (jnp.maximum(weights, 0).astype(v.dtype), (jnp.abs(weights) * d_weights).astype(k.dtype)))
@@ -159,7 +159,7 @@ def _scores(place, q, k, positions):
   if positions is not None:
     position_scores = _product_of_rows(place.queries(positions[0]), place.distances(positions[1])[:, None])
     scores += positions_lib.skew(position_scores, place.tiling.keys_per_group)[..., :place.tiling.span_keys]
-  return jnp.where(place.visible(), scores, attention_vjp.MASKED)
+  return jnp.where(place.visible(), scores, place.constant(attention_vjp.MASKED))
 
 
 def _unskew(tiling, scratch, x):

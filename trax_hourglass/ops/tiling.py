@@ -131,6 +131,10 @@ class Place:
   block: jax.Array
   span: jax.Array
 
+  def constant(self, value):
+    """Returns a float32 scalar that JAX takes for one of this turn; an array of another it makes once, and keeps."""
+    return jnp.float32(value) + (0 * self.head).astype(jnp.float32)
+
   def queries(self, x):
     """Takes a block's from padded queries: (B, N P G, H, E) -> (h, b, P, G, E)."""
     x = _take(x, *self._queries)

@@ -90,7 +90,7 @@ class Trainer:
   def _loss_and_gradients(self, weights, state, batch, rng):
     """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
     def loss_and_state(weights, state, part, rng):
-      weights = jax.tree.map(lambda w: w.astype(self._dtype) if w.dtype == jnp.float32 else w, weights)
+      weights = scan.cast_outside(self.model_with_loss, weights, self._dtype)
       weights = scan.gathered_outside(self.model_with_loss, weights)
       with trax_random.cheap_splits():
         return self.model_with_loss.pure_fn(part, weights, state, rng)

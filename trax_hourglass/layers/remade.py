@@ -1,0 +1,105 @@
+"""Layers of a resampling, which no loop goes over, as cheap in memory as the blocks of a stack.
+
+Letters: B batch, L vectors, D model width.
+"""
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+from trax import fastmath
+from trax import layers as tl
+from trax.layers import base
+
+from trax_hourglass.layers import scan
+from trax_hourglass.ops import remat
+from trax_hourglass.runtime import sharding
+
+_HALVES = 2
+
+
+class GradientsAtOnce(tl.Serial):
+  """A Serial whose backward pass is over, gradients of weights and all, before that of what comes before it begins.
+
+  Compilers are free to leave products of weights' gradients for later, and then keep all of their factors.
+  """
+
+  def forward(self, xs):
+    xs, self.weights = remat.at_once((xs, self.weights))
+    return super().forward(xs)
+
+
+class Remade(tl.Serial):
+  """A Serial whose backward pass makes again what `recompute` says: (activations ...) -> activations.
+
+  Of layers that it shares with other parts of the model, it may hold such as are its own sublayers, no deeper ones.
+  """
+
+  def __init__(self, *sublayers, recompute, name):
+    """Creates the layer.
+
+    Args:
+      *sublayers: layers, one behind the other; in mode 'train'.
+      recompute: what the backward pass makes again, see remat.py.
+      name: of the layer.
+    """
+    super().__init__(*sublayers, name=name)
+    self._recompute = recompute
+
+  def forward(self, xs):
+    # A layer that another part of the model holds has a mark in place of its weights, which no gradient goes through.
+    held = [(layer.weights, layer.state) if isinstance(weights, dict) else (weights, state)
+            for layer, weights, state in zip(self.sublayers, self.weights, self.state)]
+    marks, rng = self.state, self.rng
+    weights, state = map(tuple, zip(*held))
+
+    def run(xs_and_weights, state_and_rng):
+      xs, weights = xs_and_weights
+      state, self._rng = state_and_rng
+      self.weights, self.state = weights, state
+      out = super(Remade, self).forward(xs)
+      return out, self.state
+
+    out, new = remat.made_again(run, self._recompute)((xs, weights), (state, rng))
+    self._rng = rng
+    for layer, (weights, _), mark, state in zip(self.sublayers, held, marks, new):
+      layer.weights, layer.state = weights, state  # What lies there since `run` is of its trace.
+    self.state = tuple(mark if isinstance(mark, dict) else state for mark, state in zip(marks, new))
+    return out
+
+
+class Halved(base.Layer):
+  """A layer whose vectors do not see each other, half by half: (B, L, D) -> (B, L, D); its weights are that layer's.
+
+  Activations so exist for one half at a time. The result is kept for the backward pass.
+  """
+
+  def __init__(self, layer, recompute):
+    """Creates the layer.
+
+    Args:
+      layer: a layer of one input and one output without state, that maps each vector by itself.
+      recompute: what the backward pass makes again, see remat.py.
+    """
+    super().__init__(name='Halved', sublayers_to_print=[layer])
+    self._layer = layer
+    self._recompute = recompute
+
+  def init_weights_and_state(self, input_signature):
+    self.weights, self.state = scan.init_pattern(self._layer, input_signature, self.rng)
+
+  def forward(self, x):
+    n_rows, length, width = x.shape
+    half = -(-length // _HALVES)
+
+    def step(nothing, weights, half, rng):
+      weights = sharding.gathered(weights)
+      with sharding.all_gathered():
+        return (nothing, self._layer.pure_fn(half, weights, self.state, rng)[0]), None
+
+    padded = jnp.pad(x, ((0, 0), (0, _HALVES * half - length), (0, 0)))
+    halves = padded.reshape(n_rows, _HALVES, half, width).swapaxes(0, 1)
+    rngs = fastmath.random.split(self.rng, _HALVES)
+    (_, halves), _ = remat.looped(step, self._recompute)(None, self.weights, halves, rngs)
+    return checkpoint_name(halves.swapaxes(0, 1).reshape(n_rows, -1, width)[:, :length], remat.SAVED)
+
+  forward.gathers_weights = True  # By itself, in each half.
