@@ -26,11 +26,11 @@ from trax_hourglass.comparison.step_cost import machine  # pylint: disable=wrong
 from trax_hourglass.models import flops  # pylint: disable=wrong-import-position
 from trax_hourglass.models import hierarchy as hierarchy_lib  # pylint: disable=wrong-import-position
 from trax_hourglass import registry  # pylint: disable=wrong-import-position
+from trax_hourglass.planning import program_text  # pylint: disable=wrong-import-position
+from trax_hourglass.runtime import sharding  # pylint: disable=wrong-import-position
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 
 NAMES = ('ours', 'flat', 'trax')
-# Steps that are timed together: on an accelerator one takes as long as it takes the host to notice its end.
-_TOGETHER = 1 if jax.default_backend() == 'cpu' else 10
 
 
 def add_flags(parser, d_model, d_ff, n_heads):
@@ -79,15 +79,16 @@ def trax_model(args):
 class Subject:
   """A model with its trainer and what was measured of it."""
 
-  def __init__(self, name, args, length):
+  def __init__(self, name, args, length, mesh=None):
     """Initialises the model.
 
     Args:
       name: one of NAMES.
       args: the flags of `add_flags`.
       length: tokens of a sequence; for Trax's model a multiple of its factors.
+      mesh: one device that the step is compiled for and that need not be here; None for those that are.
     """
-    self.name = name
+    self.name, self._mesh = name, mesh
     self.shape = args.batch, length
     tokens = np.random.RandomState(0).randint(0, 256, self.shape).astype(np.int32)
     self.batch = (tokens, tokens, np.ones(tokens.shape, np.float32))
@@ -99,7 +100,7 @@ class Subject:
     optimizer = optimizers.Adam(4e-4, weight_decay_rate=0.0, b2=0.98, eps=1e-9)
     optimizer.tree_init(model_with_loss.weights)
     self.trainer = (optimizers.Trainer(model_with_loss, optimizer) if name == 'trax' else
-                    step.Trainer(model_with_loss, optimizer, dtype=args.dtype))
+                    step.Trainer(model_with_loss, optimizer, mesh, args.dtype))
     self.seconds = []
     self.result = {'parameters': sum(np.size(w) for w in jax.tree.leaves(self._model.weights)),
                    'init_seconds': time.perf_counter() - started}
@@ -112,10 +113,13 @@ class Subject:
     lowered = self._update().lower(*self._update_arguments())
     traced = time.perf_counter()
     compiled = lowered.compile()
+    memory = compiled.memory_analysis()
     self.result.update(
         trace_seconds=traced - started,
         compile_seconds=time.perf_counter() - traced,
-        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes)
+        temporary_bytes=memory.temp_size_in_bytes, argument_bytes=memory.argument_size_in_bytes)
+    if self._mesh is not None and self._mesh.devices.flat[0].platform == 'tpu':
+      self.result['estimated_cycles'] = program_text.cycles(program_text.instructions(compiled.as_text()))
 
   def _update(self):
     trainer = self.trainer
@@ -123,19 +127,26 @@ class Subject:
 
   def _update_arguments(self):
     trainer, rng = self.trainer, np.zeros(2, np.uint32)
-    if isinstance(trainer, step.Trainer):
+    ours = isinstance(trainer, step.Trainer)
+    model = trainer.model_with_loss if ours else trainer.accelerated_model_with_loss
+    if ours and self._mesh is None:
       return trainer.arguments(self.batch, rng, 1, 4e-4)
-    model = trainer.accelerated_model_with_loss
-    return (model.weights, trainer.slots), 1, trainer._opt_params, self.batch, model.state, rng
+    opt_params = trainer._opt_params
+    arguments = (((model.weights, model.state, trainer.slots), self.batch, np.int32(1), opt_params, rng) if ours else
+                 ((model.weights, trainer.slots), 1, opt_params, self.batch, model.state, rng))
+    if self._mesh is None:
+      return arguments
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(jnp.result_type(x)),
+                                                       sharding=sharding.everywhere(self._mesh)), arguments)
 
   def step(self, number):
     """Runs and times some steps, as one turn."""
     started = time.perf_counter()
-    for number in range(number * _TOGETHER, (number + 1) * _TOGETHER):
+    for number in range(number * _together(), (number + 1) * _together()):
       loss, _ = self.trainer.one_step(self.batch, np.array([0, number], np.uint32), number, 4e-4)
     self.result['last_loss'] = float(loss)
     jax.block_until_ready(self.trainer.slots)
-    self.seconds.append((time.perf_counter() - started) / _TOGETHER)
+    self.seconds.append((time.perf_counter() - started) / _together())
 
   def summarise(self):
     """Adds times to the result; the first turn, which compiles, is left out."""
@@ -143,7 +154,12 @@ class Subject:
       middle = statistics.median(self.seconds[1:])
       self.result.update(step_seconds=middle, step_seconds_spread=max(self.seconds[1:]) - min(self.seconds[1:]),
                          tokens_per_second=self.shape[0] * self.shape[1] / middle,
-                         steps_measured=(len(self.seconds) - 1) * _TOGETHER)
+                         steps_measured=(len(self.seconds) - 1) * _together())
+
+
+def _together():
+  """Returns how many steps are timed as one: on an accelerator one takes what the host needs to notice its end."""
+  return 1 if jax.default_backend() == 'cpu' else 10
 
 
 def peak_resident_bytes():

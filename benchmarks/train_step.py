@@ -1,13 +1,15 @@
 """Measures one training step of our Hourglass, our flat baseline and Trax's Hourglass in Trax's trainer, side by side.
 
     python benchmarks/train_step.py [--json] [--hierarchy '2@1 4@3 2@1'] [--length 2046] [--compile_only] [--peak] ...
+    python benchmarks/train_step.py --topology v5e [--json] ...       by that platform's compiler, without the device
 
 Steps alternate between the models (A B C A B C ...); times are medians, the spread is from fastest to slowest.
 `temporary_bytes` are the compiler's own count for the compiled step. `step_flops` are the matrix products a step needs
 (flops.py), the same for Trax's model as for ours; their rate is also given as a share of a large matrix product's rate,
 measured in the same run, and with --peak_flops as one of a rate that is stated (`mfu`; an H200 has 788e12 in bfloat16).
 `peak_resident_bytes` (--peak) are those of a process of its own that trains one model, and `peak_device_bytes` its
-first device's, where that has memory of its own.
+first device's, where that has memory of its own. With `--topology` (see `plan`) nothing runs: rows have compile time
+and bytes, and on TPUs estimated cycles.
 """
 
 import argparse
@@ -17,8 +19,11 @@ import sys
 
 import subjects
 
+from trax_hourglass.planning import topologies  # pylint: disable=wrong-import-position
+
 COLUMNS = ('model', 'parameters', 'init_seconds', 'trace_seconds', 'compile_seconds', 'temporary_bytes',
-           'peak_resident_bytes', 'peak_device_bytes', 'step_seconds', 'step_seconds_spread', 'tokens_per_second',
+           'argument_bytes', 'estimated_cycles', 'peak_resident_bytes', 'peak_device_bytes', 'step_seconds',
+           'step_seconds_spread', 'tokens_per_second',
            'step_flops', 'flops_per_second', 'share_of_matmul_rate', 'mfu', 'last_loss')
 RATIOS = {'step_seconds': 'step_time', 'temporary_bytes': 'temporary_bytes', 'compile_seconds': 'compile_seconds',
           'peak_resident_bytes': 'peak_resident_bytes', 'peak_device_bytes': 'peak_device_bytes'}
@@ -34,23 +39,31 @@ def parse_arguments():
   parser.add_argument('--peak_flops', type=float, metavar='RATE',
                       help='FLOP/s of the device, to give model FLOPs as a share of')
   parser.add_argument('--compile_only', action='store_true', help='bytes and compile time, no steps')
+  parser.add_argument('--topology', help='compile for one of its devices and run nothing')
   parser.add_argument('--peak', action='store_true', help='also train each model in its own process, for its memory')
-  return parser.parse_args()
+  args = parser.parse_args()
+  if args.topology and args.peak:
+    parser.error('--peak measures what runs: leave it out with --topology')
+  return args
 
 
 def measure(args):
   """Returns all results as one dictionary."""
   # First, while this process holds no device memory.
   peaks = {name: peaks_of_own_process(name) if args.peak else {} for name in args.models.split(',')}
-  rows = {name: subjects.Subject(name, args, args.length) for name in peaks}
+  mesh = None
+  if args.topology:
+    topologies.prepare(args.topology, 1)
+    mesh = topologies.mesh(args.topology, 1)
+  rows = {name: subjects.Subject(name, args, args.length, mesh) for name in peaks}
   for subject in rows.values():
     print(f'compiling {subject.name} ...', file=sys.stderr)
     subject.compile()
-  for number in range(0 if args.compile_only else args.steps + 1):
+  for number in range(0 if args.compile_only or args.topology else args.steps + 1):
     for subject in rows.values():
       subject.step(number)
       print(f'step {number} {subject.name}: {subject.seconds[-1]:.2f} s', file=sys.stderr)
-  matmul_rate = subjects.matmul_flops_per_second(args.dtype)
+  matmul_rate = None if args.topology else subjects.matmul_flops_per_second(args.dtype)
   for subject in rows.values():
     subject.summarise()
 
@@ -96,7 +109,8 @@ def table(report):
   machine = {key: report[key] for key in (*subjects.machine(), 'settings')}
   rows = [{'model': name, **result} for name, result in report['models'].items()]
   ratios = [f'{key}: {value:.2f}' for key, value in report.items() if key.endswith('trax_over_ours')]
-  return '\n'.join([str(machine), f'matrix products: {report["matmul_flops_per_second"]:.4g} FLOP/s', '',
+  rate = report['matmul_flops_per_second']
+  return '\n'.join([str(machine), f'matrix products: {rate:.4g} FLOP/s' if rate else 'nothing was run', '',
                     subjects.markdown(rows, COLUMNS), '', *ratios])
 
 
