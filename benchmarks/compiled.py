@@ -40,7 +40,8 @@ SAMPLED = 'enwik8', 'imagenet32'
 KEPT = ('batch_size', 'length', 'n_parameters', 'step_flops', 'topology', 'n_devices', 'temporary_bytes',
         'argument_bytes', 'device_bytes', 'memory_bytes', 'fits', 'compile_seconds', 'lower_bound_seconds',
         'estimated_cycles', 'estimated_seconds', 'attention')
-_NEEDS = re.compile(r'it needs ([\d.]+)([KMGT]) of ')
+# As `plan` says it, and libtpu itself.
+_NEEDS = re.compile(r'(?:it needs |Used |temporaries \()([\d.]+)([KMGT])\b')
 _GIB = 2**30
 
 
@@ -125,7 +126,7 @@ def output_of(*command, flags=''):
                          env=environment)
   if ended.stdout.strip():
     return json.loads(ended.stdout.strip().splitlines()[-1])
-  found = _NEEDS.search(ended.stderr) or re.search(r'Used ([\d.]+)([KMGT]) of ', ended.stderr)
+  found = _NEEDS.search(ended.stderr)
   if found:
     return {'fits': False, 'device_bytes': int(float(found[1]) * 2**(10 * ('KMGT'.index(found[2]) + 1)))}
   errors = [line for line in ended.stderr.splitlines() if re.match(r'[\w.]*Error: |plan: ', line)]

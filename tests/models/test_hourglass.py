@@ -14,6 +14,7 @@ from trax import shapes
 from tests.helpers import causality
 
 import trax_hourglass as th
+from trax_hourglass.layers import remade
 from trax_hourglass.models import hourglass
 from trax_hourglass.ops import remat as recompute_lib
 
@@ -183,6 +184,19 @@ def test_what_is_made_again_is_what_the_choice_says():
     products[choice], activations[choice] = program.count(' dot_general['), program.count(' tanh ')
   assert products['none'] == products['elementwise'] < products['products'] < products['blocks']
   assert activations == {'none': 1, 'elementwise': 2, 'products': 2, 'blocks': 2}
+
+
+def test_a_resampling_keeps_no_more_than_a_block(monkeypatch):
+  """As one layer after the other it would keep what each of them computes."""
+  def temporary_bytes():
+    model = pairs.ours('0@1 1@3 0@1', 'attention_average', 'attention_x', mode='train', d_model=32, d_ff=64, n_heads=2)
+    model = pairs.initialise(model, 1020)
+    loss = lambda weights: model.pure_fn(pairs.tokens(1020), weights, model.state, jax.random.PRNGKey(3))[0].sum()
+    return jax.jit(jax.grad(loss)).lower(model.weights).compile().memory_analysis().temp_size_in_bytes
+
+  whole = temporary_bytes()
+  monkeypatch.setattr(remade.Remade, 'forward', tl.Serial.forward)
+  assert whole < 0.9 * temporary_bytes()
 
 
 @pytest.mark.parametrize('hierarchy, length', [('1@1', 9), ('0@1 1@3 1@1', 13)])

@@ -122,7 +122,10 @@ def test_a_step_without_room_names_what_is_over_and_what_to_set(capsys, monkeypa
   assert f'which has 1.00 KiB: {over:.2f} KiB too much; set Hourglass.recompute' in line
 
 
-def test_what_the_compiler_says_of_memory_is_one_line():
+@pytest.mark.parametrize('words', [
+    'memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G.',
+    'HBM, the total memory required for HLO temporaries (20.10G) exceeds available HBM (15.75G).'])
+def test_what_the_compiler_says_of_memory_is_one_line(words):
   class Refusing:
     def traced(self):
       return self
@@ -131,8 +134,7 @@ def test_what_the_compiler_says_of_memory_is_one_line():
       return self
 
     def compile(self):
-      raise RuntimeError('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.10G of 15.75G hbm. '
-                         'Exceeded hbm capacity by 4.35G.')
+      raise RuntimeError(f'RESOURCE_EXHAUSTED: Ran out of memory in {words}')
 
   with pytest.raises(ValueError, match='memory of v5e: it needs 20.10G of 15.75G, 4.35G too much; set'):
     compiled_step.compile_step(Refusing(), 'v5e', 1, 'float32', 1)

@@ -95,13 +95,14 @@ def looped(body, recompute, dtype='float32'):
   """Returns a loop over layers or parts that keeps of each turn what `recompute` says.
 
   What is stacked is written into zeros that come to be with what the loop begins from: by itself `jax.lax.scan` lets
-  XLA make them at the beginning of a step, and those of all loops would be there at the peak.
+  XLA make them at the beginning of a step, and those of all loops would be there at the peak. For TPUs it makes none.
 
   Args:
     body: (x, shared, own, others) -> ((x, out), others) of a turn; trees of arrays, of which others have no gradients.
     recompute: one of CHOICES.
     dtype: type that a turn gets own arrays in float32 in, and that their gradients are stacked in. All of them at once
-      in bfloat16 would lie beside those in float32 throughout the step.
+      in bfloat16 would lie beside those in float32 throughout the step, as they do on TPUs, for which XLA moves the cast
+      out of the loop.
 
   Returns:
     (x, shared, own (N, ...), others (N, ...)) -> ((x, outs (N, ...)), others (N, ...)).
@@ -109,15 +110,17 @@ def looped(body, recompute, dtype='float32'):
   if recompute == 'none':
     body = sharding.not_gathered(body, prevent_cse=False)
 
+  def checkpointed(function):
+    return function if recompute == 'none' else jax.checkpoint(function, policy=_POLICIES[recompute], prevent_cse=False)
+
   def of_turn(own):
     return own if dtype == jnp.float32 else cast(jax.lax.optimization_barrier(own), dtype)
 
   def run(x, shared, own, others):
     def turn(x, own_and_others):
-      own, others = own_and_others
-      (x, out), new = body(x, shared, of_turn(own), others)
+      (x, out), new = checkpointed(body)(x, shared, *own_and_others)
       return x, (out, new)
-    x, (outs, new) = jax.lax.scan(turn, x, (own, others))
+    x, (outs, new) = jax.lax.scan(turn, x, (cast(own, dtype), others))
     return (x, outs), new
 
   def forward(x, shared, own, others):
@@ -125,9 +128,7 @@ def looped(body, recompute, dtype='float32'):
 
     def turn(x, own, others):
       own = of_turn(own)
-      of_inputs = lambda *inputs: body(*inputs, others)
-      if recompute != 'none':
-        of_inputs = jax.checkpoint(of_inputs, policy=_POLICIES[recompute], prevent_cse=False)
+      of_inputs = checkpointed(lambda *inputs: body(*inputs, others))
       (y, out), pull, new = jax.vjp(of_inputs, x, shared, own, has_aux=True)
       kept, structure = jax.tree.flatten(pull)
       given = jax.tree.leaves((shared, own, others))
@@ -170,7 +171,7 @@ def looped(body, recompute, dtype='float32'):
 
   loop = jax.custom_vjp(run)
   loop.defvjp(forward, backward)
-  return loop
+  return run if sharding.platform() == 'tpu' else loop
 
 
 def _put(stack, one, i):

@@ -13,7 +13,9 @@ from trax_hourglass.runtime.errors import InputError
 
 _HELP = ("set Hourglass.recompute = 'blocks', fit.accumulate = 2 or more, or fit.loss_chunk; on more devices "
          'fit.shard_weights = True')
-_EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm.*?by ([\d.]+[KMGT]?)', re.DOTALL)
+# As libtpu says it, of a program that its scheduler could place, and of one far too large.
+_EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm|'
+                        r'temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,11 @@ def compile_step(program, topology, n_devices, dtype, step_flops):
     found = _EXHAUSTED.search(str(error))
     if found is None and 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    by = f'it needs {found[1]} of {found[2]}, {found[3]} too much' if found else 'its compiler says so'
+    by = 'its compiler says so'
+    if found is not None:
+      needs, has = (words for words in found.groups() if words)
+      over = f', {float(needs[:-1]) - float(has[:-1]):.2f}{has[-1]} too much' if needs[-1] == has[-1] else ''
+      by = f'it needs {needs} of {has}{over}'
     raise InputError(f'the step does not fit into the memory of {topology}: {by}; {_HELP}') from error
   seconds = time.perf_counter() - started
   _, chip, _ = topologies.chip(topology)
