@@ -101,8 +101,7 @@ def looped(body, recompute, dtype='float32'):
     body: (x, shared, own, others) -> ((x, out), others) of a turn; trees of arrays, of which others have no gradients.
     recompute: one of CHOICES.
     dtype: type that a turn gets own arrays in float32 in, and that their gradients are stacked in. All of them at once
-      in bfloat16 would lie beside those in float32 throughout the step, as they do on TPUs, for which XLA moves the cast
-      out of the loop.
+      in bfloat16 would lie beside those in float32 throughout the step, as on TPUs: XLA moves the cast out of the loop.
 
   Returns:
     (x, shared, own (N, ...), others (N, ...)) -> ((x, outs (N, ...)), others (N, ...)).
