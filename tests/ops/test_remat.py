@@ -69,15 +69,16 @@ def turn(x, scale, own, others):
   return (x, (x * bias[:, None]).sum(axis=1)), (number + 1, key)
 
 
+@pytest.mark.parametrize('n', [1, 4])
 @pytest.mark.parametrize('recompute', remat.CHOICES)
-def test_a_loop_gives_what_a_plain_one_gives(recompute):
+def test_a_loop_gives_what_a_plain_one_gives(recompute, n):
   random = np.random.RandomState(0)
-  own = jnp.float32(random.randn(4, 16, 16) / 4), jnp.float32(random.randn(4, 5))
-  x, scale, others = jnp.float32(random.randn(5, 16)), jnp.float32(1.5), (jnp.arange(4), jnp.ones((4, 2), jnp.uint32))
+  own = jnp.float32(random.randn(n, 16, 16) / 4), jnp.float32(random.randn(n, 5))
+  x, scale, others = jnp.float32(random.randn(5, 16)), jnp.float32(1.5), (jnp.arange(n), jnp.ones((n, 2), jnp.uint32))
 
   def plain(x, scale, own, others):
     outs, new = [], []
-    for i in range(4):
+    for i in range(n):
       (x, out), number = turn(x, scale, *jax.tree.map(lambda x, i=i: x[i], (own, others)))
       outs, new = [*outs, out], [*new, number]
     return (x, jnp.stack(outs)), jax.tree.map(lambda *x: jnp.stack(x), *new)

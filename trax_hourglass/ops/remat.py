@@ -52,7 +52,7 @@ def made_again(function, recompute):
   pass of what comes before it begins, or its parts would be kept all the while.
 
   Args:
-    function: (inputs, others) -> (array, others), of trees of arrays; only inputs have gradients.
+    function: (inputs, others) -> (outputs, others), trees of arrays; only inputs and outputs have gradients.
     recompute: one of CHOICES.
   """
   policy = _POLICIES[recompute]
@@ -168,9 +168,21 @@ def looped(body, recompute, dtype='float32'):
     d_own = jax.tree.map(lambda d, x: d.astype(x.dtype), d_own, own)
     return d_x, d_shared, d_own, jax.tree.map(_no_gradient, others)
 
-  loop = jax.custom_vjp(run)
-  loop.defvjp(forward, backward)
-  return run if sharding.platform() == 'tpu' else loop
+  def once(x, shared, own, others):
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    stacked = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    function = made_again(lambda inputs, others: body(*inputs, others), recompute)
+    (x, out), new = function((x, shared, cast(first(own), dtype)), first(others))
+    return (x, stacked(out)), stacked(new)
+
+  def loop(x, shared, own, others):
+    if len(jax.tree.leaves(own)[0]) == 1:  # XLA makes no loop of it.
+      return once(x, shared, own, others)
+    return (run if sharding.platform() == 'tpu' else tied)(x, shared, own, others)
+
+  tied = jax.custom_vjp(run)
+  tied.defvjp(forward, backward)
+  return loop
 
 
 def _put(stack, one, i):
