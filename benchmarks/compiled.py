@@ -120,8 +120,8 @@ def of_trax(hierarchy, topology):
 
 
 def output_of(*command, flags=''):
-  """Returns the JSON that a Python command prints with XLA's flags, or what it says of memory, or its error."""
-  environment = {**os.environ, 'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}'}
+  """Returns the JSON that a Python command prints, given flags of XLA, or what it says of memory, or its error."""
+  environment = {**os.environ, **({'XLA_FLAGS': flags} if flags else {})}
   ended = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False,
                          env=environment)
   if ended.stdout.strip():
