@@ -213,7 +213,8 @@ def others(results):
       lines.append((title, topology, shape, *(gib(row[key]) if key in row else '' for key in (
           'temporary_bytes', 'device_bytes')), fits_on(row), number('step_flops', 1e-12, 2),
                     number('lower_bound_seconds', 1e3), number('estimated_seconds', 1e3), number('compile_seconds', 1)))
-  return markdown(lines)
+  filled = [i for i in range(len(lines[0])) if any(line[i] for line in lines[1:])]
+  return markdown([[line[i] for i in filled] for line in lines])
 
 
 def main():

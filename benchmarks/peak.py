@@ -1,23 +1,25 @@
-"""Lists what is alive at the peak of a training step's memory, as the compiler of a CPU or GPU plans it.
+"""Lists what is alive at the peak of a training step's memory, as a platform's compiler plans it.
 
     python benchmarks/peak.py --config_file gin/paper/enwik8_ablation.gin --topology h100 [--at_least 8]
 
-Values are summed by the operation that made them, without indices of a tuple. A name begins with the pass:
-`transpose(jvp(...))` is the backward one. Arguments stand together; donated ones are overwritten by the new weights.
+Values are summed by the operation that made them. Its name begins with the pass: `backward(...)`, or `jvp(...)` for the
+forward one. Arguments stand together; the new weights and slots are written over them. XLA for CPUs and GPUs lists the
+peak itself; of TPUs' memory it writes when each value is made and used, and loops count as the values that they carry.
 """
 
 import argparse
 import collections
+import csv
 import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_LEAF = re.compile(r'[├└]── (.*) \(([\d.]+)%, total: ([\d ]+) bytes, current: ([\d ]+) bytes')
+_LEAF = re.compile(r'[├└]── (.*) \([\d.]+%, total: [\d ]+ bytes, current: ([\d ]+) bytes')
+_OPERATION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', re.MULTILINE)
 _MIB = 2**20
 
 
@@ -26,42 +28,65 @@ def parse_arguments():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--config_file', action='append', default=[], help='gin file')
   parser.add_argument('--config', action='append', default=[], help='gin binding')
-  parser.add_argument('--topology', default='cpu', help='cpu, h100 or h200, see `plan`')
+  parser.add_argument('--topology', default='cpu', help='what is compiled for, see `plan`; one device')
   parser.add_argument('--at_least', type=float, default=4.0, metavar='MIB', help='smaller rows stand together')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 
 
-def dumped(args):
-  """Returns (the plan, XLA's text of live ranges) of the step, compiled in a process of its own."""
-  bindings = [word for binding in args.config for word in ('--config', binding)]
-  files = [word for name in args.config_file for word in ('--config_file', name)]
-  with tempfile.TemporaryDirectory() as folder:
-    flags = f'--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*update.*'
-    ended = subprocess.run(
-        [sys.executable, '-m', 'trax_hourglass.plan', *files, *bindings, '--topology', args.topology, '--json'],
-        env={**os.environ, 'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}', 'PYTHONPATH': os.pathsep.join(
-            [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])},
-        stdout=subprocess.PIPE, check=True, text=True)
-    found = sorted(pathlib.Path(folder).glob('*live-range.txt'), key=lambda file: file.stat().st_size)
-    if not found:
-      raise SystemExit(f'the compiler of {args.topology} writes no live ranges')
-    return json.loads(ended.stdout), found[-1].read_text(encoding='utf-8')
+def compiled(args, folder):
+  """Returns the step as that platform's compiler makes it, which writes into the folder what it knows of memory."""
+  dumps = {'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*update.*'}
+  if args.topology.startswith('v'):
+    dumps = {'LIBTPU_INIT_ARGS': f'--xla_jf_dump_to={folder} --xla_jf_dump_hlo_text=false --xla_jf_dump_llo_text=false '
+                                 '--xla_jf_dump_llo_html=false'}
+  for name, flags in dumps.items():
+    os.environ[name] = f'{os.environ.get(name, "")} {flags}'.strip()
+  sys.path.insert(0, str(ROOT))
+  # Their compilers read the flags when they are loaded.  pylint: disable=g-import-not-at-top, unused-import
+  from trax_hourglass import registry
+  from trax_hourglass.planning import step_program
+  from trax_hourglass.planning import topologies
+  from trax_hourglass.runtime import gin_config
+  from trax_hourglass.training.settings import Settings
+  topologies.prepare(args.topology, 1)
+  gin_config.parse_gin(args.config_file or ['quickstart.gin'], args.config)
+  return step_program.StepProgram(Settings.read(), topologies.mesh(args.topology, 1)).traced().lower().compile()
 
 
-def alive(text):
-  """Returns [(bytes, name)] of the values at the peak, summed by name, the largest first."""
-  _, _, tree = text.rpartition('Stack trace breakdown for peak usage')
-  sums = collections.Counter()
+def listed(folder):
+  """Yields (bytes, path of the operation) of XLA's own list of the peak."""
+  file = max(pathlib.Path(folder).glob('*live-range.txt'), key=lambda file: file.stat().st_size)
+  _, _, tree = file.read_text(encoding='utf-8').rpartition('Stack trace breakdown for peak usage')
   for line in tree.splitlines():
-    found = _LEAF.search(line)
-    if found:
-      sums[name_of(found[1])] += int(found[4].replace(' ', ''))
-  return [(n_bytes, name) for name, n_bytes in sums.most_common()]
+    if found := _LEAF.search(line):
+      yield int(found[2].replace(' ', '')), found[1]
+
+
+def alive_on_tpu(folder, text):
+  """Yields (bytes, path of the operation) of what is alive when most bytes are, given the program as text."""
+  operations = dict(_OPERATION.findall(text))
+  file = max(pathlib.Path(folder).glob('*memory-space-assignment-bufferinfo.txt'), key=lambda file: file.stat().st_size)
+  with open(file, encoding='utf-8', newline='') as rows:
+    values = [(int(row['size']), row['buffer_name'].strip('<>').partition(' ')[2], int(row['definition_time']),
+               max(map(int, row['use_times'].split(';')))) for row in csv.DictReader(rows)
+              if row['is_scoped'] == '0' and row['use_times']]
+  changes = collections.Counter()
+  for size, _, made, used in values:
+    changes[made] += size
+    changes[used + 1] -= size
+  peak, most, now = 0, 0, 0
+  for time, change in sorted(changes.items()):
+    now += change
+    peak, most = (time, now) if now > most else (peak, most)
+  for size, name, made, used in values:
+    if made <= peak <= used:
+      base = re.sub(r'\{[\d,]*\}$', '', name)
+      yield size, base if base.startswith('weights_state') else operations.get(base, base)
 
 
 def name_of(path):
-  """Returns an operation's path without what says nothing: functions around it, tuples' indices."""
+  """Returns an operation's path without what says nothing: functions around it, tuples' indices, numbers."""
   if path.startswith('weights_state_slots'):
     return 'weights, state, slots'
   path = re.sub(r'\{\d+\}|\.\d+$|jit\(_update\)/', '', path)
@@ -71,16 +96,21 @@ def name_of(path):
 def main():
   """Prints the list."""
   args = parse_arguments()
-  plan, text = dumped(args)
-  rows = alive(text)
-  small = sum(n_bytes for n_bytes, _ in rows if n_bytes < args.at_least * _MIB)
-  rows = [row for row in rows if row[0] >= args.at_least * _MIB] + [(small, 'smaller ones')]
+  with tempfile.TemporaryDirectory() as folder:
+    program = compiled(args, folder)
+    found = alive_on_tpu(folder, program.as_text()) if args.topology.startswith('v') else listed(folder)
+    sums = collections.Counter()
+    for size, path in found:
+      sums[name_of(path)] += size
+  temporary = program.memory_analysis().temp_size_in_bytes
+  rows = [(size, name) for name, size in sums.most_common() if size >= args.at_least * _MIB]
+  rows.append((sum(sums.values()) - sum(size for size, _ in rows), 'smaller ones'))
   if args.json:
-    print(json.dumps({'topology': args.topology, 'temporary_bytes': plan['temporary_bytes'], 'alive': rows}))
+    print(json.dumps({'topology': args.topology, 'temporary_bytes': temporary, 'alive': rows}))
     return
-  print(f'{args.topology}: temporaries {plan["temporary_bytes"] / _MIB:.0f} MiB; alive at the peak, MiB:')
-  for n_bytes, name in rows:
-    print(f'{n_bytes / _MIB:8.0f}  {name}')
+  print(f'{args.topology}: temporaries {temporary / _MIB:.0f} MiB; alive at the peak, MiB:')
+  for size, name in rows:
+    print(f'{size / _MIB:8.0f}  {name}')
 
 
 if __name__ == '__main__':

@@ -2,7 +2,9 @@
 schedule.
 """
 
+import json
 import math
+import pathlib
 import re
 
 import gin
@@ -98,6 +100,15 @@ def test_file_opens_with_a_command_whose_files_exist(file):
   assert f'-m trax_hourglass.train --config_file gin/{file}' in opening
   assert all((processes.ROOT / named).exists() for named in re.findall(r'--config_file ([\w./]+)', opening))
   assert all(line.startswith('#') for line in opening.splitlines())
+
+
+@pytest.mark.parametrize('file', [file for file in PARAMETERS if file.startswith('paper/')])
+def test_config_of_the_paper_says_on_what_it_fits(file):
+  """As benchmarks/compiled.py found."""
+  compiled = json.loads((processes.ROOT / 'docs/results/compiled.json').read_text(encoding='utf-8'))
+  row = compiled[f'{pathlib.Path(file).stem}, h100']
+  assert row['fits'] and row['n_parameters'] == PARAMETERS[file]
+  assert f'# Fits on one H100 in bfloat16: {row["device_bytes"] / 2**30:.1f} GiB,' in (FOLDER / file).read_text()
 
 
 @pytest.mark.parametrize('file', PARAMETERS)

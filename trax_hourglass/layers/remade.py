@@ -24,6 +24,9 @@ class GradientsAtOnce(tl.Serial):
   not, and by this would fuse less.
   """
 
+  def __init__(self, *sublayers):
+    super().__init__(*sublayers, name='Serial')  # So that names of weights are those of a Serial.
+
   def forward(self, xs):
     if sharding.platform() == 'gpu':
       xs, self.weights = remat.at_once((xs, self.weights))

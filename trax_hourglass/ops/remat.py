@@ -200,7 +200,8 @@ at_once.defvjp(lambda tree: (tree, None), lambda _, gradients: (jax.lax.optimiza
 
 def _never(tree):
   """Returns False, by an arithmetic that depends on a tree's first array and that no compiler sees through."""
-  one = jax.tree.leaves(tree)[0].ravel()[0]
+  first = jax.tree.leaves(tree)[0]
+  one = first[(0,) * first.ndim]  # Not of a flattened one, for which devices would exchange all that they have.
   return (one < 0) & (one > 0)
 
 
