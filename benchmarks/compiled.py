@@ -22,6 +22,7 @@ import time
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 ROOT = FOLDER.parent
+sys.path.insert(0, str(ROOT))
 TOPOLOGIES = 'h100', 'v5e'
 ARRANGEMENTS = {'h100': (('h100', 2), ('h100', 4), ('h100', 8)),
                 'v5e': (('v5e:2x2', 4), ('v5e:2x4', 8), ('v5e:4x4', 16), ('v5e:4x8', 32), ('v5e:8x8', 64))}
@@ -34,8 +35,8 @@ TABLE_1 = {
     '4@1 8@4 4@1': (7.20, 0.62), '2@1 16@3 2@1': (5.89, 0.71), '14@1': (9.35, 0.40), '5@1 8@2 5@1': (9.57, 0.45)}
 CONFIGS = ('enwik8', 'enwik8_ablation', 'cifar10', 'imagenet32', 'wiki40b', 'imagenet64_local', 'imagenet64',
            'trax_enwik8', 'trax_wiki40b', 'trax_cifar10', 'trax_imagenet64', 'trax_imagenet32')
-# Of data files that a config asks for and a plan does not read.
-NEEDS = {'trax_wiki40b': ('--config', "Wiki40b.sentencepiece = 'pieces.model'")}
+# Names of data files that a config asks for and a plan does not read.
+DATA_FILES = {'trax_wiki40b': ('--config', "Wiki40b.sentencepiece = 'pieces.model'")}
 SAMPLED = 'enwik8', 'imagenet32'
 KEPT = ('batch_size', 'length', 'n_parameters', 'step_flops', 'topology', 'n_devices', 'temporary_bytes',
         'argument_bytes', 'device_bytes', 'memory_bytes', 'fits', 'compile_seconds', 'lower_bound_seconds',
@@ -72,7 +73,7 @@ def rows():
 def planned(config, topology, more=(), n_devices=1):
   """Returns what `plan` says of a config's step; {'fits': False, 'device_bytes'} where the compiler finds no room."""
   return output_of('-m', 'trax_hourglass.plan', '--config_file', f'paper/{config}.gin', *BFLOAT16,
-                   *NEEDS.get(config, ()), *more, '--topology', topology, '--n_devices', str(n_devices), '--json')
+                   *DATA_FILES.get(config, ()), *more, '--topology', topology, '--n_devices', str(n_devices), '--json')
 
 
 def fitted(config, topology):

@@ -2,9 +2,9 @@
 
     python benchmarks/peak.py --config_file gin/paper/enwik8_ablation.gin --topology h100 [--at_least 8]
 
-Values are summed by the operation that made them. Its name begins with the pass: `backward(...)`, or `jvp(...)` for the
-forward one. Arguments stand together; the new weights and slots are written over them. XLA for CPUs and GPUs lists the
-peak itself; of TPUs' memory it writes when each value is made and used, and loops count as the values that they carry.
+Values are summed by the operation that made them, with the pass in front where there is one. Arguments stand together;
+the new weights and slots are written over them. XLA for CPUs and GPUs lists the peak itself. Of TPUs' memory libtpu
+writes when each value is made and used, and loops count as the values that they carry.
 """
 
 import argparse
@@ -86,11 +86,13 @@ def alive_on_tpu(folder, text):
 
 
 def name_of(path):
-  """Returns an operation's path without what says nothing: functions around it, tuples' indices, numbers."""
+  """Returns the pass and an operation's path, without functions around it, tuples' indices and numbers."""
   if path.startswith('weights_state_slots'):
     return 'weights, state, slots'
-  path = re.sub(r'\{\d+\}|\.\d+$|jit\(_update\)/', '', path)
-  return re.sub(r'\btranspose\(jvp\(\)?', 'backward(', re.sub(r'/(closed_call|checkpoint|while|body)\b', '', path))
+  of_pass = 'backward ' if 'transpose(' in path else 'forward ' if 'jvp(' in path else ''
+  path = re.sub(r'\{\d+\}|\.\d+$|jit\(_update\)/|\b(transpose|jvp|jit)\(|[()]', '', path)
+  path = re.sub(r'\b(closed_call|checkpoint|while|body)\b', '', path)
+  return of_pass + '/'.join(filter(None, path.split('/')))
 
 
 def main():

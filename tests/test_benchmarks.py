@@ -101,7 +101,7 @@ buffer_id,buffer_name,alt_mem_benefit,size,definition_time,use_times,use_names,i
 """)
   text = '  %dot.4 = f32[2] dot(%a, %b), metadata={op_name="jit(_update)/transpose(jvp(Stack_2))/dot_general"}\n'
   found = [(size, peak.name_of(path)) for size, path in peak.alive_on_tpu(tmp_path, text)]
-  assert found == [(100, 'weights, state, slots'), (70, 'backward(Stack_2))/dot_general')]
+  assert found == [(100, 'weights, state, slots'), (70, 'backward Stack_2/dot_general')]
 
 
 def test_compiled_keeps_rows_and_goes_on(monkeypatch, tmp_path):

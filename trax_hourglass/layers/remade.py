@@ -52,9 +52,9 @@ class Remade(tl.Serial):
 
   def forward(self, xs):
     # A layer that another part of the model holds has a mark in place of its weights, which no gradient goes through.
+    marked, marks, rng = self.weights, self.state, self.rng
     held = [(layer.weights, layer.state) if isinstance(weights, dict) else (weights, state)
-            for layer, weights, state in zip(self.sublayers, self.weights, self.state)]
-    marks, rng = self.state, self.rng
+            for layer, weights, state in zip(self.sublayers, marked, marks)]
     weights, state = map(tuple, zip(*held))
 
     def run(xs_and_weights, state_and_rng):
@@ -65,9 +65,10 @@ class Remade(tl.Serial):
       return out, self.state
 
     out, new = remat.made_again(run, self._recompute)((xs, weights), (state, rng))
-    self._rng = rng
-    for layer, (weights, _), mark, state in zip(self.sublayers, held, marks, new):
-      layer.weights, layer.state = weights, state  # What lies there since `run` is of its trace.
+    # What lies in the layers since `run` is of its trace.
+    self._rng, self.weights = rng, marked
+    for layer, (weights, _), state in zip(self.sublayers, held, new):
+      layer.weights, layer.state = weights, state
     self.state = tuple(mark if isinstance(mark, dict) else state for mark, state in zip(marks, new))
     return out
 

@@ -82,8 +82,7 @@ def made_again(function, recompute):
 
 
 def _no_gradient(x):
-  kind = jax.dtypes.float0 if not jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype
-  return np.zeros(x.shape, kind) if kind == jax.dtypes.float0 else jnp.zeros(x.shape, kind)
+  return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def cast(tree, dtype):

@@ -14,8 +14,8 @@ from trax_hourglass.runtime.errors import InputError
 _HELP = ("set Hourglass.recompute = 'blocks', fit.accumulate = 2 or more, or fit.loss_chunk; on more devices "
          'fit.shard_weights = True')
 # As libtpu says it, of a program that its scheduler could place, and of one far too large.
-_EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm|'
-                        r'temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)')
+_EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm|'
+                        r'temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)')
 
 
 @dataclasses.dataclass(frozen=True)
