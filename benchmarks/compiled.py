@@ -5,7 +5,7 @@
 
 Rows: Table 1's 15 hierarchies, each file of gin/paper, the sampling loops of two of them, and the authors' own model in
 Trax's trainer. Each is compiled in a process of its own (see `plan`), in bfloat16, for one device. What does not fit is
-compiled again with remat of whole blocks, with as many parts a batch as it takes, and over as many devices. A row is
+compiled in three more ways: with remat of whole blocks, with batches in parts, and over several devices. A row is
 written as soon as it is done; a command that was stopped goes on where it was.
 """
 
