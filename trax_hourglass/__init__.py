@@ -35,6 +35,7 @@ _MODULES = {
     'report': 'comparison.report',               # Tables of a comparison.
 }
 _FUNCTIONS = {
+    'pretrained': 'training.run_directory',  # Opens a model that comes with the package.
     'decodes': 'layers.plugins',                 # Marks a plug-in that works in mode 'predict'.
     'parse_gin': 'runtime.gin_config',           # Reads gin files and bindings.
 }

@@ -2,20 +2,20 @@
 
     python -m trax_hourglass.evaluate --output_dir DIR                         the valid split of the run's corpus
     python -m trax_hourglass.evaluate --output_dir DIR --split test --protocol paper
+    python -m trax_hourglass.evaluate --pretrained enwik8-small                a model that comes with the package
     python -m trax_hourglass.evaluate --checkpoint model.pkl.gz --config_file gin/paper/trax_enwik8.gin --protocol paper
                                                                   a checkpoint of trax.models.HourglassLM
     python -m trax_hourglass.evaluate --output_dir DIR --check_causality       whether any output sees the future
 """
 
 from trax_hourglass.cli import command_line
+from trax_hourglass.cli import model_flags
 
 
 def main(argv=None):
   """Parses the command line, scores, prints one line."""
   parser = command_line.parser('evaluate', __doc__)
-  parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a file of weights, "
-                      '.safetensors or .pkl.gz; default: the newest')
+  model_flags.add(parser)
   parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
   parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 moved by 128, the last 128 scored; "
                       "'notebook': of 6912; 'ablation': of 2048 without context; images are scored whole by all")
@@ -35,15 +35,15 @@ def main(argv=None):
 
 def evaluate(args):
   """Scores as the parsed arguments say and prints the result."""
+  model_flags.check(args)
   command_line.connect_hosts(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.runtime import distributed  # pylint: disable=g-import-not-at-top
   from trax_hourglass.cli import evaluations  # pylint: disable=g-import-not-at-top
-  from trax_hourglass.training import run_directory  # pylint: disable=g-import-not-at-top
   distributed.end_by_sigterm()
   distributed.check_same('arguments', str([getattr(args, name) for name in (
-      'checkpoint', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
-  run = run_directory.load(args.output_dir, args.config_file, args.config, checkpoint=args.checkpoint)
+      'checkpoint', 'pretrained', 'split', 'protocol', 'context', 'stride', 'max_tokens', 'batch_size')]))
+  run = model_flags.open_run(args)
   (evaluations.check_causality if args.check_causality else evaluations.score)(run, args)
 
 

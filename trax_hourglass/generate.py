@@ -2,6 +2,7 @@
 
     python -m trax_hourglass.generate --output_dir DIR --prompt 'def main():' --length 500 --temperature 0.8
     python -m trax_hourglass.generate --output_dir DIR --prompt_file start.txt --top_p 0.95 --count 3 --json
+    python -m trax_hourglass.generate --pretrained enwik8-small --prompt 'The '                 comes with the package
     python -m trax_hourglass.generate --output_dir DIR --image grid.png --count 16              a model of images
     python -m trax_hourglass.generate --output_dir DIR --image out.png --complete half.png      fills in the lower half
     python -m trax_hourglass.generate --checkpoint model.pkl.gz --config_file gin/paper/trax_enwik8.gin
@@ -9,16 +10,14 @@
 """
 
 from trax_hourglass.cli import command_line
+from trax_hourglass.cli import model_flags
 from trax_hourglass.cli import sampling_flags
-from trax_hourglass.runtime.errors import InputError
 
 
 def main(argv=None):
   """Parses the command line, writes, prints speed and bits on stderr."""
   parser = command_line.parser('generate', __doc__)
-  parser.add_argument('--output_dir', metavar='DIR', help='run directory')
-  parser.add_argument('--checkpoint', metavar='WHICH', help="a step of the run, or 'best'; or a file of weights, "
-                      '.safetensors or .pkl.gz; default: the newest')
+  model_flags.add(parser)
   prompt = parser.add_mutually_exclusive_group()
   prompt.add_argument('--prompt', metavar='TEXT', help='what the text begins with; default: nothing')
   prompt.add_argument('--prompt_file', metavar='F', help='file with what the text begins with')
@@ -44,8 +43,7 @@ def main(argv=None):
 
 def generate(args):
   """Writes as the parsed arguments say."""
-  if args.image is None and args.complete is not None:
-    raise InputError('--complete makes an image: say where it goes by --image OUT.png')
+  model_flags.check(args)
   sampling_flags.check(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   if args.image is not None:

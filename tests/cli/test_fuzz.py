@@ -75,10 +75,10 @@ WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0
 # Of each command: flags that take numbers, flags that take words, and flags that take nothing.
 OTHER_COMMANDS = {
     evaluate: (['context', 'stride', 'max_tokens', 'batch_size'],
-               ['split', 'protocol', 'checkpoint', 'config'], ['json']),
+               ['split', 'protocol', 'checkpoint', 'pretrained', 'config'], ['json']),
     generate: (['length', 'temperature', 'top_k', 'top_p', 'seed', 'count', 'stop', 'window'],
-               ['prompt', 'prompt_file', 'checkpoint', 'dtype', 'image', 'complete', 'config'], ['json']),
-    export: ([], ['to', 'checkpoint'], ['authors']),
+               ['prompt', 'prompt_file', 'checkpoint', 'pretrained', 'dtype', 'image', 'complete', 'config'], ['json']),
+    export: ([], ['to', 'checkpoint', 'dtype', 'config'], ['authors']),
 }
 # What is in a command that is right but for what is drawn.
 USUAL = {evaluate: ['--max_tokens=20'], generate: ['--length=3'], export: ['--to={folder}/model.pkl.gz']}

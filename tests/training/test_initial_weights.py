@@ -64,7 +64,7 @@ def test_resume_wins_over_init(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize('bindings, message', [
-    (["fit.init_from = 'nowhere'"], "init_from is 'nowhere', which is missing: give a run directory, or a file that"),
+    (["fit.init_from = 'nowhere'"], "init_from is 'nowhere', which is missing: give a run directory, a file that"),
     (['fit.init_from = 3'], 'init_from is 3: give a run directory'),
     (["fit.init_from = 'nowhere.pkl.gz'"], 'nowhere.pkl.gz: no such file'),
     (['fit.init_partial = True'], 'init_partial is True and init_from is None'),

@@ -7,11 +7,11 @@ import time
 
 import numpy as np
 
+from trax_hourglass.cli import model_flags
 from trax_hourglass.cli import sampling_flags
 from trax_hourglass.inference import decoding
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
-from trax_hourglass.training import run_directory
 
 _PIECE = 32
 
@@ -70,9 +70,9 @@ def open_run(args):
   """Returns the run that the arguments name, its model in mode 'predict'.
 
   Raises:
-    InputError: the model cannot generate; see also `run_directory.load`.
+    InputError: the model cannot generate; see also `model_flags.open_run`.
   """
-  run = run_directory.load(args.output_dir, args.config_file, args.config, mode='predict', checkpoint=args.checkpoint)
+  run = model_flags.open_run(args, 'predict')
   if getattr(run.model, 'max_length', None) is None:
     raise InputError('only a Hourglass of ours can generate, and fit.model is another')
   return run

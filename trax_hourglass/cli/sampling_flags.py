@@ -34,6 +34,8 @@ def check(args):
   Raises:
     InputError: one is out of its range.
   """
+  if args.image is None and args.complete is not None:
+    raise InputError('--complete makes an image: say where it goes by --image OUT.png')
   checks.check_choice(args.temperature, args.top_k, args.top_p)
   checks.check_seed(args.seed)
   checks.check_sizes(count=args.count, length=1 if args.length is None else args.length)

@@ -82,7 +82,7 @@ def read(path):
   return Stored(str(path), arrays, names, int(step) if step.isdigit() else None, described.get('config'))
 
 
-def write(path, model, step=None, config=None):
+def write(path, model, step=None, config=None, dtype='float32'):
   """Writes an initialised model's weights.
 
   Args:
@@ -90,16 +90,21 @@ def write(path, model, step=None, config=None):
     model: the model.
     step: steps they were trained for, kept in a `.safetensors`.
     config: text of its gin config, kept in a `.safetensors`.
+    dtype: of the weights in a `.safetensors`.
 
   Raises:
-    InputError: another ending.
+    InputError: another ending, or a weight that this dtype cannot hold.
   """
   check_name(path)
   if str(path).endswith(TRAX):
     trax_checkpoint.write_model(path, model)
     return
-  named = {name: np.ascontiguousarray(leaf)
-           for name, leaf in zip(weight_names.names(model), jax.tree.leaves(model.weights), strict=True)}
+  with np.errstate(over='ignore'):
+    named = {name: np.ascontiguousarray(leaf, dtype)
+             for name, leaf in zip(weight_names.names(model), jax.tree.leaves(model.weights), strict=True)}
+  for name, array in named.items():
+    if not np.isfinite(array).all():
+      raise InputError(f'{path}: {name} holds numbers that {dtype} cannot: write another dtype')
   described = {'format': _FORMAT, **({} if step is None else {'step': str(step)}),
                **({} if config is None else {'config': config})}
   described[_SUM] = _digest(named, described)

@@ -11,7 +11,7 @@ from trax_hourglass.training import run_config
 from trax_hourglass.training import run_directory
 
 
-def export(output_dir, path, checkpoint=None, authors=False):
+def export(output_dir, path, checkpoint=None, authors=False, dtype='float32', bindings=()):
   """Writes the weights of a run.
 
   Args:
@@ -19,21 +19,25 @@ def export(output_dir, path, checkpoint=None, authors=False):
     path: file to write: `.safetensors`, with names and config, or `.pkl.gz`, for Trax.
     checkpoint: a step or 'best'; None for the newest.
     authors: whether in the order that `trax.models.HourglassLM` reads, a `.pkl.gz`.
+    dtype: of the weights in a `.safetensors`, 'float32' or 'float16', which halves the file.
+    bindings: of gin, which win over those of the run.
 
   Returns:
     The step that the weights are of.
 
   Raises:
-    InputError: another ending, or a run that cannot be opened.
+    InputError: another ending, a run that cannot be opened, or a weight that float16 cannot hold.
   """
   path = pathlib.Path(path).expanduser()
   weight_files.check_name(path)
   if authors and not str(path).endswith(weight_files.TRAX):
     raise InputError(f'{path}: trax.models.HourglassLM reads {weight_files.TRAX}: end the name so, or leave --authors '
                      'out')
-  run = run_directory.load(output_dir, checkpoint=checkpoint)
+  if dtype != 'float32' and not str(path).endswith(weight_files.SAFE):
+    raise InputError(f'{path}: Trax reads float32: end the name with {weight_files.SAFE}, or leave --dtype out')
+  run = run_directory.load(output_dir, bindings=bindings, checkpoint=checkpoint)
   if authors:
     interop.to_trax(run.model, path)
   else:
-    weight_files.write(path, run.model, run.step, gin.config_str(max_line_length=run_config.ONE_LINE))
+    weight_files.write(path, run.model, run.step, gin.config_str(max_line_length=run_config.ONE_LINE), dtype)
   return run.step

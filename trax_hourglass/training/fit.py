@@ -124,8 +124,9 @@ def fit(output_dir,
     n_devices: devices to train on, as many on each host; None for all there are.
     on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step, up to ten in a row.
     stop_after: end before `n_steps` after so many evaluations in a row without a better one; None for never.
-    init_from: what a new run's weights are: those of a run directory's newest checkpoint, or of a `.safetensors` or
-      `.pkl.gz` file, ours or the authors'; None draws them. A run that goes on has its own.
+    init_from: what a new run's weights are: those of a run directory's newest checkpoint, of a `.safetensors` or
+      `.pkl.gz` file, ours or the authors', or of a pretrained model by name; None draws them. A run that goes on has
+      its own.
     init_partial: whether to take of them what fits the model by name and shape, and draw the rest.
     branch_from: (run directory, step): a new run goes on from there with all that was trained, as the same run but
       for its `n_steps`; None for a run from step 0.

@@ -1,10 +1,11 @@
-"""The weights that a new run begins with where they are those of another: a run's, a checkpoint's or a file's."""
+"""The weights that a new run begins with where they are those of another: a run, a file or a pretrained model."""
 
 import os
 import pathlib
 
 import jax
 
+from trax_hourglass.models import pretrained
 from trax_hourglass.models import weight_files
 from trax_hourglass.runtime import distributed
 from trax_hourglass.runtime.errors import InputError
@@ -15,8 +16,8 @@ from trax_hourglass.training import checkpoints
 def check(init_from, init_partial):
   """Raises InputError where the arguments of `fit` make no sense."""
   if not isinstance(init_from, (str, os.PathLike, type(None))):
-    raise InputError(f'init_from is {init_from!r}: give a run directory, or a file that ends with .safetensors or '
-                     '.pkl.gz')
+    raise InputError(f'init_from is {init_from!r}: give a run directory, a file that ends with .safetensors or '
+                     '.pkl.gz, or the name of a pretrained model')
   if init_partial and init_from is None:
     raise InputError('init_partial is True and init_from is None: name what the weights are of')
 
@@ -26,14 +27,15 @@ def take(model, init_from, init_partial):
 
   Args:
     model: initialised; its weights stay where `init_partial` lets them.
-    init_from: run directory, whose newest sound checkpoint is read, a checkpoint's own folder, or a file of
-      weight_files.py.
+    init_from: name of a pretrained model, run directory, whose newest sound checkpoint is read, a checkpoint's own
+      folder, or a file of weight_files.py.
     init_partial: whether to take what fits by name and shape, and leave the rest.
 
   Raises:
     InputError: nothing is there, it is damaged, or something does not fit and `init_partial` is False.
   """
-  stored = _read(pathlib.Path(init_from).expanduser())
+  is_name = init_from in pretrained.names()
+  stored = _read(pretrained.file_of(init_from) if is_name else pathlib.Path(init_from).expanduser())
   try:
     wrong = weight_files.take(stored, model, init_partial)
   except InputError as error:
@@ -54,7 +56,8 @@ def _read(path):
     return weight_files.read(path)
   if not path.is_dir():
     raise InputError(f'init_from is {str(path)!r}, which is {"another file" if path.exists() else "missing"}: give a '
-                     'run directory, or a file that ends with .safetensors or .pkl.gz')
+                     'run directory, a file that ends with .safetensors or .pkl.gz, or the name of a '
+                     f'pretrained model, of {pretrained.names()}')
   store = checkpoints.Store(path)
   step = store.newest_sound()
   if step is None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from trax import shapes
 
+from trax_hourglass.models import pretrained as pretrained_lib
 from trax_hourglass.models import weight_files
 from trax_hourglass.models import weight_names
 from trax_hourglass.runtime import distributed
@@ -69,7 +70,8 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
     directory = None if output_dir is None else _existing(output_dir)
     is_file = checkpoint is not None and weight_files.is_file(checkpoint)
     if directory is None and not is_file:
-      raise InputError('give a run directory, or a checkpoint and the config file of its model')
+      raise InputError('no model is named: give a run directory, a pretrained model, or a checkpoint and the config '
+                       'file of its model')
     if directory is not None:
       versions.check_format(directory)
     stored = weight_files.read(pathlib.Path(checkpoint).expanduser()) if is_file else None
@@ -92,6 +94,23 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
   if not is_file:
     _take_checkpoint(model, directory, step)
   return Run(settings, model, step, found)
+
+
+def pretrained(name, mode='eval', bindings=()):
+  """Opens a model that comes with the package.
+
+  Args:
+    name: of the model, such as 'enwik8-small'; see `models.pretrained.names`.
+    mode: of the model, 'eval' or 'predict', see `Hourglass`.
+    bindings: gin bindings, such as one that says where data lie.
+
+  Returns:
+    The Run.
+
+  Raises:
+    InputError: no model has this name; see also `load`.
+  """
+  return load(checkpoint=pretrained_lib.file_of(name), bindings=bindings, mode=mode)
 
 
 def setting(name):

@@ -1,0 +1,95 @@
+"""Models that come with the package: what is shipped, and opening them by name from every place that takes a name."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from trax import shapes
+
+from tests.helpers import pairs
+from tests.helpers import processes
+from tests.helpers import runs
+import trax_hourglass as th
+from trax_hourglass import evaluate
+from trax_hourglass import export
+from trax_hourglass import generate
+from trax_hourglass.inference import scoring
+from trax_hourglass.models import pretrained
+from trax_hourglass.models import weight_files
+from trax_hourglass.training import checkpoints
+from trax_hourglass.training import export_run
+
+
+@pytest.fixture
+def tiny(tiny_run, tmp_path, monkeypatch):
+  """Has one pretrained model, 'tiny', of float16, with a config that names no data."""
+  monkeypatch.setattr(pretrained, 'FOLDER', tmp_path / 'pretrained')
+  (tmp_path / 'pretrained').mkdir()
+  export.main(['--output_dir', str(tiny_run[0]), '--to', str(tmp_path / 'pretrained' / 'tiny.safetensors'),
+               '--dtype', 'float16', '--config', 'ByteCorpus.path = None'])
+  return tiny_run
+
+
+def test_a_model_opens_by_name_with_its_weights_rounded_once(tiny, tmp_path):
+  stored = weight_files.read(tmp_path / 'pretrained' / 'tiny.safetensors')
+  assert {array.dtype for array in stored.arrays} == {np.dtype('float16')} and str(tiny[0].parent) not in stored.config
+  run, original = th.pretrained('tiny'), th.run_directory.load(tiny[0])
+  assert run.step == 30
+  for array, wanted in zip(*(jax.tree.leaves(one.model.weights) for one in (run, original)), strict=True):
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, np.asarray(wanted, np.float16))
+
+
+def test_commands_take_the_name(tiny, capsys):
+  data = '--config', f"ByteCorpus.path = '{tiny[1]}'"
+  evaluate.main(['--pretrained', 'tiny', '--json', *data])
+  assert json.loads(capsys.readouterr().out)['bits_per_byte'] == pytest.approx(tiny[2].valid_bits_per_token, abs=.01)
+  generate.main(['--pretrained', 'tiny', '--prompt', 'abc', '--length', '5', '--temperature', '0', '--json'])
+  assert len(json.loads(capsys.readouterr().out)['texts'][0]) == 5
+
+
+def test_a_run_begins_with_a_model_by_name(tiny, tmp_path):
+  runs.run(tmp_path / 'run', *runs.HOURGLASS, 'WarmupCosine.peak = 0.0', 'n_steps = 2', 'warmup_steps = 1',
+           "fit.init_from = 'tiny'", 'Hourglass.max_length = 90')
+  for array, wanted in zip(checkpoints.Store(tmp_path / 'run').read(2)['weights'],
+                           jax.tree.leaves(th.pretrained('tiny').model.weights), strict=True):
+    np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize('command, arguments, message', [
+    (evaluate, ['--pretrained', 'big'], "pretrained model is 'big'; expected one of 'tiny'"),
+    (generate, ['--pretrained', '../tiny'], "pretrained model is '../tiny'; expected one of 'tiny'"),
+    (evaluate, ['--pretrained', 'tiny', '--output_dir', '.'], '--pretrained and --output_dir name two models'),
+    (generate, ['--pretrained', 'tiny', '--checkpoint', '7'], '--pretrained and --checkpoint name two models'),
+    (export, ['--output_dir', '.', '--to', 'a.pkl.gz', '--dtype', 'float16'], 'Trax reads float32'),
+])
+def test_mistakes_are_one_line_and_exit_code_2(tiny, capsys, command, arguments, message):
+  del tiny
+  with pytest.raises(SystemExit) as stop:
+    command.main(arguments)
+  line, = capsys.readouterr().err.strip().splitlines()
+  assert stop.value.code == 2 and message in line
+
+
+def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
+  model = pairs.ours('1@1')
+  model.init(shapes.ShapeDtype((1, 6), np.int32))
+  model.weights = jax.tree.map(lambda leaf: leaf + 7e4, model.weights)
+  with pytest.raises(ValueError, match='embedding holds numbers that float16 cannot'):
+    weight_files.write(tmp_path / 'a.safetensors', model, dtype='float16')
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', pretrained.names())
+def test_what_is_shipped_is_small_knows_text_and_has_a_card(name):
+  file = pretrained.file_of(name)
+  assert file.stat().st_size <= 5_000_000
+  config, card = weight_files.read(file).config, pretrained.card(name)
+  assert 'Enwik8.path = None' in config and '/tmp' not in config
+  run = th.pretrained(name)
+  text = np.frombuffer((processes.ROOT / 'docs' / 'model.md').read_bytes()[:4000], np.uint8)
+  assert scoring.score(run.model, text, batch_size=4, length=400).bits_per_token < 4  # 8 without training.
+  bits = re.search(r'([\d.]+) ± [\d.]+ bits per byte', card)
+  assert 1 < float(bits[1]) < 2.3 and f'--pretrained {name}' in card and 'enwik8' in card
