@@ -129,6 +129,24 @@ def test_compiled_keeps_rows_and_goes_on(monkeypatch, tmp_path):
   assert '| cifar10 | v5e | 8 x 4 | 1.00 | 100.00 | no; with' in compiled.others(results)
 
 
+def test_sweep_puts_seeds_together_and_compares_within_them(tmp_path, monkeypatch, capsys):
+  def row(name, kind, bits_of_seeds):
+    return {'name': name, 'kind': kind, 'weights_of': None, 'unit': 'byte', 'n_parameters': 7, 'step_flops': 10,
+            'tokens': 40, 'bits_of_seeds': bits_of_seeds, 'curves': {}}
+
+  of_both = row('6@1', 'flat', {'0': 2.5}), row('words', 'hierarchical', {'0': 2.25, '1': 2.125})
+  for name, rows in ('a', of_both), ('b', [row('6@1', 'flat', {'1': 2.25})]):
+    (tmp_path / name).write_text(json.dumps({'budget': {'flops': 1e3}, 'rows': rows}))
+  monkeypatch.setattr(sys, 'argv', ['sweep', str(tmp_path / 'a'), str(tmp_path / 'b'), '--against', '6@1', '--plot',
+                                    str(tmp_path / 'plot.png')])
+  runpy.run_path(str(FOLDER / 'sweep.py'), run_name='__main__')
+  *_, words, flat = capsys.readouterr().out.splitlines()
+  # Differences .25 and .125: Student's t of one degree of freedom, 12.706, times their standard error, .0625.
+  assert words == '| 1e+03 | `words` | 2 | 2.1875 ± 0.0884 | 7 | 40 | +0.1875 ± 0.7941 |'
+  assert flat == '| 1e+03 | `6@1` | 2 | 2.3750 ± 0.1768 | 7 | 40 |  |'
+  assert (tmp_path / 'plot.png').stat().st_size > 1000
+
+
 def test_memory_compares_a_plan_with_a_step(monkeypatch, capsys):
   row, = run('memory', ('--config_file', runs.TINY, '--steps', '1', '--json'), monkeypatch, capsys)
   assert row['planned_bytes'] > 0 and row['grew_bytes'] >= 0 and row['seconds'] > 0

@@ -80,17 +80,28 @@ def orderings(results):
   found = []
   rows = sorted((row for row in results['rows'] if 'paper' in row and row['n_seeds'] > 1), key=lambda row: row['paper'])
   for better, worse in itertools.combinations(rows, 2) if len(rows) <= 8 else itertools.pairwise(rows):
-    seeds = [seed for seed in better['bits_of_seeds'] if seed in worse['bits_of_seeds']]
-    if better['paper'] == worse['paper'] or len(seeds) < 2:
+    found_pair = paired(better, worse)
+    if better['paper'] == worse['paper'] or found_pair is None:
       continue
-    differences = [worse['bits_of_seeds'][seed] - better['bits_of_seeds'][seed] for seed in seeds]
-    mean = statistics.fmean(differences)
-    from scipy import stats  # Takes a second.  pylint: disable=g-import-not-at-top
-    interval = stats.t.ppf(0.975, len(seeds) - 1) * statistics.stdev(differences) / len(seeds)**0.5
+    mean, interval = found_pair
     verdict = 'open' if abs(mean) <= interval else 'holds' if mean > 0 else 'reversed'
     found.append({'better': better['name'], 'worse': worse['name'], 'paper': worse['paper'] - better['paper'],
-                  'difference': mean, 'interval': float(interval), 'verdict': verdict})
+                  'difference': mean, 'interval': interval, 'verdict': verdict})
   return found
+
+
+def paired(better, worse):
+  """Returns how many bits the second row has more than the first within a seed: mean, half of its 95 % interval.
+
+  Student's t over the seeds that both rows have; None where these are fewer than two.
+  """
+  seeds = [seed for seed in better['bits_of_seeds'] if seed in worse['bits_of_seeds']]
+  if len(seeds) < 2:
+    return None
+  differences = [worse['bits_of_seeds'][seed] - better['bits_of_seeds'][seed] for seed in seeds]
+  from scipy import stats  # Takes a second.  pylint: disable=g-import-not-at-top
+  half = stats.t.ppf(0.975, len(seeds) - 1) * statistics.stdev(differences) / len(seeds)**0.5
+  return statistics.fmean(differences), float(half)
 
 
 def markdown(rows, columns):

@@ -1,0 +1,102 @@
+"""Puts results of several comparisons at equal FLOPs into one table and one plot: bits against FLOPs, and against bytes.
+
+    python benchmarks/sweep.py docs/results/enwik8_sweep_*.json --against '6@1, window' --plot docs/images/enwik8_sweep.png
+
+Rows of one name and budget are one row with all of their seeds. Differences are within seeds, with a 95 % interval.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from matplotlib import figure
+
+from trax_hourglass.comparison import report
+from trax_hourglass.comparison import results as results_lib
+
+_LOOKS = {'flat': ('C0', 'o'), 'hierarchical': ('C1', '^'), 'Trax': ('C2', 's')}
+
+
+def parse_arguments():
+  """Returns the command line's arguments."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('results', nargs='+', type=pathlib.Path, help='results.json of comparisons, under any name')
+  parser.add_argument('--against', metavar='ROW', help='row that all others are compared with')
+  parser.add_argument('--plot', type=pathlib.Path, metavar='FILE.png', help='file for the plot')
+  return parser.parse_args()
+
+
+def merged(results):
+  """Returns the finished rows of several results, those of one name and budget as one, best first at each budget."""
+  rows = {}
+  for result in results:
+    for row in result['rows']:
+      if 'bits_of_seeds' in row and not row['weights_of']:
+        found = rows.setdefault((result['budget']['flops'], row['name']), {**row, 'bits_of_seeds': {}, 'curves': {}})
+        if found['step_flops'] != row['step_flops']:
+          raise ValueError(f'{row["name"]!r} has {found["step_flops"]} and {row["step_flops"]} FLOPs a step')
+        found['bits_of_seeds'].update(row['bits_of_seeds'])
+        found['curves'].update(row['curves'])
+  for (budget, _), row in rows.items():
+    row.update({'budget': budget, f'bits_per_{row["unit"]}': statistics.fmean(row['bits_of_seeds'].values())})
+  return sorted(rows.values(), key=lambda row: (-row['budget'], results_lib.bits_of(row)))
+
+
+def table(rows, against):
+  """Returns the rows as a markdown table; `ahead` is by how many bits a row is better than `against` at its budget."""
+  of_budget = {row['budget']: row for row in rows if row['name'] == against}
+  cells = []
+  for row in rows:
+    bits = row['bits_of_seeds'].values()
+    spread = f' ± {statistics.stdev(bits):.4f}' if len(bits) > 1 else ''
+    cells.append({'FLOPs': f'{row["budget"]:.3g}', 'row': f'`{row["name"]}`', 'seeds': len(bits),
+                  f'bits per {row["unit"]}': f'{results_lib.bits_of(row):.4f}{spread}',
+                  'parameters': row['n_parameters'], f'{row["unit"]}s seen': row['tokens']})
+    other = of_budget.get(row['budget'])
+    if other and other is not row:
+      pair = report.paired(row, other)
+      seeds = row['bits_of_seeds'].keys() & other['bits_of_seeds'].keys()
+      if pair or seeds:
+        mean = statistics.fmean(other['bits_of_seeds'][seed] - row['bits_of_seeds'][seed] for seed in seeds)
+        cells[-1]['ahead'] = f'{mean:+.4f}' + (f' ± {pair[1]:.4f}' if pair else '')
+  return report.markdown(cells, list({name: None for cell in cells for name in cell}))
+
+
+def plot(rows, path):
+  """Draws bits against FLOPs and against tokens seen: a point for each seed, lines along the best row of each kind."""
+  canvas = figure.Figure(figsize=(10, 4.2), dpi=100, layout='constrained')
+  unit = rows[0]['unit']
+  fields = {'matrix products of training, FLOP': 'budget', f'{unit}s seen in training': 'tokens'}
+  for axes, (label, field) in zip(canvas.subplots(1, 2, sharey=True), fields.items()):
+    axes.set(xlabel=label, xscale='log')
+    axes.grid(alpha=.3, which='both')
+    for kind, (color, marker) in _LOOKS.items():
+      of_kind = [row for row in rows if row['kind'] == kind]
+      for row in of_kind:
+        points = row['bits_of_seeds'].values()
+        axes.plot([row[field]] * len(points), points, color=color, marker=marker, linestyle='', fillstyle='none')
+      best = {row['budget']: row for row in reversed(of_kind)}  # Rows stand best first.
+      if best:
+        line = sorted((row[field], results_lib.bits_of(row)) for row in best.values())
+        axes.plot(*zip(*line), color=color, marker=marker, label=f'{kind}, the best of each budget')
+  axes.legend(frameon=False)
+  canvas.axes[0].set(ylabel=f'bits per {unit} of the valid split')
+  canvas.savefig(path)
+
+
+def main():
+  """Prints the table and draws the plot."""
+  args = parse_arguments()
+  rows = merged([json.loads(path.read_text(encoding='utf-8')) for path in args.results])
+  print(table(rows, args.against))
+  if args.plot:
+    plot(rows, args.plot)
+
+
+if __name__ == '__main__':
+  main()
