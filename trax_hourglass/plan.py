@@ -18,6 +18,7 @@ def main(argv=None):
                       'with an arrangement such as v5e:2x2, h100, h200; the compiler must be installed, no device')
   parser.add_argument('--n_devices', type=int, metavar='N', help='devices of the topology; default: all of an '
                       'arrangement, one otherwise')
+  parser.add_argument('--figure', metavar='FILE.svg', help='draw the hierarchy, .svg or .png')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   command_line.add_gin_flags(parser)
   args = parser.parse_args(argv)
@@ -31,14 +32,19 @@ def plan(args):
   from trax_hourglass import registry  # Registers with gin.
   from trax_hourglass.planning import compiled_step
   from trax_hourglass.planning import drawing
+  from trax_hourglass.planning import figure
   from trax_hourglass.planning import planner
   from trax_hourglass.runtime import gin_config
   gin_config.parse_gin(args.config_file or ['quickstart.gin'], args.config)
+  if args.figure is not None:
+    figure.check_name(args.figure)
   sizes, step = planner.plan(args.topology, args.n_devices)
   if args.json:
     print(json.dumps({**dataclasses.asdict(sizes), **(dataclasses.asdict(step) if step else {})}))
   else:
     print('\n'.join(drawing.whole(sizes, step)))
+  if args.figure is not None:
+    figure.write(args.figure, sizes.levels)
   if step is not None:
     compiled_step.check_fits(step)
 
