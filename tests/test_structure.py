@@ -123,6 +123,14 @@ def test_files_and_lines_fit():
   assert len([path for path in PACKAGE.iterdir() if path.name != '__pycache__']) <= 20
 
 
+def test_docstrings_begin_with_what_they_do():
+  for path, source in modules().items():
+    for node in ast.walk(ast.parse(source)):
+      if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+        first, *_ = (ast.get_docstring(node) or '-').split()
+        assert first not in ('What', 'Whether', 'How', 'Where', 'Which'), f'{path}: {ast.get_docstring(node)}'
+
+
 def test_no_test_module_imports_another_and_their_folders_are_the_packages():
   tests = ROOT / 'tests'
   for path in tests.rglob('*.py'):

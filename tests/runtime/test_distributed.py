@@ -123,7 +123,7 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
                             '--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}')
     errors = [process.communicate()[1] for process in processes]
   assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
-  assert 'trains in' in errors[0] and 'host 0 could not, and says why' in errors[1]
+  assert 'trains in' in errors[0] and 'failed on host 0; see its log' in errors[1]
 
 
 @pytest.mark.parametrize('bindings, messages', [

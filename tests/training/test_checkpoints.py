@@ -130,7 +130,7 @@ def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, mon
     assert not failed and not written
     store.wait()
   (step, error), = failed
-  assert step == 1 and 'writing the checkpoint of step 1: host 1 could not, and says why' in str(error) and not written
+  assert step == 1 and 'writing the checkpoint of step 1 failed on host 1; see its log' in str(error) and not written
   store.save(2, arrays(2), {})
   store.wait()
   assert written == [2]

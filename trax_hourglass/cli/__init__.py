@@ -1,1 +1,1 @@
-"""What the commands share: flags, errors in one line, texts and images on the terminal and in files."""
+"""Serves all commands: flags, one-line errors, texts and images on the terminal and in files."""

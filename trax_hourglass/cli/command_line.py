@@ -1,4 +1,4 @@
-"""What all commands share: flags for gin, one-line errors with exit code 2, clean stops. Imports nothing heavy."""
+"""Serves all commands: flags for gin, one-line errors with exit code 2, clean stops. Imports nothing heavy."""
 
 import argparse
 import contextlib
@@ -48,7 +48,7 @@ def connect_hosts(args):
   """
   given = {name: getattr(args, name) for name in ('coordinator', 'n_hosts', 'host') if getattr(args, name) is not None}
   if args.cluster and given:
-    raise InputError(f'--cluster and --{next(iter(given))} exclude each other: a cluster says all by itself')
+    raise InputError(f'--cluster and --{next(iter(given))} exclude each other: the cluster gives all three')
   if given and len(given) < 3:
     raise InputError('--coordinator, --n_hosts and --host belong together: give all three')
   if args.cluster or given:

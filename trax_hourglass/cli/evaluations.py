@@ -1,4 +1,4 @@
-"""What `evaluate` prints: a score, or whether a model sees the future."""
+"""Prints what `evaluate` finds: a score, or that a model is causal."""
 
 import dataclasses
 import json

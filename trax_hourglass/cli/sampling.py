@@ -1,4 +1,4 @@
-"""What writing texts and writing images share: the opened model, its sampler, speed and bits."""
+"""Serves writing texts and writing images: the opened model, its sampler, speed and bits."""
 
 import dataclasses
 import math

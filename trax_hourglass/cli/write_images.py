@@ -66,10 +66,10 @@ def _side(run):
   side = math.isqrt(length // 3)
   if 3 * side * side != length or vocab_size != 256:
     raise InputError(f'the model writes sequences of {length} tokens of {vocab_size} kinds, not images (of 3 S^2 '
-                     'tokens of 256 kinds): leave --image out for text')
+                     'tokens of 256 kinds): omit --image to write text')
   unit = run.settings.unit  # The images themselves need not be here.
   if unit not in ('dim', None):
-    raise InputError(f'the model was trained on {unit}s, not images: leave --image out for text')
+    raise InputError(f'the model was trained on {unit}s, not images: omit --image to write text')
   return side
 
 

@@ -15,7 +15,7 @@ _TURNS = 3  # Machines change their speed: where seconds are the budget, rows ar
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """How much each run may take.
+  """Holds the budget of each run: steps, seconds or FLOPs.
 
   Attributes:
     what: 'steps', 'seconds' or 'flops'.

@@ -173,7 +173,7 @@ class Comparison:
     return results
 
   def _is_finished(self, row, directory):
-    """Whether a run has a result that was scored as is wanted now."""
+    """Returns whether a run has a result, scored as is wanted now."""
     kept = records.read(directory / records.RESULT)
     wanted = {'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
     return 'bits' in kept and all(kept[name] == value for name, value in wanted.items())

@@ -1,4 +1,4 @@
-"""What a comparison came to: results.json, table.md, table.csv, and the plots of plots.py.
+"""Writes a comparison's results.json, table.md and table.csv, and the plots of plots.py.
 
 The results are a dictionary: settings and machine, and `rows`, a list of what `results.summary` returns.
 """

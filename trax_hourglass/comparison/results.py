@@ -1,4 +1,4 @@
-"""What came of a row of a comparison, as plain values.
+"""Summarises a row of a comparison as plain values.
 
 Bits are per byte, per dim of an image or per token: `unit` says which, and fields have it in their names.
 """

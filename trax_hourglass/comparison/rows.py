@@ -42,7 +42,7 @@ class Row:
 
 
 class Configuration:
-  """What all rows of a comparison share, taken from gin as it is configured now.
+  """Holds what all rows of a comparison share, taken from gin as it is configured now.
 
   Attributes:
     common: lines of gin, without those of `compare`.

@@ -1,4 +1,4 @@
-"""What one training step of a model takes: operations, bytes, seconds."""
+"""Measures FLOPs, memory and time of a training step."""
 
 import dataclasses
 import os

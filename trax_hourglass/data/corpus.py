@@ -1,4 +1,4 @@
-"""What all corpora share: the names of splits, and tokens that lie in files and are read when they are asked for.
+"""Serves all corpora: the names of splits, and tokens that are read from files on demand.
 
 A corpus has `name`, `unit`, `vocab_size` and `split(name)`; a split has `len`, `read(start, length)` and
 `example_length`. Positions and lengths are in tokens, which are bytes unless a corpus says otherwise.

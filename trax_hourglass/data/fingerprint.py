@@ -1,4 +1,4 @@
-"""What a split holds, in a few letters, so that a run notices when its data is no longer the data it began with."""
+"""Fingerprints a split, so that a run notices on resuming that its data changed."""
 
 import hashlib
 import math

@@ -32,7 +32,7 @@ START = 0  # The token that stands before the first one; what shifting puts ther
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """How the next token is chosen from logits.
+  """Chooses the next token from logits.
 
   Attributes:
     temperature: what logits are divided by; 0 takes the most probable token.
@@ -74,7 +74,7 @@ class Choice:
 
 
 class Sample(typing.NamedTuple):
-  """What was written for one sequence, or a piece of it; prompts are not part of it.
+  """Holds what was sampled for one sequence, or a piece of it, without the prompt.
 
   Attributes:
     tokens: int32 (n,), the stop token included.
@@ -249,7 +249,7 @@ class Sampler:
 
 
 class _Carry(typing.NamedTuple):
-  """What goes from turn to turn: the model's state, the last token (B,), and who has stopped (B,)."""
+  """Carries from turn to turn: the model's state, the last token (B,), and who has stopped (B,)."""
   state: typing.Any
   last: jax.Array
   done: jax.Array

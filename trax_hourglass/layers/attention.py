@@ -212,7 +212,7 @@ class LocalAttention(base.Layer):
 
   @property
   def forgets(self):
-    """Whether in mode 'predict' it keeps less than there is room for."""
+    """Returns whether its KV cache is shorter than the model's room."""
     return self._spec.decodes and self._capacity < self._spec.capacity(self._unit)
 
   def init_weights_and_state(self, input_signature):

@@ -1,4 +1,4 @@
-"""Where groups of tokens end: rules that are plug-ins, and what follows from them for every token.
+"""Finds where groups of tokens end: rules that are plug-ins, and what follows from them for every token.
 
 A rule is one function, `rule(tokens)` or `rule(tokens, shorten_factor)`: tokens (B, L), int32, the first of which is
 the start token 0, to whether a group ends with each of them, bool (B, L). What it says of a token may depend on that

@@ -1,4 +1,4 @@
-"""What runs once per group of K vectors: everything below a shortening, and an upsampling that looks at x' alone.
+"""Decodes once per group of K vectors: everything below a shortening, and an upsampling of x' alone.
 
 In modes 'train' and 'eval' that is no more than a Serial. In mode 'predict' vectors come one at a time, a group
 completes with every K-th of them, and the layers inside run then, and not at all in between; what they gave is kept and

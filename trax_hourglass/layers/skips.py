@@ -1,4 +1,4 @@
-"""What the skip past a shortening does to finer vectors before coarser ones are added: (B, L, D) -> (B, L, D)."""
+"""Maps the residual that passes a shortening by, before coarser vectors are added: (B, L, D) -> (B, L, D)."""
 
 import jax.numpy as jnp
 from trax.layers import base

@@ -1,4 +1,4 @@
-"""What all layers of one model have in common, as one value handed to every plug-in."""
+"""Holds what all layers of a model share, as one value that every plug-in gets."""
 
 import dataclasses
 from typing import Any, Callable
@@ -62,7 +62,7 @@ class BlockSpec:
 
   @property
   def decodes(self):
-    """Whether layers keep what later calls need."""
+    """Returns whether layers have caches for later calls."""
     return self.mode == 'predict'
 
   def capacity(self, tokens_per_vector):

@@ -24,7 +24,7 @@ _BEFORE_BIASES = 8  # Arrays of an attention that Trax lists before the biases: 
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
-  """Where one of Trax's arrays lies in our weights.
+  """Locates one of Trax's arrays in our weights.
 
   Attributes:
     path: indices into nested tuples of weights.

@@ -40,7 +40,7 @@ class LanguageModel(tl.Serial):
 
   @property
   def length_multiple(self):
-    """What inputs are padded to a multiple of: the deepest total shorten factor, in tokens."""
+    """Returns the deepest total shorten factor, in tokens: inputs are padded to a multiple of it."""
     return self._length_multiple
 
   @property

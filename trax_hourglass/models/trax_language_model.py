@@ -1,4 +1,4 @@
-"""Trax's own language models behind the door of ours: any length, batches of any size.
+"""Adapts Trax's own language models to our interface: any length, batches of any size.
 
 Letters: B batch, L tokens, V vocabulary, M what a model's lengths must be a multiple of.
 """

@@ -46,7 +46,7 @@ def attend(content, position, k, v, e, key, rate):
 
 
 class Window(typing.NamedTuple):
-  """What mode 'predict' keeps of the last C vectors, C being W or the room if that is less.
+  """Holds the KV cache of the last C vectors in mode 'predict': C is W, or the room if that is less.
 
   Vector i stands at place i % C. A table's row d is the projected distance to a key d vectors back.
   """

@@ -1,4 +1,4 @@
-"""What the backward pass of a stack makes again instead of keeping: memory against time.
+"""Rematerialises what the backward pass of a stack needs: memory against time.
 
     'none'          keeps all that a block computes, but attention scores, which never exist as a whole
     'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
@@ -24,7 +24,7 @@ SAVED = 'attention_output'
 
 
 def _is_fused_attention(primitive, *_, **__):
-  """Whether an operation is cuDNN's attention (cudnn_attention.py), which is known by its name only."""
+  """Returns whether an operation is cuDNN's attention (cudnn_attention.py), known by its name only."""
   return primitive.name.startswith('dot_product_attention_fwd')
 
 
@@ -207,5 +207,5 @@ def _never(tree):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Static:
-  """What a residual has besides arrays."""
+  """Holds what a residual has besides arrays."""
   value: tuple

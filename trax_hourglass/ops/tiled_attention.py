@@ -123,7 +123,7 @@ def _padded_to(tiling, q, k, v, positions):
 
 
 def _at_once(queries):
-  """How many heads and rows of the batch of queries (B, Q, H, E) a turn of the loop takes."""
+  """Returns how many heads and rows of the batch of queries (B, Q, H, E) one turn takes."""
   return (1, 1) if sharding.platform() == 'cpu' else (queries.shape[2], queries.shape[0])
 
 

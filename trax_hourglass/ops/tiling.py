@@ -1,4 +1,4 @@
-"""Where the tiles of tiled_attention.py lie: which there are, and what belongs to one of queries, keys, distances and
+"""Places the tiles of tiled_attention.py: which there are, and what belongs to one of queries, keys, distances and
 masks.
 
 All arrays stay as attention gets them, padded to whole blocks and spans; a tile's share is cut out of them where it is
@@ -19,7 +19,7 @@ from trax_hourglass.ops import dropout as dropout_lib
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-  """How a sequence is cut; all lengths static.
+  """Describes how a sequence is cut; all lengths static.
 
   Attributes:
     queries_per_group: P.
@@ -78,7 +78,7 @@ class Tiling:
     return self.n_blocks * self.block_groups - self.n_groups
 
   def spans_of(self, block):
-    """How many spans a block's queries see."""
+    """Returns how many spans a block's queries see."""
     return ((block + 1) * self.block_keys + self.span_keys - 1) // self.span_keys
 
   @property
@@ -166,13 +166,13 @@ class Place:
     return _add(total, x.transpose(1, 3, 0, 2), *self._distances)
 
   def visible(self):
-    """Which keys of the span the block's queries see, (1, 1, 1, G, C)."""
+    """Returns which keys of the span the block's queries see, (1, 1, 1, G, C)."""
     group = self.block * self.tiling.block_groups + jnp.arange(self.tiling.block_groups)
     key = self.span * self.tiling.span_keys + jnp.arange(self.tiling.span_keys)
     return (key < (group[:, None] + 1) * self.tiling.keys_per_group)[None, None, None]
 
   def kept(self, head_keys, rate):
-    """Which weights survive dropout, (h, b, P, G, C); queries are counted through a sequence, then through the
+    """Returns which weights survive dropout, (h, b, P, G, C); queries are counted through a sequence, then the
     batch.
     """
     tiling = self.tiling

@@ -1,4 +1,4 @@
-"""How tpu_attention.py's kernels lay out arrays: blocks, lanes, tiles, and what a turn of the grid sees.
+"""Lays out arrays for tpu_attention.py's kernels: blocks, lanes, tiles, and what a turn of the grid sees.
 
 Letters: B batch, H heads, M groups, P queries per group, A keys per group, W groups that a query sees, E width of a
 head, N blocks of b groups, S lanes of a block of heads. See attention.py for the geometry.

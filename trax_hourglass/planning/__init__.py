@@ -1,1 +1,1 @@
-"""What a run will take, said before it begins: sizes, operations, and programs for devices that need not be here."""
+"""Plans a run before it begins: sizes, FLOPs, and programs for devices that need not be here."""

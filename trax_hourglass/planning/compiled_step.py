@@ -20,7 +20,7 @@ _EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm|'
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """What a compiler made of a step; the names are those of `plan --json`, bytes are a device's.
+  """Holds what a compiler made of a step; the names are those of `plan --json`, bytes are per device.
 
   Attributes:
     topology: its name.

@@ -1,4 +1,4 @@
-"""What a configuration amounts to, from shapes alone: levels, parameters, operations, bytes. Reads no data.
+"""Counts what a configuration amounts to, from shapes alone: levels, parameters, FLOPs, bytes. Reads no data.
 
 Letters: B batch, L tokens.
 """

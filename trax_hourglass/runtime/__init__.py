@@ -1,1 +1,1 @@
-"""What everything else stands on: Trax on today's JAX, hosts and devices, files, gin, errors, progress."""
+"""Carries everything else: Trax on today's JAX, hosts and devices, files, gin, errors, progress."""

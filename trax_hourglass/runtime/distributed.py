@@ -119,7 +119,7 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
         connection.sendall(f'{host} {n_hosts}\n'.encode())
         answer = connection.makefile().readline().strip()
       if answer != _GO:
-        raise InputError(answer or f'host 0 at {coordinator} went away')
+        raise InputError(answer or f'host 0 at {coordinator} closed the connection')
       return
     except OSError as error:
       if time.monotonic() > deadline:
@@ -136,7 +136,7 @@ def end_by_sigterm():
 
 
 def is_first():
-  """Whether this host is the one that writes files and prints."""
+  """Returns whether this host is the one that writes files and prints."""
   return jax.process_index() == 0
 
 
@@ -179,7 +179,7 @@ def together(what):
   if jax.process_count() > 1:
     refused = np.flatnonzero(_tell(error is not None))
     if len(refused) and error is None:
-      error = InputError(f'{what}: host {refused[0]} could not, and says why')
+      error = InputError(f'{what} failed on host {refused[0]}; see its log')
   if error is not None:
     raise error
 

@@ -1,4 +1,4 @@
-"""What a gin line that gin refuses was probably meant to be."""
+"""Guesses what a gin line that gin refuses was meant to be."""
 
 import difflib
 import inspect

@@ -1,4 +1,4 @@
-"""What the user sees while something goes on: a bar on a terminal, plain lines elsewhere, both on stderr."""
+"""Shows progress: a bar on a terminal, plain lines elsewhere, both on stderr."""
 
 import contextlib
 import sys

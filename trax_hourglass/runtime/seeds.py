@@ -1,4 +1,4 @@
-"""What NumPy draws from seeds."""
+"""Draws NumPy's random numbers from seeds."""
 
 import numpy as np
 

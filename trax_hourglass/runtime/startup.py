@@ -1,4 +1,4 @@
-"""How this process was started, which decides how much `import trax_hourglass` does."""
+"""Finds out how this process was started, which decides how much `import trax_hourglass` does."""
 
 import os
 import pathlib

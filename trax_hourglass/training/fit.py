@@ -38,7 +38,7 @@ _MOST_STEPS = np.iinfo(np.int32).max
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a training run came to.
+  """Holds the result of a training run.
 
   Attributes:
     valid_bits_per_token: on the valid split, see scoring.py.

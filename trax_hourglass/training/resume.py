@@ -109,7 +109,7 @@ class RunRecord:
       InputError: another process trains there by now.
     """
     if distributed.is_first() and not (self.path / CONFIG).exists():
-      say(f'{self.path} has gone and is made again')
+      say(f'{self.path} was removed, and is made again')
       if self._lock is not None:
         os.close(self._lock)
         self._lock = None

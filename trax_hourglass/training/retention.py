@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept."""
+"""Decides which checkpoints of a run are kept."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from trax_hourglass.runtime import checks
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """Which checkpoints are kept.
+  """Holds which checkpoints are kept.
 
   Attributes:
     last: the newest so many.

@@ -1,4 +1,4 @@
-"""Whether a run that goes on is still the same run: what gin may say differently, and what it may not."""
+"""Compares the configs of a run and of its resuming: what may differ, and what may not."""
 
 import re
 

@@ -57,7 +57,7 @@ class Settings:
 
   @property
   def unit(self):
-    """What a token of the corpus is, 'byte', 'dim' or 'token', or None where the corpus cannot be made.
+    """Returns what a token of the corpus is, 'byte', 'dim' or 'token', or None where the corpus cannot be made.
 
     Most classes of corpora say it, and no corpus is made then: it may be large, or its files be elsewhere.
     """

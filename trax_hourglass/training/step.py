@@ -43,7 +43,7 @@ def _l2_norm(arrays):
 
 
 class Trainer:
-  """What `trax.supervised.training.Loop` asks of a trainer: `one_step`, `slots`, and the model with its weights."""
+  """Serves `trax.supervised.training.Loop` as its trainer: `one_step`, `slots`, and the model with its weights."""
 
   def __init__(self, model_with_loss, optimizer, mesh=None, dtype='float32', accumulate=1, shard_weights=False,
                skip_non_finite=False):
