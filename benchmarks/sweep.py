@@ -1,6 +1,6 @@
-"""Puts results of several comparisons at equal FLOPs into one table and one plot: bits against FLOPs, and against bytes.
+"""Puts comparisons at equal FLOPs into one table and one plot: bits against FLOPs, and against bytes.
 
-    python benchmarks/sweep.py docs/results/enwik8_sweep_*.json --against '6@1, window' --plot docs/images/enwik8_sweep.png
+    python benchmarks/sweep.py docs/results/enwik8_sweep_*.json --against "6@1, window" --plot FILE.png
 
 Rows of one name and budget are one row with all of their seeds. Differences are within seeds, with a 95 % interval.
 """
