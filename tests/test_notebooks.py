@@ -1,5 +1,7 @@
 """Notebooks run from top to bottom, in a tiny setting, are short, and hold no output."""
 
+import json
+import runpy
 
 import nbclient
 import nbformat
@@ -15,22 +17,25 @@ from trax_hourglass.models import interop
 FOLDER = processes.ROOT / 'notebooks'
 TESTS = str(processes.ROOT / 'tests')
 NAMES = sorted(file.name for file in FOLDER.glob('*.ipynb'))
+BADGES = runpy.run_path(str(FOLDER / 'badges.py'))
 CORPUS = f"ByteCorpus.path = '{__file__}'"
 HOURGLASS = "Hourglass.hierarchy = '1@1 1@3 0@1'", *runs.HOURGLASS[1:]
 # What a notebook is told in place of its own cell of parameters.
 PARAMETERS = {
     'anatomy.ipynb':
-        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, *HOURGLASS]), 'authors_checkpoint.ipynb':
-            dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, *HOURGLASS], max_tokens=130, prompt=b'def'),
+        dict(name='enwik8-small', flat_name='enwik8-small-flat', text=b'a [[link]] and more', page='docs/model.md'),
+    'authors_checkpoint.ipynb':
+        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS, *HOURGLASS], max_tokens=130, prompt=b'def'),
     'quickstart.ipynb':
-        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS]), 'compare.ipynb':
+        dict(config_files=[f'{TESTS}/tiny.gin'], bindings=[CORPUS], name='enwik8-small'),
+    'compare.ipynb':
             dict(
                 config_files=[f'{TESTS}/tiny_compare.gin'], bindings=[
                     CORPUS, 'compare.also_evaluate = None', 'compare.paper = None', 'compare.seeds = (0,)',
                     'compare.rows = {"a": "", "b": "Hourglass.d_ff = 11"}'
                 ]),
 }
-N_IMAGES = {'anatomy.ipynb': 3, 'authors_checkpoint.ipynb': 0, 'compare.ipynb': 4, 'quickstart.ipynb': 2}
+N_IMAGES = {'anatomy.ipynb': 4, 'authors_checkpoint.ipynb': 0, 'compare.ipynb': 4, 'quickstart.ipynb': 3}
 
 
 def cells(notebook, kind='code'):
@@ -48,6 +53,13 @@ def test_is_short_and_clean(name):
   assert sum(len(cell.source.splitlines()) for cell in cells(notebook)) <= 60
   assert all(not cell.outputs and cell.execution_count is None for cell in cells(notebook))
   assert cells(notebook, 'markdown')[0].source.startswith('# ')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_begins_as_badges_py_writes_it(name):
+  text = (FOLDER / name).read_text(encoding='utf-8')
+  assert BADGES['with_badge'](name, json.loads(text)) == json.loads(text)
+  assert f'{BADGES["REPOSITORY"]}/blob/main/notebooks/{name})' in text
 
 
 def authors_checkpoint(path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import resource
 import struct
 import time
@@ -22,6 +23,10 @@ from trax_hourglass.models import interop
 from trax_hourglass.models import weight_files
 from trax_hourglass.models import weight_names
 from trax_hourglass.runtime import errors
+
+
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 def model(hierarchy='1@1 2@3 1@1', **options):
@@ -56,6 +61,7 @@ def test_every_form_is_the_same_weights(tmp_path, source, form):
     interop.to_trax(source, path)
   else:
     weight_files.write(path, source, 7, "x = 'y'\n")
+  assert path.stat().st_mode & 0o777 == 0o666 & ~UMASK
   stored = weight_files.read(path)
   assert (stored.step, stored.config) == ((7, "x = 'y'\n") if form == 'a.safetensors' else (None, None))
   other = model()

@@ -78,6 +78,7 @@ def test_a_file_with_names_needs_nothing_beside_it(trained, opened, tmp_path, ca
   path = tmp_path / 'model.safetensors'
   export_command.main(['--output_dir', str(trained), '--to', str(path)])
   assert f'weights of step 30 are in {path}' in capsys.readouterr().out
+  assert path.stat().st_size < 2 * sum(w.nbytes for w in jax.tree.leaves(opened.model.weights))  # Config included.
   run = run_directory.load(checkpoint=path)
   jax.tree.map(np.testing.assert_array_equal, run.model.weights, opened.model.weights)
   assert run.step == 30 and run.settings.length == opened.settings.length
@@ -139,7 +140,7 @@ def test_what_is_missing_is_said(trained, tmp_path):
   shutil.copytree(trained / 'checkpoints', tmp_path / 'checkpoints')
   with pytest.raises(ValueError, match='no config.gin'):
     run_directory.load(tmp_path)
-  with pytest.raises(ValueError, match='run directory, or a checkpoint'):
+  with pytest.raises(ValueError, match='run directory, a pretrained model, or a checkpoint'):
     run_directory.load(config_files=[TINY])
   with pytest.raises(ValueError, match='no such file'):
     run_directory.load(checkpoint=tmp_path / 'model.pkl.gz', config_files=[TINY])

@@ -1,6 +1,7 @@
 """Files of weights: Trax's `.pkl.gz` in our order or the authors', and `.safetensors` with names and a config."""
 
 import hashlib
+import pathlib
 import typing
 
 import jax
@@ -108,8 +109,8 @@ def write(path, model, step=None, config=None, dtype='float32'):
   described = {'format': _FORMAT, **({} if step is None else {'step': str(step)}),
                **({} if config is None else {'config': config})}
   described[_SUM] = _digest(named, described)
-  with atomic_files.unfinished(path) as unfinished:
-    safetensors_numpy.save_file(named, unfinished, metadata=described)
+  with atomic_files.unfinished(path) as unfinished:  # `save_file` would make it the owner's alone to read.
+    pathlib.Path(unfinished).write_bytes(safetensors_numpy.save(named, metadata=described))
 
 
 def take(stored, model, partial=False):

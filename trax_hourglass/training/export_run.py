@@ -39,5 +39,6 @@ def export(output_dir, path, checkpoint=None, authors=False, dtype='float32', bi
   if authors:
     interop.to_trax(run.model, path)
   else:
-    weight_files.write(path, run.model, run.step, gin.config_str(max_line_length=run_config.ONE_LINE), dtype)
+    config = run_config.without_comments(gin.config_str(max_line_length=run_config.ONE_LINE))
+    weight_files.write(path, run.model, run.step, config, dtype)
   return run.step

@@ -46,10 +46,7 @@ class RunRecord:
     self.path = pathlib.Path(output_dir)
     self.store = checkpoints.Store(output_dir, kept, **on)
     self.step, self.notes = None, {}
-    # Without gin's comments, among them rulers as wide as a line may be.
-    self._config = ''.join(
-        f'{line}\n' for line in gin.operative_config_str(max_line_length=run_config.ONE_LINE).splitlines()
-        if line and not line.startswith('#'))
+    self._config = run_config.without_comments(gin.operative_config_str(max_line_length=run_config.ONE_LINE))
     self._corpus, self._vocab_size, self._branch_from = corpus, vocab_size, branch_from
     self._data, self._is_new, self._lock = None, False, None
 

@@ -58,6 +58,11 @@ def of_all_hosts():
       if name.rsplit('.', 1)[-1] not in PLACES)
 
 
+def without_comments(text):
+  """Returns a config's lines that are no comments: gin's rulers are as long as a line may be, ONE_LINE."""
+  return ''.join(f'{line}\n' for line in text.splitlines() if line and not line.startswith('#'))
+
+
 def _bindings(text):
   """Returns {name: value} of a config's lines."""
   return dict(line.split(' = ', 1) for line in text.splitlines() if ' = ' in line and not line.startswith('#'))
