@@ -145,8 +145,20 @@ def test_the_commands_of_the_readme_run(number, tiny_run, tmp_path, monkeypatch,
   assert capsys.readouterr().out
 
 
-def own_files():
-  """Returns the README's my_project.py and mine.gin."""
-  section = text_of(PAGES[0]).partition('## Your own shortening')[2].partition('\n## ')[0]
+def test_the_corpus_and_schedule_of_the_docs_train(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  module, config = own_files(ROOT / 'docs' / 'extending.md', '## How do I add a corpus or a schedule?')
+  (tmp_path / 'my_data.py').write_text(module)
+  (tmp_path / 'digits.gin').write_text(config.partition('fit.')[0] + f"include '{runs.TINY}'\nfit." +
+                                       config.partition('fit.')[2])
+  gin.clear_config()
+  train.main(['--config_file', 'digits.gin', '--output_dir', str(tmp_path / 'run')])
+  assert '4 steps' in capsys.readouterr().out
+
+
+def own_files(page=PAGES[0], heading='## Your own shortening'):
+  """Returns the module and the gin file that a section of a page shows first."""
+  section = text_of(page).partition(heading)[2].partition('\n## ')[0]
   blocks = re.findall(r'(?:^(?:    .*)?\n)+', section, re.MULTILINE)
   return [re.sub(r'^    ', '', block, flags=re.MULTILINE) for block in blocks if block.strip()][:2]
