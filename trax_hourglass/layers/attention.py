@@ -1,10 +1,13 @@
-"""Attention as Trax layers: relative, within a level and across the two rates of a resampling; rotary and local, within
+"""Applies causal attention as Trax layers: relative, rotary and local.
+
+Relative attention works within a level and across the two rates of a resampling. Rotary and local attention work within
 a level.
 
-In mode 'predict' the state is (step, cache): how many queries came so far, int32, and what kv_cache.py keeps. The
-first call may hold many queries, later ones hold one.
+In mode 'predict' the state is (step, cache): the number of queries so far, int32, and a KV cache (kv_cache.py,
+local_attention.py). The first call may hold many queries; later calls hold one.
 
-Letters: B batch, Q queries, K keys, L vectors of a level, D model width, H heads, E = D / H.
+Letters: B batch, Q queries, K keys, L vectors of a level, D model width, H heads, E = D / H. P queries and A keys form
+a group.
 """
 
 import jax
@@ -28,7 +31,7 @@ _BIAS = initializers.RandomNormalInitializer(1e-6)
 
 
 class RelativeBiases(base.Layer):
-  """The two biases of Transformer-XL's scores, shared by all attention of a model: () -> ((H, E), (H, E))."""
+  """Holds the two biases of Transformer-XL's scores, which a model's layers share: () -> ((H, E), (H, E))."""
 
   def __init__(self, d_model, n_heads):
     super().__init__(n_in=0, n_out=2)
@@ -42,10 +45,10 @@ class RelativeBiases(base.Layer):
 
 
 class RelativeAttention(base.Layer):
-  """Causal relative attention: (queries (B, Q, D), keys (B, K, D), biases (H, E) twice) -> (B, Q, D).
+  """Applies causal relative attention: (queries (B, Q, D), keys (B, K, D), biases (H, E) twice) -> (B, Q, D).
 
-  Self-attention takes (x, biases) and uses x for both. Weights are five affine maps, ((w, b), ...), in the order
-  position, query, key, value, output. Distances are counted in tokens; see `attention.py` for the geometry.
+  Self-attention takes (x, biases) and uses x for both queries and keys. Weights are five affine maps, ((w, b), ...), in
+  the order position, query, key, value, output. Distances are counted in tokens; see ops/attention.py for the geometry.
   """
 
   def __init__(self, spec, tokens_per_vector, queries_per_group=1, keys_per_group=1, unit=None):
@@ -56,7 +59,7 @@ class RelativeAttention(base.Layer):
       tokens_per_vector: total factor of the finer sequence.
       queries_per_group: fine queries per coarse key when upsampling, else 1.
       keys_per_group: fine keys per coarse query when shortening, else 1.
-      unit: what a step of the finer sequence counts as a distance; None for its tokens.
+      unit: distance of one step along the finer sequence; None for tokens_per_vector.
     """
     self._within_level = queries_per_group == keys_per_group == 1
     super().__init__(n_in=3 if self._within_level else 4, name=f'RelativeAttention_{spec.n_heads}_heads')
@@ -80,7 +83,7 @@ class RelativeAttention(base.Layer):
     return self._all(inputs)
 
   def _all(self, inputs):
-    """Attention of all queries (B, Q, D) to all keys (B, K, D); in mode 'predict' it begins the caches."""
+    """Attends from all queries (B, Q, D) to all keys (B, K, D); in mode 'predict' also fills the caches."""
     queries, keys = self._queries_and_keys(inputs)
     q, n_groups = self._queries(queries), keys.shape[1] // self._keys_per_group
     distances = positions_lib.distances(n_groups, self._queries_per_group, self._keys_per_group)
@@ -89,17 +92,17 @@ class RelativeAttention(base.Layer):
     n_queries = q.shape[1]
     if self._spec.decodes:
       self.state = n_queries * jnp.ones((), jnp.int32), kv_cache.write(self.state[1], 0, k, v, e[:, ::-1])
-      # The last group may still lack queries; attention itself knows whole groups only.
+      # The last group may still lack queries, but attention takes whole groups only.
       q = jnp.pad(q, ((0, 0), (0, n_groups * self._queries_per_group - n_queries), (0, 0), (0, 0)))
     return self._output(self._attended(q, k, v, e, *inputs[-2:], self.rng)[:, :n_queries], queries)
 
   def _attended(self, q, k, v, e, context_bias, location_bias, rng):
-    """Returns what attention gives before the output projection, (B, Q, H, E)."""
+    """Returns the attention output before the output projection, (B, Q, H, E)."""
     return attention.relative_attention(q, k, v, e, context_bias, location_bias, _rate(self._spec), rng,
                                         self._spec.attention_form)
 
   def _step(self, q, keys, context_bias, location_bias):
-    """Attention of one query (B, 1, H, E); the first one of a group brings the group's keys (B, A, D)."""
+    """Attends from one query (B, 1, H, E); a group's first query comes with the group's keys (B, A, D)."""
     step, cache = self.state
     group, phase = step // self._queries_per_group, step % self._queries_per_group
     first = group * self._keys_per_group
@@ -127,7 +130,7 @@ class RelativeAttention(base.Layer):
     return tuple(_heads(affine(x, *of), self._spec) for of in self.weights[2:4])
 
   def _projected(self, distances, dtype):
-    """Distances (P, n) in steps of the finer sequence -> (P, n, H, E)."""
+    """Projects distances (P, n), in steps of the finer sequence, to (P, n, H, E)."""
     embedded = positions_lib.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
     return _heads(affine(embedded, *self.weights[0]), self._spec)
 
@@ -136,7 +139,7 @@ class RelativeAttention(base.Layer):
 
 
 class RotaryAttention(base.Layer):
-  """Causal self-attention with rotary positions (arXiv 2104.09864): (B, L, D) -> (B, L, D).
+  """Applies causal self-attention with rotary positions (arXiv 2104.09864): (B, L, D) -> (B, L, D).
 
   Weights are four affine maps, ((w, b), ...), in the order query, key, value, output. Distances are counted in tokens.
   """
@@ -149,7 +152,7 @@ class RotaryAttention(base.Layer):
       tokens_per_vector: total factor of the level.
 
     Raises:
-      InputError: heads of odd width; rotation takes pairs.
+      InputError: the head width is odd, but rotation takes pairs.
     """
     if spec.d_model // spec.n_heads % 2:
       raise InputError(f'heads are {spec.d_model // spec.n_heads} wide (d_model {spec.d_model} over {spec.n_heads} '
@@ -187,9 +190,9 @@ def _empty(spec, capacity, signature, queries_per_group=None):
 
 
 class LocalAttention(base.Layer):
-  """Causal relative attention to a window of the last vectors: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
+  """Applies causal relative attention to a window of the last vectors: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
 
-  Weights and distances are those of `RelativeAttention`; see local_attention.py.
+  Weights and distances are as in `RelativeAttention`; see local_attention.py.
   """
 
   def __init__(self, spec, window, unit):
@@ -197,11 +200,11 @@ class LocalAttention(base.Layer):
 
     Args:
       spec: the model's BlockSpec.
-      window: vectors that a query sees, itself among them.
+      window: vectors that a query sees, itself included.
       unit: tokens per vector.
 
     Raises:
-      InputError: a window that is no whole number above 0.
+      InputError: the window is not a whole number above 0.
     """
     checks.check_sizes(window=window)
     super().__init__(n_in=3, name=f'LocalAttention_{spec.n_heads}_heads_{window}')
@@ -212,7 +215,7 @@ class LocalAttention(base.Layer):
 
   @property
   def forgets(self):
-    """Returns whether its KV cache is shorter than the model's room."""
+    """Returns whether its KV cache is shorter than the model's capacity."""
     return self._spec.decodes and self._capacity < self._spec.capacity(self._unit)
 
   def init_weights_and_state(self, input_signature):
@@ -245,7 +248,7 @@ class LocalAttention(base.Layer):
     return out
 
   def _projected(self, distances, dtype):
-    """Distances (n,) in vectors -> (n, H, E)."""
+    """Projects distances (n,), in vectors, to (n, H, E)."""
     embedded = positions_lib.sinusoids(self._unit * distances, self._spec.d_model).astype(dtype)
     return _heads(affine(embedded, *self.weights[0]), self._spec)
 
@@ -259,7 +262,7 @@ def _affine_maps(n, d_model, rng):
 
 
 def _heads(x, spec):
-  """(..., D) -> (..., H, E)."""
+  """Splits vectors into heads: (..., D) -> (..., H, E)."""
   return x.reshape(*x.shape[:-1], spec.n_heads, -1)
 
 
@@ -270,7 +273,7 @@ def _rate(spec):
 
 @decodes
 def CausalRelativeAttention(spec, tokens_per_vector):
-  """Attention of a stack's blocks (paper section 2): (x (B, L, D), biases (H, E) twice) -> (B, L, D).
+  """Returns the attention of a stack's blocks (paper section 2): (x (B, L, D), biases (H, E) twice) -> (B, L, D).
 
   Args:
     spec: the model's BlockSpec.
@@ -281,7 +284,7 @@ def CausalRelativeAttention(spec, tokens_per_vector):
 
 @decodes
 def CausalRotaryAttention(spec, tokens_per_vector):
-  """Attention with rotary positions in place of relative ones, a third fewer products: (B, L, D) -> (B, L, D).
+  """Returns attention with rotary instead of relative positions, a third fewer products: (B, L, D) -> (B, L, D).
 
   Args:
     spec: the model's BlockSpec.
@@ -292,11 +295,11 @@ def CausalRotaryAttention(spec, tokens_per_vector):
 
 @decodes
 def CausalLocalAttention(spec, tokens_per_vector, window=256):
-  """Attention to the last vectors only, of a cost linear in L: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
+  """Returns attention to the last vectors, at cost linear in L: (x (B, L, D), biases (H, E) twice) -> (B, L, D).
 
   Args:
     spec: the model's BlockSpec.
     tokens_per_vector: total shorten factor of the level.
-    window: vectors that each one sees, itself among them.
+    window: vectors that each vector sees, itself included.
   """
   return LocalAttention(spec, window, unit=tokens_per_vector)

@@ -1,4 +1,4 @@
-"""The pre-norm decoder block of the paper, and a stack of N of them.
+"""Builds the paper's pre-norm decoder block and stacks of N blocks.
 
 Letters: B batch, L vectors of a level, D model width, F feed-forward width.
 """
@@ -16,12 +16,12 @@ from trax_hourglass.layers.scan import Scanned
 
 
 def Dropout(spec):
-  """Dropout of activations between layers of a block: (B, L, D) -> (B, L, D)."""
+  """Drops activations between layers of a block: (B, L, D) -> (B, L, D)."""
   return PositionalDropout(spec.dropout, spec.dropout_shared_axes, spec.mode)
 
 
 def FeedForward(spec):
-  """Pre-norm feed-forward layer with its residual: (B, L, D) -> (B, L, D)."""
+  """Returns a pre-norm feed-forward layer with its residual: (B, L, D) -> (B, L, D)."""
   return GradientsAtOnce(*tl.Residual(
       LayerNorm(),                # vecs
       Dense(spec.d_ff),           # vecs (B, L, F)
@@ -33,10 +33,11 @@ def FeedForward(spec):
 
 
 def FeedForwardAlone(spec):
-  """The same outside of a stack, where only a loop over parts of a sequence keeps memory small: (B, L, D) -> (B, L,
-  D).
+  """Returns a feed-forward layer for use outside a stack: (B, L, D) -> (B, L, D).
+
+  There, only a loop over parts of the sequence saves memory.
   """
-  if spec.mode != 'train' or spec.dropout_shared_axes:  # Halves would not share the fate of an activation.
+  if spec.mode != 'train' or spec.dropout_shared_axes:  # Halves could not share a dropout mask.
     return FeedForward(spec)
   return Halved(FeedForward(spec), spec.recompute)
 
@@ -69,7 +70,7 @@ def Stack(spec, n_blocks, tokens_per_vector, attention):
     attention: plug-in (spec, tokens_per_vector) -> layer that maps x, or (x, context bias, location bias), to x.
 
   Raises:
-    InputError: the attention takes or gives another number of arrays.
+    InputError: the attention takes or returns an unexpected number of arrays.
   """
   name = f'Stack_{n_blocks}@{tokens_per_vector}'
   if n_blocks == 0:

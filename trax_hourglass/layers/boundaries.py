@@ -1,8 +1,8 @@
-"""Finds where groups of tokens end: rules that are plug-ins, and what follows from them for every token.
+"""Finds where groups of tokens end, by plug-in rules, and derives the group of every token.
 
-A rule is one function, `rule(tokens)` or `rule(tokens, shorten_factor)`: tokens (B, L), int32, the first of which is
-the start token 0, to whether a group ends with each of them, bool (B, L). What it says of a token may depend on that
-token and earlier ones only; `evaluate --check_causality` finds one that looks ahead.
+A rule is a function, `rule(tokens)` or `rule(tokens, shorten_factor)`. The rule maps tokens (B, L), int32, to whether a
+group ends with each token, bool (B, L). The first token is the start token 0. The result for a token may depend on that
+token and earlier ones only; `evaluate --check_causality` finds rules that look ahead.
 
 Letters: B batch, L tokens, K shorten factor, S slots for groups, L / K of them.
 """
@@ -17,14 +17,14 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def EveryKth(tokens, shorten_factor):
-  """Ends groups as fixed ones do: with the first token, and every K-th after it."""
+  """Ends groups like groups of a fixed size: with the first token and every K-th token after it."""
   return jnp.broadcast_to(jnp.arange(tokens.shape[1]) % shorten_factor == 0, tokens.shape)
 
 
 def EndOfWord(tokens):
-  """Ends groups behind words of bytes, by the rule of SpaceByte (arXiv 2404.14408, section 3).
+  """Ends groups after words of bytes, by the rule of SpaceByte (arXiv 2404.14408, section 3).
 
-  A group ends with a byte that is no letter, digit or continuation of a UTF-8 character, and comes behind one that is.
+  A group ends with a byte that follows a letter, digit or UTF-8 continuation byte and is itself none of these.
   """
   letters = ((tokens >= ord('0')) & (tokens <= ord('9'))) | ((tokens | 32) >= ord('a')) & ((tokens | 32) <= ord('z'))
   inside = letters & (tokens < 128) | (tokens >= 0x80) & (tokens < 0xC0)
@@ -32,23 +32,23 @@ def EndOfWord(tokens):
 
 
 def AtBytes(tokens, which=(10,)):
-  """Ends groups with certain bytes.
+  """Ends a group with each of the given bytes.
 
   Args:
     tokens: (B, L).
-    which: the bytes, numbers or a bytes object; b'\\n' ends groups with lines.
+    which: the bytes, as numbers or a bytes object; b'\\n' ends a group with each line.
   """
   return jnp.isin(tokens, jnp.asarray(list(which), jnp.int32))
 
 
 class Groups(typing.NamedTuple):
-  """The groups of sequences, token by token, (B, L) each.
+  """Holds the groups of sequences, token by token, (B, L) each.
 
-  Groups beyond the S slots are none: their tokens go on with the last slot.
+  Groups beyond the S slots do not count: the last slot serves their tokens.
 
   Attributes:
     ends: whether a group that has a slot ends with the token, bool.
-    slot: of the token's group; that of a group without end is the number of those that ended.
+    slot: slot of the token's group; for a group without an end, the number of groups that ended.
     last: slot of the last group that has ended by the token, -1 before any.
     place: tokens since that end.
   """
@@ -59,7 +59,7 @@ class Groups(typing.NamedTuple):
 
 
 def ends(rule, tokens, shorten_factor):
-  """Returns what a rule says, bool (B, L).
+  """Returns the result of a rule, bool (B, L).
 
   Args:
     rule: see above.
@@ -67,7 +67,7 @@ def ends(rule, tokens, shorten_factor):
     shorten_factor: K.
 
   Raises:
-    InputError: it returns another shape or type.
+    InputError: the result has another shape or type.
   """
   wants_factor = 'shorten_factor' in inspect.signature(rule).parameters
   found = rule(tokens, shorten_factor=shorten_factor) if wants_factor else rule(tokens)
@@ -79,7 +79,7 @@ def ends(rule, tokens, shorten_factor):
 
 
 def groups(found, n_slots):
-  """Returns the Groups of a rule's answer, bool (B, L), with S slots."""
+  """Returns the Groups of a rule's result, bool (B, L), with S slots."""
   found = found & (jnp.cumsum(found, axis=1) <= n_slots)
   n_ended = jnp.cumsum(found, axis=1)
   position = jnp.arange(found.shape[1])
@@ -88,21 +88,21 @@ def groups(found, n_slots):
 
 
 def count(rule, shorten_factor, tokens):
-  """Returns (how many groups end in each sequence, int (B,); how many slots there are for them, L / K rounded up).
+  """Returns (number of groups that end in each sequence, int (B,); number of slots, L / K rounded up).
 
-  Groups without a slot are none of their own: their tokens go on with the last slot.
+  Groups beyond the slots are counted, although the last slot serves their tokens.
 
   Args:
     rule: see above.
     shorten_factor: K.
-    tokens: (B, L), as in a corpus; the start token is put before them.
+    tokens: (B, L), as in a corpus; the start token is prepended.
   """
   tokens = jnp.pad(jnp.asarray(tokens, jnp.int32), ((0, 0), (1, 0)))[:, :-1]
   return ends(rule, tokens, shorten_factor).sum(axis=1), -(-tokens.shape[1] // shorten_factor)
 
 
 def told(counts):
-  """Returns a line on what `count` returned."""
+  """Returns a line that reports the result of `count`."""
   n_groups, n_slots = counts
   over = jnp.maximum(0, n_groups - n_slots)
   return (f'groups at boundaries: {n_groups.mean():.1f} a window, which has {n_slots} slots; '

@@ -1,13 +1,13 @@
-"""Shortening and upsampling at boundaries: groups of any size, averaged into a fixed number of slots.
+"""Shortens and upsamples at boundaries: groups of any size, averaged into a fixed number of slots.
 
-The coarse vector of a group is made of the group's vectors when it ends, and serves all positions from its end to the
-next group's end. K - 1 zeros stand before the first vector, so that with a boundary at every K-th token groups are
-those of a fixed shortening, shifted by K - 1.
+A group's coarse vector is the mean of the group's vectors, computed when the group ends. The coarse vector serves all
+positions from that end to the next group's end. K - 1 zeros precede the first vector. With a boundary at every K-th
+token, groups are therefore those of a fixed shortening, shifted by K - 1.
 
-In mode 'predict' the levels below run when a group ends, and not at all in between. Sequences of a batch end their
-groups at different steps: each has a state of its own, and those without an end keep theirs.
+In mode 'predict' the levels below run only when a group ends. Sequences of a batch end their groups at different steps.
+Each sequence has its own state, and sequences without an end keep theirs.
 
-Letters: B batch, n vectors of a call, K shorten factor, S slots, D width, N tokens that there is room for.
+Letters: B batch, n vectors of a call, K shorten factor, S slots, D width, N capacity in tokens.
 """
 
 import jax
@@ -25,7 +25,9 @@ from trax_hourglass.runtime.errors import InputError
 
 @decodes
 def ShortenAtBoundaries(spec, shorten_factor, tokens_per_vector):
-  """Mean of each group: (x (B, L, D), slot of each vector (B, L)) -> (B, L / K, D); K - 1 zeros are in the first one.
+  """Averages each group: (x (B, L, D), slot of each vector (B, L)) -> (B, L / K, D).
+
+  The first group includes K - 1 zeros.
 
   Args:
     spec: the model's BlockSpec.
@@ -38,9 +40,9 @@ def ShortenAtBoundaries(spec, shorten_factor, tokens_per_vector):
 
 @decodes
 def UpsampleFromBoundaries(spec, shorten_factor, tokens_per_vector):
-  """One D x D map per place in the group, of the group's slot: (x' (B, S, D), index (B, L)) -> (B, L, D).
+  """Maps each group's slot by one D x D map per place in the group: (x' (B, S, D), index (B, L)) -> (B, L, D).
 
-  The index is slot K + place; places from K - 1 on share a map, and an index below 0 gives zeros.
+  The index is slot * K + place; places from K - 1 on share a map, and an index below 0 gives zeros.
 
   Args:
     spec: the model's BlockSpec.
@@ -63,9 +65,9 @@ ShortenAtBoundaries.at_boundaries = UpsampleFromBoundaries.at_boundaries = True
 
 
 class AtBoundaries(tl.Serial):
-  """Shortens, goes through the deeper levels and comes back: (x (B, n, D), tokens (B, n)) -> (B, n, D).
+  """Shortens, applies the deeper levels and upsamples: (x (B, n, D), tokens (B, n)) -> (B, n, D).
 
-  The tokens are those that the model takes in: the first is the start token.
+  The tokens are the model's shifted inputs: the first is the start token.
   """
 
   def __init__(self, spec, shorten_factor, rule, shorten, deeper, upsample):
@@ -74,21 +76,21 @@ class AtBoundaries(tl.Serial):
     Args:
       spec: BlockSpec of the finer level.
       shorten_factor: K.
-      rule: where groups end, see boundaries.py.
-      shorten: layer as of `ShortenAtBoundaries`, which mode 'predict' takes for a mean.
+      rule: rule that ends groups, see boundaries.py.
+      shorten: layer as from `ShortenAtBoundaries`; mode 'predict' assumes a mean.
       deeper: layers (B, S, D) -> (B, S, D).
-      upsample: layer as of `UpsampleFromBoundaries`.
+      upsample: layer as from `UpsampleFromBoundaries`.
 
     Raises:
-      InputError: mode 'predict' with attention that keeps a window: a sequence's first call brings slots without a
-        group, for which a window would forget groups.
+      InputError: mode 'predict' with attention whose cache is a window. A sequence's first call brings slots without a
+        group, for which a window would drop groups.
     """
     super().__init__(shorten, tl.Serial(*deeper), upsample, name='AtBoundaries')
     if any(getattr(layer, 'forgets', False) for layer in _all_layers(self.sublayers[1])):
       raise InputError("CausalLocalAttention below boundaries has no mode 'predict' unless it sees all groups: set "
                        'CausalLocalAttention.window to as many as there is room for, or shortened_attention to '
                        '@CausalRelativeAttention')
-    self._n_in, self._n_out = 2, 1  # And not what would come of one sublayer after the other.
+    self._n_in, self._n_out = 2, 1  # Not those of the sublayers in series.
     self._spec, self._factor, self._rule = spec, shorten_factor, rule
 
   def init_weights_and_state(self, signature):
@@ -108,8 +110,10 @@ class AtBoundaries(tl.Serial):
     self.state = state
 
   def _memory(self, batch, width, dtype):
-    """Returns (step; tokens so far (B, N); sum (B, D) and number (B,) of the vectors since the last end; ended groups
-    and tokens since the last end (B,); what serves at each place (B, K, D)).
+    """Returns (step, all tokens (B, N), sum (B, D), number (B,), ended groups (B,), place (B,), outputs (B, K, D)).
+
+    Sum and number are of the vectors since the last end, and place counts tokens since then. Outputs are the last
+    ended group's, at each place.
     """
     zeros = lambda *shape, dtype=jnp.int32: jnp.zeros((batch, *shape), dtype)
     return (jnp.zeros((), jnp.int32), zeros(self._spec.max_length), zeros(width, dtype=jnp.float32),
@@ -134,30 +138,30 @@ class AtBoundaries(tl.Serial):
     return jnp.where(last < 0, -1, last * self._factor + jnp.minimum(place, self._factor - 1))
 
   def _deeper(self, coarse, states):
-    """Returns (B, S, D) and the states of mode 'predict', each sequence by itself."""
-    weights = self.weights[1]  # Closed over: others may share them.
+    """Returns the deeper levels' (B, S, D) and new states of mode 'predict', each sequence by itself."""
+    weights = self.weights[1]  # Closed over, because other layers may share them.
     def run(one, state):
       out, state = self.sublayers[1].pure_fn(one[None], weights, state, self.rng, use_cache=True)
       return out[0], state
-    if coarse.shape[0] == 1:  # Under a vmap caches would be copied to be written.
+    if coarse.shape[0] == 1:  # A vmap would copy the caches for every write.
       out, state = run(coarse[0], jax.tree.map(lambda leaf: leaf[0], states))
       return out[None], jax.tree.map(lambda leaf: leaf[None], state)
     return jax.vmap(run)(coarse, states)
 
   def _serving(self, coarse):
-    """Returns (B, K, D), what a coarse vector (B, 1, D) gives at each place."""
+    """Returns the outputs (B, K, D) of a coarse vector (B, 1, D) at each place."""
     index = jnp.broadcast_to(jnp.arange(self._factor), (coarse.shape[0], self._factor))
     return self.sublayers[2].pure_fn((coarse, index), self.weights[2], self.state[2], self.rng, use_cache=True)[0]
 
   def _ends(self, memory, tokens):
-    """Returns the first state's tokens with those of this call, and the rule's answer for these, (B, n)."""
+    """Returns all tokens including this call's, (B, N), and the rule's result for this call's, (B, n)."""
     step, before = memory[:2]
     all_tokens = jax.lax.dynamic_update_slice_in_dim(before, tokens.astype(jnp.int32), step, axis=1)
     found = boundaries.ends(self._rule, all_tokens, self._factor)
     return all_tokens, jax.lax.dynamic_slice_in_dim(found, step, tokens.shape[1], axis=1)
 
   def _step(self, x, tokens):
-    """Takes one vector in."""
+    """Processes one vector of each sequence."""
     memory, states, _ = self.state
     step, _, total, number, n_ended, place, serving = memory
     all_tokens, found = self._ends(memory, tokens)
@@ -180,7 +184,7 @@ class AtBoundaries(tl.Serial):
     return jnp.take_along_axis(serving, jnp.minimum(place, self._factor - 1)[:, None, None], axis=1).astype(x.dtype)
 
   def _first(self, x, tokens):
-    """Takes a sequence's beginning in."""
+    """Processes the beginning of each sequence."""
     memory, states, _ = self.state
     n = x.shape[1]
     all_tokens, found = self._ends(memory, tokens)
@@ -188,7 +192,7 @@ class AtBoundaries(tl.Serial):
     found = boundaries.groups(found, n_slots)
     n_ended = found.last[:, -1] + 1
     coarse, states = self._deeper(_means(x, found.slot, n_slots, self._factor), states)
-    # A layer's counter of its calls' vectors: slots without a group are none, and the next group takes the first.
+    # Layers count the vectors of their calls. Slots without a group do not count: the next group takes the first.
     states = jax.tree.map(lambda leaf: n_ended if leaf.ndim == 1 and leaf.dtype == jnp.int32 else leaf, states)
     out = self._run(2, (coarse, self._index(found.last, found.place)))
     is_open = found.slot == n_ended[:, None]
@@ -200,14 +204,14 @@ class AtBoundaries(tl.Serial):
 
 
 def _all_layers(layer):
-  """Yields a layer and all that it is made of."""
+  """Yields a layer and all its sublayers, recursively."""
   yield layer
   for part in (*layer.sublayers, *([layer.block] if hasattr(layer, 'block') else [])):
     yield from _all_layers(part)
 
 
 def _means(x, slot, n_slots, factor):
-  """Returns (B, S, D), the mean of the vectors of each slot, K - 1 zeros being in the first, summed in float32."""
+  """Returns the mean of each slot's vectors, (B, S, D), summed in float32; the first slot includes K - 1 zeros."""
   one = lambda vectors, slots: jax.ops.segment_sum(vectors.astype(jnp.float32), slots, num_segments=n_slots)
   sums = jax.vmap(one)(x, slot)
   numbers = jax.vmap(one)(jnp.ones(slot.shape), slot).at[:, 0].add(factor - 1)

@@ -1,4 +1,4 @@
-"""The layers that all parts of a model are made of: Trax's own, with other arithmetic.
+"""Provides the basic layers of all parts of a model: Trax's own, with different arithmetic.
 
 Letters: B batch, L tokens or vectors, D width of inputs, F width of outputs.
 """
@@ -39,7 +39,7 @@ _rows.defvjp(_forward, _backward)
 
 
 class Scope(tl.Serial):
-  """A Serial whose operations carry its name in compiled programs, profiles and `flops.by_scope`."""
+  """Labels a Serial's operations with its name in compiled programs, profiles and `flops.by_scope`."""
 
   def forward(self, xs):
     with jax.named_scope(self.name):
@@ -47,11 +47,10 @@ class Scope(tl.Serial):
 
 
 class Embedding(tl.Embedding):
-  """Trax's Embedding, whose gradient is added up in float32 whatever the type of activations: tokens (B, L) -> (B, L,
-  D).
+  """Applies Trax's Embedding, with gradients summed in float32 for any activation type: tokens (B, L) -> (B, L, D).
 
-  A byte that occurs a thousand times in a batch has a thousand terms in the gradient of its row. Added one after the
-  other in bfloat16, which has 8 bits, most of them would be rounded away.
+  A byte that occurs a thousand times in a batch has a thousand terms in the gradient of its row. In bfloat16, with 8
+  bits of precision, a running sum would round most terms away.
   """
 
   @sharding.gathers_weights
@@ -60,7 +59,7 @@ class Embedding(tl.Embedding):
 
 
 class Dense(tl.Dense):
-  """Trax's Dense, by `affine`: (..., D) -> (..., F)."""
+  """Applies Trax's Dense through `affine`: (..., D) -> (..., F)."""
 
   @sharding.gathers_weights
   def forward(self, x):
@@ -70,7 +69,7 @@ class Dense(tl.Dense):
 class PositionalDropout(base.Layer):
   """Drops activations in mode 'train': (x: any shape) -> the same shape.
 
-  Takes the place of `trax.layers.Dropout`: same distribution, same meaning of `shared_axes`, another generator.
+  Replaces `trax.layers.Dropout`: same distribution, same meaning of `shared_axes`, different random generator.
   """
 
   def __init__(self, rate, shared_axes=None, mode='train'):
@@ -78,7 +77,7 @@ class PositionalDropout(base.Layer):
 
     Args:
       rate: probability that an activation is dropped, in [0, 1).
-      shared_axes: axes of the input along which all elements share one fate, or None.
+      shared_axes: axes of the input along which all elements share one mask, or None.
       mode: 'train' drops; 'eval' and 'predict' return the input.
 
     Raises:
@@ -100,12 +99,12 @@ class PositionalDropout(base.Layer):
 
 
 class LayerNorm(tl.LayerNorm):
-  """Layer norm worked out in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
+  """Applies layer norm in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
 
   def forward(self, x):
     scale, bias = map(widened, self.weights)
     wide = x.astype(jnp.float32)
-    # Kept for the backward pass: one number per vector each, and two passes over all vectors to make again.
+    # Saved for the backward pass: one number per vector each, where remat would take two passes over all vectors.
     keep = lambda x: checkpoint_name(x, remat.SAVED)
     centered = wide - keep(jnp.mean(wide, axis=-1, keepdims=True))
     variance = keep(jnp.mean(centered * centered, axis=-1, keepdims=True))

@@ -1,14 +1,15 @@
-"""Shorten factor dropout (paper, section 4.1): each training step draws one of several hierarchies.
+"""Applies shorten factor dropout (paper, section 4.1): each training step draws one of several hierarchies.
 
-`2@1 8@2|3 2@1` shortens by 2 or by 3. All alternatives are in one compiled step, behind a `lax.switch`, and a step does
-the work of the one that it draws; what is at token level is compiled once. Every alternative fills vectors up to a
-multiple of its own factor, so nothing is spent on a common multiple. With resampling whose weights do not depend on the
-factor one set of weights serves them all; it has the names, shapes and order of any alternative alone, and runs, scores
-and samples as that.
+`2@1 8@2|3 2@1` shortens by 2 or by 3. All alternatives are in one compiled step, behind a `lax.switch`; each step
+computes only the alternative drawn. Token-level layers are compiled once. Each alternative pads vectors to a multiple
+of its own factor, so nothing is spent on a common multiple.
 
-Memory, since a switch has room for what the backward pass of any of its branches keeps: the sum over the alternatives
-of what lies below the first shortening. For 2@1 4@2|3 2@1 at width 128 and 768 tokens that is 1.37 times the temporary
-bytes of 2@1 4@2 2@1. Where `accumulate` cuts a batch into parts, each part draws.
+One set of weights serves all alternatives, given resampling whose weights do not depend on the factor. The weights have
+the names, shapes and order of any single alternative, and can run, score and sample as that one.
+
+A switch allocates memory for what the backward pass of each branch keeps. Everything below the first shortening
+therefore adds up over the alternatives. For 2@1 4@2|3 2@1 at width 128 and 768 tokens, the temporary bytes are 1.37
+times those of 2@1 4@2 2@1. Where `accumulate` splits a batch into parts, each part draws.
 
 Letters: B batch, L tokens, K total factor of the deepest level, D model width.
 """
@@ -27,17 +28,17 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class DrawnValley(core.Scope):
-  """One of several valleys at each call, drawn evenly by its key: (x (B, L, D)) -> (B, L, D); any L.
+  """Applies one of several valleys at each call, drawn uniformly by its key: (x (B, L, D)) -> (B, L, D); any L.
 
-  To Trax it is the first valley: weights, state and sublayers are that one's.
+  Trax sees only the first valley: weights, state and sublayers are that valley's.
   """
 
   def __init__(self, valleys, total_factors):
     """Creates the layer.
 
     Args:
-      valleys: layers (B, n K, D) -> (B, n K, D), Serials of equal weights.
-      total_factors: the K of each.
+      valleys: Serials (B, n K, D) -> (B, n K, D), all with weights of the same structure.
+      total_factors: the K of each valley.
     """
     super().__init__(*valleys[0].sublayers, name=f'Valley_{"|".join(map(str, total_factors))}')
     self._valleys, self._total_factors = valleys, total_factors
@@ -48,7 +49,7 @@ class DrawnValley(core.Scope):
     super().init_weights_and_state(shapes.ShapeDtype((batch, length, width), signature.dtype))
 
   def forward(self, x):
-    # Closed over: others may share weights, and could not if they were variables of a branch.
+    # Closed over: weights that are variables of a branch could not be shared with other layers.
     weights, state, rng = self.weights, self.state, self.rng
 
     def branch(valley, total_factor):
@@ -64,12 +65,12 @@ class DrawnValley(core.Scope):
 
 
 def drawn(key, n):
-  """Returns the number of the alternative, of n, that a layer's key, uint32 (2,), draws; int32."""
+  """Returns the index, int32, of the one of n alternatives that a layer's key, uint32 (2,), draws."""
   return (prng.mix(prng.mix(key[0]) ^ key[1]) % jnp.uint32(n)).astype(jnp.int32)
 
 
 def check_same_weights(specs, hierarchy, alternatives, shortening, upsampling):
-  """Raises InputError if weights of a resampling depend on the factor.
+  """Raises InputError if the weights of a resampling depend on the factor.
 
   Args:
     specs: the BlockSpec of each level.
@@ -78,7 +79,7 @@ def check_same_weights(specs, hierarchy, alternatives, shortening, upsampling):
     shortening: the model's plug-in.
     upsampling: the model's plug-in.
   """
-  # Initialising would leave abstract weights in what the model's layers share.
+  # New biases, because `init` would leave abstract weights in those that the model's layers share.
   for depth, spec in enumerate(specs[:-1], 1):
     spec = dataclasses.replace(spec, mode='eval', relative_biases=RelativeBiases(spec.d_model, spec.n_heads))
     for role, plug_in in (('shortening', shortening), ('upsampling', upsampling)):
@@ -95,7 +96,7 @@ def check_same_weights(specs, hierarchy, alternatives, shortening, upsampling):
         differ = [(a, b) for a, b in zip(found[factors[0]], found[factor]) if a != b]
         if differ:
           a, b = differ[0]
-          # Layers whose shapes are asserted forget their names.
+          # `assert_shape` hides the name of a layer.
           name = getattr(getattr(plug_in, 'func', plug_in), '__name__', layer.name)
           raise InputError(
               f'hierarchy {hierarchy!r} draws its factor, but {role} by {name} has weights of shape {a} at factor '

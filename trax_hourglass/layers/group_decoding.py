@@ -1,13 +1,13 @@
 """Decodes once per group of K vectors: everything below a shortening, and an upsampling of x' alone.
 
-In modes 'train' and 'eval' that is no more than a Serial. In mode 'predict' vectors come one at a time, a group
-completes with every K-th of them, and the layers inside run then, and not at all in between; what they gave is kept and
-serves until the next group completes. The first call may hold any number of vectors.
+In modes 'train' and 'eval' this is a plain Serial. In mode 'predict' vectors come one at a time, and every K-th vector
+completes a group. Only then do the layers inside run; their output is kept and serves until the next group completes.
+The first call may hold any number of vectors.
 
-Group i is complete with vector iK: it holds the K vectors iK - K + 1 .. iK (zeros before the first), which is what the
-shift by K - 1 comes to, and serves positions iK .. iK + K - 1.
+Vector iK completes group i, which holds the K vectors iK - K + 1 .. iK, with zeros before the first vector. This equals
+the shift by K - 1. Group i serves positions iK .. iK + K - 1.
 
-Letters: B batch, n vectors of a call, M groups that they begin, K vectors of a group, D model width.
+Letters: B batch, n vectors of a call, M groups that these vectors begin, K vectors of a group, D model width.
 """
 
 import abc
@@ -19,9 +19,9 @@ import trax.layers as tl
 
 
 def Shortened(spec, group_size, *layers):
-  """Shifts by K - 1, so that nothing sees the future, and shortens: (B, n, D) -> (B, M, D).
+  """Shifts by K - 1, for causality, and shortens: (B, n, D) -> (B, M, D).
 
-  Any n in mode 'predict', whole groups in other modes.
+  Mode 'predict' takes any n, other modes take whole groups.
 
   Args:
     spec: the model's BlockSpec.
@@ -35,9 +35,9 @@ def Shortened(spec, group_size, *layers):
 
 
 def Expanded(spec, group_size, layer):
-  """Gives each coarse vector to its K finer ones: (x' (B, M, D), x (B, n, D)) -> (B, n, D).
+  """Upsamples each coarse vector to its K finer positions: (x' (B, M, D), x (B, n, D)) -> (B, n, D).
 
-  Any n in mode 'predict', whole groups in other modes.
+  Mode 'predict' takes any n, other modes take whole groups.
 
   Args:
     spec: the model's BlockSpec.
@@ -51,20 +51,20 @@ def Expanded(spec, group_size, layer):
 
 
 def run_if(condition, run, kept):
-  """Returns `run(kept)`, arrays as `kept`, or `kept` as it is; as a loop of one turn or none.
+  """Returns `run(kept)` if the condition holds, else `kept`, by a loop of one or zero iterations.
 
-  A `lax.cond` would copy what it hands through, all caches of the levels below, for each token.
+  A `lax.cond` would copy its operands, all caches of the levels below, for each token.
 
   Args:
     condition: bool ().
-    run: function of `kept`.
+    run: function of `kept` that returns arrays of the same shapes and types.
     kept: tree of arrays.
   """
   return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, kept: run(kept), kept)
 
 
 class _PerGroup(tl.Serial, abc.ABC):
-  """A Serial whose first layer keeps (step, what serves now, ...) as its state and whose others run once per group."""
+  """Runs all layers but the first once per group; the first keeps the state (step, output in use, ...)."""
 
   def __init__(self, memory, *layers, name):
     super().__init__(memory, *layers, name=name)
@@ -82,7 +82,7 @@ class _PerGroup(tl.Serial, abc.ABC):
       new, state = self._inside.pure_fn(groups, weights, kept[1], self.rng, use_cache=True)
       return new.astype(serving.dtype), state
 
-    # The weights are closed over: others may share them, and could not if they were variables of a branch.
+    # Weights are closed over: as variables of the loop they could not be shared with other layers.
     if n == 1:
       new, inside = run_if(place == 0, run, (serving, tuple(inside)))
     else:
@@ -95,28 +95,28 @@ class _PerGroup(tl.Serial, abc.ABC):
     """Returns the output.
 
     Args:
-      new: what the layers inside gave, or what serves.
-      place: number of the first vector in its group.
+      new: new output of the layers inside, or the output in use.
+      place: index of the first vector within its group.
       n: vectors of this call.
     """
 
 
 class _Shortened(_PerGroup):
-  """See `Shortened`."""
+  """Implements `Shortened` in mode 'predict'."""
 
   def _answer(self, new, place, n):
     return new
 
 
 class _Expanded(_PerGroup):
-  """See `Expanded`."""
+  """Implements `Expanded` in mode 'predict'."""
 
   def _answer(self, new, place, n):
     return jax.lax.dynamic_slice_in_dim(new, place, 1, axis=1) if n == 1 else new[:, :n]
 
 
 class _Memory(base.Layer):
-  """Keeps what a _PerGroup needs: state (step, int32; what serves now (B, S, D); the last R vectors (B, R, D))."""
+  """Keeps the state of a _PerGroup: (step, int32; output in use (B, S, D); the last R vectors (B, R, D))."""
 
   def __init__(self, group_size, n_in, n_serving, n_recent):
     super().__init__(n_in=n_in, name=f'GroupsOf_{group_size}')
@@ -126,7 +126,7 @@ class _Memory(base.Layer):
 
   @property
   def group_size(self):
-    """K."""
+    """Returns K."""
     return self._group_size
 
   def init_weights_and_state(self, signature):
@@ -137,7 +137,7 @@ class _Memory(base.Layer):
 
 
 class _Groups(_Memory):
-  """Makes groups of shifted vectors: (B, n, D) -> (B, M K, D); of one vector, the K that end with it."""
+  """Forms groups of shifted vectors: (B, n, D) -> (B, M K, D); for one vector, the K vectors that end with it."""
 
   def __init__(self, group_size):
     super().__init__(group_size, n_in=1, n_serving=1, n_recent=group_size - 1)
@@ -151,7 +151,7 @@ class _Groups(_Memory):
 
 
 class _Serving(_Memory):
-  """Lets the coarse vectors through: (x' (B, M, D), x (B, n, D)) -> (B, M, D)."""
+  """Passes the coarse vectors through: (x' (B, M, D), x (B, n, D)) -> (B, M, D)."""
 
   def __init__(self, group_size):
     super().__init__(group_size, n_in=2, n_serving=group_size, n_recent=0)

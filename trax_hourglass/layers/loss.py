@@ -1,6 +1,6 @@
-"""Cross-entropy of a language model, with logits that need not exist as a whole.
+"""Computes the cross-entropy of a language model, with an option not to hold all logits at once.
 
-Letters: B batch, L tokens, V vocabulary, D model width, C tokens of a chunk.
+Letters: B batch, L tokens, V vocabulary, D model width, C tokens per chunk.
 """
 
 import jax
@@ -17,24 +17,24 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
   """Returns -log p of each target in nats, (B, L) float32, and the model's new state.
 
   Args:
-    model: layer tokens (B, L) -> logits (B, L, V); with a chunk it needs the halves of
+    model: layer tokens (B, L) -> logits (B, L, V); a chunk needs the methods `vectors` and `logits` of
       `language_model.LanguageModel`.
     tokens: (B, L).
-    targets: (B, L), or those of the last tokens if the model gives outputs for these only.
+    targets: (B, L), or those of the last tokens if the model returns outputs for these only.
     weights: the model's.
     state: the model's.
     rng: JAX PRNG key uint32 (2,).
-    chunk: C, tokens of each sequence whose logits exist at a time, forward and backward; None for all.
+    chunk: C, tokens of each sequence whose logits exist at the same time, forward and backward; None for all.
   """
   if chunk is None:
     logits, state = model.pure_fn(tokens, weights, state, rng)
     return _nats(logits, targets), state
   vectors, state = model.vectors(tokens, weights, state, rng)
-  # The chunks' gradients are added up in this type, in which many small ones are not rounded away.
+  # Gradients of chunks are summed in this type, so that many small ones are not rounded away.
   weights = sharding.gathered(weights)
   wide = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), weights)
 
-  @jax.checkpoint  # The backward pass makes a chunk's logits again.
+  @jax.checkpoint  # The backward pass rematerializes a chunk's logits.
   def nats(vectors, targets, wide):
     narrow = jax.tree.map(lambda w, as_given: w.astype(as_given.dtype), wide, weights)
     with sharding.all_gathered():
@@ -42,7 +42,7 @@ def token_nats(model, tokens, targets, weights, state, rng, chunk=None):
 
   length = targets.shape[1]
   n_chunks = -(-length // chunk)
-  chunk = -(-length // n_chunks)  # No longer than it need be, so that little is worked out in vain.
+  chunk = -(-length // n_chunks)  # As short as possible, so that there is little padding.
   def cut(x):
     x = jnp.pad(x, ((0, 0), (0, n_chunks * chunk - length)) + ((0, 0),) * (x.ndim - 2))
     return x.reshape(x.shape[0], n_chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
@@ -56,7 +56,7 @@ def _nats(logits, targets):
 
 
 def check_chunk(model, chunk):
-  """Raises InputError unless `chunk` is None, or a whole number above 0 for a model of this project."""
+  """Raises InputError unless `chunk` is None, or a whole number above 0 with a model of this project."""
   if chunk is None:
     return
   checks.check_sizes(loss_chunk=chunk)
@@ -65,10 +65,10 @@ def check_chunk(model, chunk):
 
 
 class LossInChunks(tl.Serial):
-  """`Serial(model, WeightedCategoryCrossEntropy())` with logits by chunks: (tokens, targets, weights) -> mean nats."""
+  """Computes `Serial(model, WeightedCategoryCrossEntropy())` by chunks: (tokens, targets, weights) -> mean nats."""
 
   def __init__(self, model, chunk):
-    """Creates the layer; it is initialised if the model is.
+    """Creates the layer, initialised if the model is.
 
     Args:
       model: a `language_model.LanguageModel`.
@@ -79,7 +79,7 @@ class LossInChunks(tl.Serial):
 
   def forward(self, batch):
     tokens, targets, token_weights = batch
-    model, (rng, _) = self.sublayers[0], fastmath.random.split(self.rng, 2)  # As Serial would.
+    model, (rng, _) = self.sublayers[0], fastmath.random.split(self.rng, 2)  # As Serial does.
     nats, state = token_nats(model, tokens, targets, self.weights[0], self.state[0], rng, self._chunk)
     self.state = (state, ())
     return (nats * token_weights).sum() / token_weights.sum()

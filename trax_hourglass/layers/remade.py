@@ -1,4 +1,4 @@
-"""Layers of a resampling, which no loop goes over, as cheap in memory as the blocks of a stack.
+"""Makes resampling layers, which no scan covers, as cheap in memory as the blocks of a stack.
 
 Letters: B batch, L vectors, D model width.
 """
@@ -18,14 +18,14 @@ _HALVES = 2
 
 
 class GradientsAtOnce(tl.Serial):
-  """A Serial whose backward pass is over, gradients of weights and all, before that of what comes before it begins.
+  """Completes a Serial's backward pass, weight gradients included, before the backward pass of earlier layers begins.
 
-  XLA for GPUs leaves products of weights' gradients for later, and then keeps all of their factors. For TPUs it does
-  not, and by this would fuse less.
+  XLA for GPUs defers the matrix products of weight gradients and keeps all their factors until then. XLA for TPUs does
+  not, and a barrier would reduce fusion there.
   """
 
   def __init__(self, *sublayers):
-    super().__init__(*sublayers, name='Serial')  # So that names of weights are those of a Serial.
+    super().__init__(*sublayers, name='Serial')  # Keeps weight names those of a Serial.
 
   def forward(self, xs):
     if sharding.platform() == 'gpu':
@@ -34,24 +34,24 @@ class GradientsAtOnce(tl.Serial):
 
 
 class Remade(tl.Serial):
-  """A Serial whose backward pass makes again what `recompute` says: (activations ...) -> activations.
+  """Rematerializes a Serial in the backward pass as `recompute` says: (activations ...) -> activations.
 
-  Of layers that it shares with other parts of the model, it may hold such as are its own sublayers, no deeper ones.
+  Layers shared with other parts of the model may be direct sublayers only, not deeper ones.
   """
 
   def __init__(self, *sublayers, recompute, name):
     """Creates the layer.
 
     Args:
-      *sublayers: layers, one behind the other; in mode 'train'.
-      recompute: what the backward pass makes again, see remat.py.
-      name: of the layer.
+      *sublayers: layers in series, in mode 'train'.
+      recompute: rematerialization policy, see remat.py.
+      name: name of the layer.
     """
     super().__init__(*sublayers, name=name)
     self._recompute = recompute
 
   def forward(self, xs):
-    # A layer that another part of the model holds has a mark in place of its weights, which no gradient goes through.
+    # A layer that another part of the model holds has a marker in place of weights, which would block the gradient.
     marked, marks, rng = self.weights, self.state, self.rng
     held = [(layer.weights, layer.state) if isinstance(weights, dict) else (weights, state)
             for layer, weights, state in zip(self.sublayers, marked, marks)]
@@ -65,7 +65,7 @@ class Remade(tl.Serial):
       return out, self.state
 
     out, new = remat.made_again(run, self._recompute)((xs, weights), (state, rng))
-    # What lies in the layers since `run` is of its trace.
+    # `run` left traced values in the layers.
     self._rng, self.weights = rng, marked
     for layer, (weights, _), state in zip(self.sublayers, held, new):
       layer.weights, layer.state = weights, state
@@ -74,17 +74,18 @@ class Remade(tl.Serial):
 
 
 class Halved(base.Layer):
-  """A layer whose vectors do not see each other, half by half: (B, L, D) -> (B, L, D); its weights are that layer's.
+  """Applies a layer to one half of the sequence after the other: (B, L, D) -> (B, L, D).
 
-  Activations so exist for one half at a time. The result is kept for the backward pass.
+  The layer's vectors must not see each other. Weights are the layer's own. Activations exist for one half at a time,
+  and the result is saved for the backward pass.
   """
 
   def __init__(self, layer, recompute):
     """Creates the layer.
 
     Args:
-      layer: a layer of one input and one output without state, that maps each vector by itself.
-      recompute: what the backward pass makes again, see remat.py.
+      layer: a layer with one input, one output and no state that maps each vector independently.
+      recompute: rematerialization policy, see remat.py.
     """
     super().__init__(name='Halved', sublayers_to_print=[layer])
     self._layer = layer
@@ -108,4 +109,4 @@ class Halved(base.Layer):
     (_, halves), _ = remat.looped(step, self._recompute)(None, self.weights, halves, rngs)
     return checkpoint_name(halves.swapaxes(0, 1).reshape(n_rows, -1, width)[:, :length], remat.SAVED)
 
-  forward.gathers_weights = True  # By itself, in each half.
+  forward.gathers_weights = True  # The layer gathers them itself, in each half.

@@ -1,4 +1,4 @@
-"""Shortening and upsampling (paper sections 2.2 and 2.3), each a plug-in by the contract in plugins.py.
+"""Provides shortening and upsampling (paper sections 2.2 and 2.3) as plug-ins by the contract in plugins.py.
 
 Letters: B batch, L vectors of the finer level, K shorten factor from the finer to the coarser level, D model width.
 `tokens_per_vector` is the total factor of the finer level.
@@ -24,7 +24,7 @@ from trax_hourglass.runtime.errors import InputError
 @decodes
 @tl.assert_shape('bld->bsd')
 def ShortenByAverage(spec, shorten_factor, tokens_per_vector):
-  """Mean of each group of K vectors: (B, L, D) -> (B, L/K, D).
+  """Averages each group of K vectors: (B, L, D) -> (B, L/K, D).
 
   Args:
     spec: the model's BlockSpec.
@@ -38,7 +38,7 @@ def ShortenByAverage(spec, shorten_factor, tokens_per_vector):
 @decodes
 @tl.assert_shape('bld->bsd')
 def ShortenByLinear(spec, shorten_factor, tokens_per_vector):
-  """A linear map of each group's K D numbers to D: (B, L, D) -> (B, L/K, D).
+  """Maps each group's K D numbers linearly to D: (B, L, D) -> (B, L/K, D).
 
   Args:
     spec: the model's BlockSpec.
@@ -57,15 +57,15 @@ def ShortenByLinear(spec, shorten_factor, tokens_per_vector):
 @decodes
 @tl.assert_shape('bld->bsd')
 def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByAverage):
-  """S(x) + Attention(Q = S(x), K = V = x), then feed-forward: (B, L, D) -> (B, L/K, D); the paper's best.
+  """Computes S(x) + Attention(Q = S(x), K = V = x), then feed-forward: (B, L, D) -> (B, L/K, D).
 
-  Each coarse vector attends to all finer ones of its own and earlier groups.
+  This shortening is the paper's best. Each coarse vector attends to all finer ones of its own and earlier groups.
 
   Args:
     spec: the model's BlockSpec.
     shorten_factor: K.
     tokens_per_vector: total factor of the finer level.
-    query: S, a shortening that makes the queries.
+    query: S, a shortening that computes the queries.
   """
   check_plug_ins(query=query)
   queries = make_shortening(spec.without_dropout(), 'ShortenByAttention.query', query, shorten_factor,
@@ -84,7 +84,7 @@ def ShortenByAttention(spec, shorten_factor, tokens_per_vector, query=ShortenByA
 @decodes
 @tl.assert_shape('bsd->bld')
 def UpsampleByRepeat(spec, shorten_factor, tokens_per_vector):
-  """Each coarse vector K times: (B, L/K, D) -> (B, L, D).
+  """Repeats each coarse vector K times: (B, L/K, D) -> (B, L, D).
 
   Args:
     spec: the model's BlockSpec.
@@ -98,7 +98,7 @@ def UpsampleByRepeat(spec, shorten_factor, tokens_per_vector):
 @decodes
 @tl.assert_shape('bsd->bld')
 def UpsampleByLinear(spec, shorten_factor, tokens_per_vector):
-  """One D x D map per position in the group: (B, L/K, D) -> (B, L, D).
+  """Applies one D x D map per position in the group: (B, L/K, D) -> (B, L, D).
 
   Args:
     spec: the model's BlockSpec.
@@ -117,7 +117,7 @@ def UpsampleByLinear(spec, shorten_factor, tokens_per_vector):
 @decodes
 @tl.assert_shape('bsd->bld')
 def UpsampleByNothing(spec, shorten_factor, tokens_per_vector):
-  """Zeros: (B, L/K, D) -> (B, L, D). As U of attention upsampling it leaves x alone as the query.
+  """Returns zeros: (B, L/K, D) -> (B, L, D). As `added` in attention upsampling, zeros leave x alone as the query.
 
   Args:
     spec: the model's BlockSpec.
@@ -131,20 +131,20 @@ def UpsampleByNothing(spec, shorten_factor, tokens_per_vector):
 @decodes
 @tl.assert_shape('bsd,bld->bld')
 def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleByLinear, distances_in='vectors'):
-  """U + Attention(Q = U, K = V = x'), then feed-forward, U = x + added(x'): (x' (B, L/K, D), x (B, L, D)) -> (B, L, D).
+  """Computes U + Attention(Q = U, K = V = x'), then feed-forward: (x' (B, L/K, D), x (B, L, D)) -> (B, L, D).
 
-  Each finer position attends to the coarse vectors of its own and earlier groups.
+  U is x + added(x'). Each finer position attends to the coarse vectors of its own and earlier groups.
 
   Args:
     spec: the model's BlockSpec.
     shorten_factor: K.
     tokens_per_vector: total factor of the finer level.
-    added: the upsampling of x' that is normalised and added to x to make the queries; UpsampleByNothing for U = x.
-    distances_in: unit of relative distances: 'vectors' of the finer level, as the authors' code has it, or 'tokens',
-      as everywhere else in the model. They differ only where levels nest.
+    added: the upsampling of x' that is normalised and added to x for the queries; UpsampleByNothing for U = x.
+    distances_in: unit of relative distances: 'vectors' of the finer level, as in the authors' code, or 'tokens', as
+      elsewhere in the model. The two differ only where levels nest.
 
   Raises:
-    InputError: another `distances_in`.
+    InputError: `distances_in` is neither of these.
   """
   units = {'vectors': 1, 'tokens': tokens_per_vector}
   if distances_in not in units:
@@ -166,16 +166,14 @@ def UpsampleByAttention(spec, shorten_factor, tokens_per_vector, added=UpsampleB
 
 
 def _resampling(spec, *sublayers, name):
-  """Returns the layers one behind the other; when training they make again what a block of a stack does."""
+  """Returns the layers in series; in training they rematerialize like a block of a stack."""
   if spec.mode != 'train' or spec.recompute == 'none':
     return tl.Serial(*sublayers, name=name)
   return remade.Remade(*sublayers, recompute=spec.recompute, name=name)
 
 
 def _attend(spec, tokens_per_vector, **geometry):
-  """Attention and feed-forward of a resampling, with their residuals: (queries (B, Q, D), keys (B, K, D)) -> (B, Q,
-  D).
-  """
+  """Returns attention and feed-forward with their residuals: (queries (B, Q, D), keys (B, K, D)) -> (B, Q, D)."""
   return [
       blocks.WithBiases(spec, n_inputs=2),                                        # queries, keys, biases
       tl.Residual(RelativeAttention(spec, tokens_per_vector, **geometry), blocks.Dropout(spec)),  # queries

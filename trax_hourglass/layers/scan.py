@@ -1,7 +1,7 @@
-"""A loop over layers: a stack of N equal blocks, compiled once whatever N is.
+"""Scans over layers: a stack of N equal blocks, compiled once whatever N is.
 
-In mode 'predict' blocks keep their states apart, and steps run them one after the other: a loop would copy each block's
-caches, and on a CPU its weights too, out of the stack and back for every token.
+In mode 'predict' blocks keep separate states, and single-token steps run the blocks one by one. A scan would copy each
+block's caches, and on a CPU its weights too, out of the stack and back for every token.
 
 Letters: N blocks, B batch, L vectors, D model width.
 """
@@ -21,7 +21,7 @@ _shapes_alone = contextvars.ContextVar('shapes_alone', default=False)
 
 
 def initialised_shapes(initialise):
-  """Returns `jax.eval_shape(initialise)`, for which one block of each stack is initialised: the others are alike."""
+  """Returns `jax.eval_shape(initialise)`, initialising only one block of each stack, since all are alike."""
   token = _shapes_alone.set(True)
   try:
     return jax.eval_shape(initialise)
@@ -30,20 +30,20 @@ def initialised_shapes(initialise):
 
 
 class Scanned(base.Layer):
-  """N copies of a block behind each other: (x (B, L, D), what all blocks share ...) -> (B, L, D).
+  """Applies N copies of a block in series: (x (B, L, D), inputs shared by all blocks ...) -> (B, L, D).
 
   The block maps (x, shared ...) to a new x. Weights and states are the block's with a leading axis N, first block
-  first; in mode 'predict' the state is a tuple of the N blocks' states, and weights may also come as `Unstacked`.
+  first. In mode 'predict' the state is a tuple of the N blocks' states, and weights may also come as `Unstacked`.
   """
 
   def __init__(self, block, n_blocks, recompute, decodes=False):
     """Creates the layer.
 
     Args:
-      block: a layer with one output, of the shape of its first input; it serves as the pattern of all N.
+      block: a layer whose one output has the shape of its first input; the pattern of all N blocks.
       n_blocks: N, at least 1.
-      recompute: what the backward pass makes again, see remat.py.
-      decodes: whether in mode 'predict'.
+      recompute: rematerialization policy, see remat.py.
+      decodes: whether the mode is 'predict'.
     """
     super().__init__(n_in=block.n_in, name=f'Scanned_{n_blocks}', sublayers_to_print=[block])
     self._block = block
@@ -53,12 +53,12 @@ class Scanned(base.Layer):
 
   @property
   def block(self):
-    """The layer all blocks are patterned on."""
+    """Returns the layer that all blocks are patterned on."""
     return self._block
 
   @property
   def n_blocks(self):
-    """N."""
+    """Returns N."""
     return self._n_blocks
 
   def init_weights_and_state(self, input_signature):
@@ -99,10 +99,9 @@ class Scanned(base.Layer):
 
 
 def init_pattern(layer, input_signature, rng):
-  """Returns new weights and state of a layer that another one hands them to each time, as `pure_fn` takes them.
+  """Returns new weights and state of a layer that another layer owns and calls through `pure_fn`.
 
-  The layer itself would hold on to what it was initialised with, whatever becomes of the other's weights, so that
-  memory for it is never free again. It keeps shapes only.
+  The layer itself keeps shapes only. Otherwise its reference to the initial weights would never free their memory.
   """
   weights, state = layer.init(input_signature, rng=rng)
   layer.weights = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), weights)
@@ -110,38 +109,38 @@ def init_pattern(layer, input_signature, rng):
 
 
 class Unstacked(typing.NamedTuple):
-  """Weights of a Scanned, one block's after the other's, for steps of mode 'predict'; see `unstacked`."""
+  """Holds the weights of a Scanned block by block, for steps of mode 'predict'; see `unstacked`."""
   blocks: tuple
 
 
 def unstacked(layer, weights):
-  """Returns a model's weights with those of each Scanned taken apart, so that compiled steps need not do it each time.
+  """Returns a model's weights with each Scanned's split by block, so that compiled steps need not split them.
 
   Args:
     layer: the model.
-    weights: its weights; the result takes as much memory again.
+    weights: its weights; the result takes the same amount of memory again.
   """
   return _mapped(layer, weights, lambda stack, w: Unstacked(_blocks(w, stack.n_blocks)), lambda _, w: w)
 
 
 def cast_outside(layer, weights, dtype):
-  """Returns a model's weights, of the given type but for those of each Scanned, which casts them block by block."""
+  """Returns a model's weights cast to a type, except those of each Scanned, which casts them block by block."""
   return _mapped(layer, weights, lambda _, w: w, lambda _, w: remat.cast(w, dtype))
 
 
 def gathered_outside(layer, weights):
-  """Returns a model's weights with those whole that no layer gathers by itself, as Scanned and Dense do.
+  """Returns a model's weights, gathered except where a layer gathers its own, as Scanned and Dense do.
 
   Args:
     layer: the model.
-    weights: its weights, shares by FSDP.
+    weights: its weights, sharded by FSDP.
   """
   gathers = lambda layer: getattr(type(layer).forward, 'gathers_weights', False)
   return _mapped(layer, weights, lambda _, w: w, lambda other, w: w if gathers(other) else sharding.gathered(w))
 
 
 def _mapped(layer, weights, of_stack, of_other):
-  if isinstance(weights, dict):  # It marks weights that another layer holds.
+  if isinstance(weights, dict):  # A marker of weights that another layer holds.
     return weights
   if isinstance(layer, Scanned):
     return of_stack(layer, weights)

@@ -1,4 +1,4 @@
-"""Maps the residual that passes a shortening by, before coarser vectors are added: (B, L, D) -> (B, L, D)."""
+"""Maps the residual that bypasses a shortening, before coarser vectors are added: (B, L, D) -> (B, L, D)."""
 
 import jax.numpy as jnp
 from trax.layers import base
@@ -9,7 +9,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class _Scaled(base.Layer):
-  """Multiplies by one learnt number, 1 at first."""
+  """Multiplies by one learned scalar, initially 1."""
 
   def forward(self, x):
     return (x.astype(jnp.float32) * widened(self.weights)).astype(x.dtype)
@@ -23,7 +23,7 @@ def _zeros(shape, rng):
   return jnp.zeros(shape, jnp.float32)
 
 
-# The paper's; a learnt number, as in HDiT (arXiv 2401.11605); a map that is 0 at first, H-Net's (arXiv 2507.07955).
+# The paper's; a learned scalar, as in HDiT (arXiv 2401.11605); a map initially 0, as in H-Net (arXiv 2507.07955).
 _KINDS = {
     'identity': lambda width: [],
     'scaled': lambda width: [_Scaled(name='ScaledSkip')],
@@ -39,7 +39,7 @@ def layers(kind, width):
     width: D.
 
   Raises:
-    InputError: another kind.
+    InputError: the kind is none of these.
   """
   if kind not in _KINDS:
     raise InputError(f'skip is {kind!r}: choose one of {", ".join(map(repr, _KINDS))}')

@@ -1,4 +1,4 @@
-"""Holds what all layers of a model share, as one value that every plug-in gets."""
+"""Holds the settings that all layers of a model share, as one value that every plug-in receives."""
 
 import dataclasses
 from typing import Any, Callable
@@ -14,20 +14,20 @@ MODES = ('train', 'eval', 'predict')
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:
-  """Widths, dropout and mode of a model's blocks.
+  """Holds widths, dropout, mode and other settings of a model's blocks.
 
   Attributes:
     d_model: width of activations between blocks.
     d_ff: width inside feed-forward layers.
     n_heads: attention heads; each is d_model / n_heads wide.
-    dropout: share of activations and attention weights dropped in mode 'train'.
+    dropout: fraction of activations and attention weights dropped in mode 'train'.
     dropout_shared_axes: axes of (B, L, D) activations that share one dropout mask, or None.
     ff_activation: function returning the activation layer of feed-forward layers.
-    recompute: what the backward pass makes again, see remat.py.
+    recompute: rematerialization policy, see remat.py.
     mode: 'train', 'eval', or 'predict' for decoding with caches.
-    max_length: tokens that caches have room for; of mode 'predict' only.
-    relative_biases: the layer () -> ((H, E), (H, E)) whose two biases all relative attention of a model shares.
-    attention_form: how attention is worked out, see ops/attention.py; None for the platform's default.
+    max_length: capacity of the caches in tokens; for mode 'predict' only.
+    relative_biases: the layer () -> ((H, E), (H, E)) whose two biases the relative attention layers share.
+    attention_form: implementation of attention, see ops/attention.py; None for the platform's default.
   """
   d_model: int
   d_ff: int
@@ -66,7 +66,7 @@ class BlockSpec:
     return self.mode == 'predict'
 
   def capacity(self, tokens_per_vector):
-    """Returns how many vectors of a level there can be, the last one begun counted.
+    """Returns the largest number of vectors of a level, counting an incomplete last one.
 
     Args:
       tokens_per_vector: total factor of the level.
@@ -74,5 +74,5 @@ class BlockSpec:
     return -(-self.max_length // tokens_per_vector)
 
   def without_dropout(self):
-    """Returns the same with dropout 0."""
+    """Returns a copy with dropout 0."""
     return dataclasses.replace(self, dropout=0.0)

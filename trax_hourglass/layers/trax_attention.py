@@ -1,7 +1,7 @@
-"""Trax's own attention layers as plug-ins of an Hourglass.
+"""Adapts Trax's own attention layers as plug-ins of an Hourglass.
 
-They are of two kinds, told apart by how many arrays they take: x -> x, causal by themselves, such as `CausalAttention`
-or LSH attention; and (q, k, v, mask) -> (x, mask), `AttentionQKV`, which is handed a causal mask.
+The number of inputs distinguishes two kinds. Layers x -> x are causal by themselves, such as `CausalAttention` or LSH
+attention. Layers (q, k, v, mask) -> (x, mask), namely `AttentionQKV`, are given a causal mask.
 
 Letters: B batch, L vectors of a level, D model width.
 """
@@ -19,27 +19,27 @@ from trax.layers import base
 from trax_hourglass.runtime import errors
 from trax_hourglass.runtime.errors import InputError
 
-_KINDS = ((1, 1), (4, 2))  # (arrays taken, arrays given), in the order above.
+_KINDS = ((1, 1), (4, 2))  # (inputs, outputs), in the order above.
 
 
 class PerSequence(base.Layer):
-  """An attention layer of Trax applied to each sequence alone: (B, L, D) -> (B, L, D).
+  """Applies an attention layer of Trax to each sequence alone: (B, L, D) -> (B, L, D).
 
-  Trax's efficient attentions keep a state for each sequence of a batch, hashes and the key they were drawn with, which
-  would bind a model to the batch that it was initialised with. Here the state is made for one sequence each time, from
-  this layer's key, and not kept. In mode 'eval' all sequences have the same, so that none depends on its neighbours.
+  Trax's efficient attentions keep a state for each sequence of a batch: hashes and the key that drew them. That state
+  would bind a model to the batch size of its initialisation. Here each call creates the state for one sequence, from
+  this layer's key, and discards it. In mode 'eval' all sequences share one key, so that none depends on its neighbours.
   """
 
   def __init__(self, make_layer, length_multiple, mode):
     """Creates the layer.
 
     Args:
-      make_layer: function of no argument that returns Trax's layer.
-      length_multiple: L is filled up at its end to a multiple of it; causal attention does not look there.
+      make_layer: function without arguments that returns Trax's layer.
+      length_multiple: L is padded at its end to a multiple of this; causal attention does not see the padding.
       mode: 'train' or 'eval'.
 
     Raises:
-      InputError: a layer of another kind than those above, or one that does not take every multiple of vectors.
+      InputError: the layer is of neither kind above.
     """
     self._make_layer, self._layer = make_layer, make_layer()
     super().__init__(name=f'PerSequence_{self._layer.name}', sublayers_to_print=[self._layer])
@@ -49,8 +49,9 @@ class PerSequence(base.Layer):
                        'layer x -> x or (q, k, v, mask) -> (x, mask)')
 
   def check(self, d_model):
-    """Raises InputError if the layer does not take every multiple of vectors; here, since inside a model no one reads
-    it.
+    """Raises InputError if the layer does not take 7 times `length_multiple` vectors, as a trial of all multiples.
+
+    Inside a model the same error would be hard to read.
     """
     n_vectors = 7 * self._length_multiple
     try:
@@ -58,7 +59,7 @@ class PerSequence(base.Layer):
       jax.eval_shape(lambda: trial.init(shapes.ShapeDtype((1, n_vectors, d_model))))
     except (base.LayerError, TypeError, ValueError, AssertionError) as error:
       if errors.users_frames(errors.cause(error)):
-        raise  # Of an attention of the user's own.
+        raise  # From the user's own attention.
       cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
       raise InputError(f'{self._layer.name} does not take {n_vectors} vectors of width {d_model} ({cause}): set '
                        'TraxAttention.length_multiple to what its lengths must be a multiple of, such as its chunk_len'
@@ -71,7 +72,7 @@ class PerSequence(base.Layer):
     state_rng, rng = fastmath.random.split(self.rng)
     length = x.shape[1]
     x = jnp.pad(x, ((0, 0), (0, -length % self._length_multiple), (0, 0)))
-    # Another layer of the same make: initialising the one whose weights are in use would replace them.
+    # A second instance, because initialising the one in use would replace its weights.
     _, state = self._make_layer().init(self._inputs_signature(x), rng=state_rng)
 
     def attend(x, rng):
@@ -97,20 +98,21 @@ class PerSequence(base.Layer):
 
 
 def TraxAttention(spec, tokens_per_vector, layer=gin.REQUIRED, length_multiple=1):
-  """Any attention layer of Trax in place of ours: (B, L, D) -> (B, L, D).
+  """Returns any attention layer of Trax in place of ours: (B, L, D) -> (B, L, D).
 
-  It must be causal, by itself or through the mask it is handed, and know of positions itself if it is to know of any.
-  LSH attention lets no vector see a later one; but which earlier ones it sees depends on how all were sorted into
-  chunks, later ones among them.
+  The layer must be causal, by itself or through the given mask. Positions, if any, must be encoded by the layer itself.
+  In LSH attention no vector sees a later one. However, the earlier vectors seen depend on how all vectors, later ones
+  included, were sorted into chunks.
 
   Args:
-    spec: the model's BlockSpec; of it, the layer's arguments of Trax's usual names are taken.
+    spec: the model's BlockSpec, which supplies the layer's arguments with Trax's usual names.
     tokens_per_vector: total shorten factor of the level; Trax's layers count in vectors.
-    layer: a class or function of Trax, its further arguments bound by gin.
-    length_multiple: L is filled up to a multiple of it, for layers that cut their vectors into chunks.
+    layer: a class or function of Trax, whose further arguments gin binds.
+    length_multiple: L is padded to a multiple of this, for layers that split vectors into chunks.
 
   Raises:
-    InputError: a layer that does not map vectors to vectors, does not take every multiple of them, or mode 'predict'.
+    InputError: the layer does not map vectors to vectors or does not take every such multiple, or the mode is
+      'predict'.
   """
   del tokens_per_vector
   if spec.decodes:
@@ -127,7 +129,7 @@ def TraxAttention(spec, tokens_per_vector, layer=gin.REQUIRED, length_multiple=1
 
 
 def _parameters(layer):
-  """Returns the names of what makes a layer; a class of layers has a metaclass that hides them."""
+  """Returns the parameters of a layer's function or class; the metaclass of layer classes hides them."""
   while isinstance(layer, functools.partial):
     layer = layer.func
   return inspect.signature(layer.__init__ if inspect.isclass(layer) else layer).parameters

@@ -1,9 +1,9 @@
-"""Stand-ins for Trax's random numbers: initial weights drawn by NumPy on the host, and keys split cheaply.
+"""Replaces Trax's random numbers: initial weights are drawn by NumPy on the host, and keys are split cheaply.
 
-Both are pure functions of Trax's PRNG keys. Initialising a Trax model runs one small JAX program for each shape of
-weight and traces each layer once for every combinator around it. Compiling and tracing take all the time: 15 s for a
-model of 6,000 numbers. NumPy's Philox generator, keyed by the same two words, needs no compilation; and a layer has to
-be traced only once.
+Both are pure functions of Trax's PRNG keys. Initialising a Trax model runs one small JAX program for each weight shape
+and traces each layer once for every combinator around it. Compiling and tracing take all the time: 15 s for a model of
+6,000 parameters. NumPy's Philox generator, keyed by the same two words, needs no compilation, and each layer is traced
+only once.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from trax_hourglass.runtime.errors import InputError
 
 @contextlib.contextmanager
 def on_host():
-  """Within it, `trax.fastmath.random` splits keys and draws numbers by NumPy, and layers remember output signatures."""
+  """Makes `trax.fastmath.random` use NumPy to split keys and draw numbers, and layers cache output signatures."""
   draws = {'random_split': _split, 'random_uniform': _uniform, 'random_normal': _normal}
   with mock.patch.dict(trax_jax.JAX_BACKEND, draws), \
        mock.patch.object(base.Layer, '_forward_abstract', _remembering(base.Layer._forward_abstract)):
@@ -30,7 +30,7 @@ def on_host():
 
 
 def _remembering(forward_abstract):
-  """Returns `Layer._forward_abstract` computed once for each layer and input signature."""
+  """Returns `Layer._forward_abstract`, cached by layer and input signature."""
   known = {}
 
   def remembered(layer, input_signature):
@@ -43,7 +43,7 @@ def _remembering(forward_abstract):
 
 
 def _through(serial, stack):
-  """Returns what `Layer._forward_abstract` does, put together from the sublayers', which are known by then."""
+  """Returns the result of `Layer._forward_abstract` for a Serial, from the cached results of its sublayers."""
   states = []
   for layer in serial.sublayers:
     outputs, state = layer._forward_abstract(combinators.inputs_from_stack(stack, layer.n_in))
@@ -60,7 +60,7 @@ def _draw(key, shape, dtype, draw):
     high, low = np.asarray(key, np.uint64)
     try:
       return draw(np.random.Generator(np.random.Philox(key=high << np.uint64(32) | low)), shape).astype(dtype)
-    except ValueError as error:  # More numbers than 63 bits count.
+    except ValueError as error:  # The number of elements exceeds 63 bits.
       raise InputError(f'weights of shape {shape} cannot be drawn ({error}): give a smaller model') from error
 
   if isinstance(key, jax.core.Tracer):
@@ -85,16 +85,16 @@ _key = trax_jax.JAX_BACKEND['random_get_prng']
 
 
 def _key_on_host(seed):
-  """Returns the key of a seed, uint32 (2,): the same as JAX's, but no part of a program that makes no use of it.
+  """Returns JAX's key of a seed, uint32 (2,), as a NumPy array, so that programs that do not use the key lack it.
 
-  `Layer.pure_fn` reads the layer's own key to restore it later. Where a layer has none it makes one, from a number that
-  was drawn when the layer was made: as JAX's operation it would make a program of each process another.
+  `Layer.pure_fn` reads the layer's own key to restore it later. A layer without a key creates one, from a number drawn
+  when the layer was constructed. As a JAX operation, that key would make each process's program different.
   """
   return np.array([0, seed], np.uint32) if isinstance(seed, int) and 0 <= seed < 2**32 else _key(seed)
 
 
 @contextlib.contextmanager
 def cheap_splits():
-  """Within it, `trax.fastmath.random.split` is `ops.prng.split`, and keys of seeds are NumPy's arrays."""
+  """Replaces `trax.fastmath.random.split` by `ops.prng.split`, and keys of seeds by NumPy arrays."""
   with mock.patch.dict(trax_jax.JAX_BACKEND, {'random_split': prng.split, 'random_get_prng': _key_on_host}):
     yield

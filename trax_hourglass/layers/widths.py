@@ -1,7 +1,7 @@
-"""A width for each level of the hierarchy, and the way from one to the next.
+"""Gives each level of the hierarchy a width, and converts vectors between widths.
 
-As in H-Net (arXiv 2507.07955, section 2.3), vectors that come to a wider level are filled up with a learned vector and
-cut when they come back, which costs next to nothing.
+As in H-Net (arXiv 2507.07955, section 2.3), vectors that enter a wider level are padded with a learned vector. On
+return they are truncated. Both cost next to nothing.
 
 Letters: B batch, L vectors, D width.
 """
@@ -18,7 +18,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class ToWidth(base.Layer):
-  """Cuts vectors to a width, or fills them up with a learned vector, 0 at first: (B, L, D) -> (B, L, width)."""
+  """Truncates vectors to a width, or pads them with a learned vector, initially 0: (B, L, D) -> (B, L, width)."""
 
   def __init__(self, width):
     super().__init__(name=f'ToWidth_{width}')
@@ -36,22 +36,22 @@ class ToWidth(base.Layer):
 
 
 def changed(spec, other):
-  """Returns layers from the width of one BlockSpec to that of another: none where they are equal."""
+  """Returns layers from the width of one BlockSpec to that of another; none if the widths are equal."""
   return [] if spec.d_model == other.d_model else [ToWidth(other.d_model)]
 
 
 def specs(spec, n_levels, d_model, d_ff, n_heads):
-  """Returns the BlockSpec of each level, the top one first; equal ones share their relative biases.
+  """Returns the BlockSpec of each level, top level first; levels of equal size share their relative biases.
 
   Args:
-    spec: a BlockSpec of any sizes, for the rest.
-    n_levels: of the hierarchy.
-    d_model: width of all levels, or a tuple of one for each.
-    d_ff: likewise; a number is that of the top level and keeps its ratio to d_model.
-    n_heads: likewise; a number is that of the top level, and heads keep their width.
+    spec: a BlockSpec of any sizes, for the other fields.
+    n_levels: number of levels of the hierarchy.
+    d_model: width of all levels, or a tuple with one width per level.
+    d_ff: likewise; a number is the top level's, and other levels keep its ratio to d_model.
+    n_heads: likewise; a number is the top level's, and other levels keep the width of a head.
 
   Raises:
-    InputError: as many widths as there are not levels, or a width that d_ff or the heads do not go with.
+    InputError: a tuple's length is not the number of levels, or a width does not fit d_ff or the heads.
   """
   widths = _each('d_model', d_model, n_levels, [1] * n_levels)
   ratios = [Fraction(width, widths[0]) if isinstance(width, int) and isinstance(widths[0], int) and widths[0] else 1
@@ -59,14 +59,14 @@ def specs(spec, n_levels, d_model, d_ff, n_heads):
   sizes = zip(widths, _each('d_ff', d_ff, n_levels, ratios), _each('n_heads', n_heads, n_levels, ratios))
   biases, found = {}, []
   for width, inner, heads in sizes:
-    one = dataclasses.replace(spec, d_model=width, d_ff=inner, n_heads=heads)  # It checks the sizes.
+    one = dataclasses.replace(spec, d_model=width, d_ff=inner, n_heads=heads)  # Checks the sizes.
     found.append(dataclasses.replace(
         one, relative_biases=biases.setdefault((width, heads), RelativeBiases(width, heads))))
   return found
 
 
 def _each(name, value, n_levels, ratios):
-  """Returns a value for each level: those of a tuple, or a number times each ratio."""
+  """Returns a value for each level: the values of a tuple, or a number times each ratio."""
   if isinstance(value, (tuple, list)):
     if len(value) != n_levels:
       raise InputError(f'{name} is {value!r}: expected {n_levels} of them, one for each level of the hierarchy, or a '

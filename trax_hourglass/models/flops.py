@@ -1,9 +1,9 @@
-"""Floating-point operations of a model's matrix products, counted from its own program.
+"""Counts the floating-point operations of a model's matrix products from the model's own program.
 
-What a model must compute, whatever way it is computed: attention counts the pairs of query and key that a query may
-see, not what a tile holds above the diagonal, and nothing that a backward pass makes again. So it serves to compare
-models, and, over the time of a step, to say what share of a machine's arithmetic was used (MFU, arXiv 2204.02311,
-appendix B).
+The count is what a model must compute, whatever the implementation. Attention counts the visible pairs of query and
+key, not the part of a tile above the diagonal. Rematerialization in the backward pass does not count. The count serves
+to compare models. Divided by step time, the count gives the share of a machine's arithmetic used (MFU, arXiv
+2204.02311, appendix B).
 
 Letters: B batch, L tokens, H heads, E width of a head, Q queries, K keys.
 """
@@ -20,7 +20,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def forward(model, batch_size, length):
-  """Returns the floating-point operations of the matrix products of a forward pass; a product and a sum are two.
+  """Returns the floating-point operations of the matrix products of a forward pass; a multiply-add counts as two.
 
   Args:
     model: initialised layer, tokens (B, L) -> logits.
@@ -28,23 +28,23 @@ def forward(model, batch_size, length):
     length: L.
 
   Raises:
-    InputError: the model has a loop whose number of turns only shows while it runs.
+    InputError: the model has a loop whose number of iterations is known only at run time.
   """
   return sum(by_scope(model, batch_size, length).values())
 
 
 def by_scope(model, batch_size, length):
-  """Returns {scope: operations} of a forward pass, a scope being the path of named layers, 'Valley_3/Stack_8@3'.
+  """Returns {scope: operations} of a forward pass; a scope is a path of named layers, 'Valley_3/Stack_8@3'.
 
-  Arguments and errors are `forward`'s.
+  Arguments and errors are those of `forward`.
   """
   return dict(_of_program(_program(model, batch_size, length)))
 
 
 def training_step(model, batch_size, length):
-  """Returns the operations of a forward and a backward pass: each product has two more as its gradients.
+  """Returns the operations of a forward and a backward pass: the gradients of each product are two more.
 
-  Arguments and errors are `forward`'s.
+  Arguments and errors are those of `forward`.
   """
   return 3 * forward(model, batch_size, length)
 
@@ -72,7 +72,7 @@ def _of_equation(equation, scope):
     return {scope: _of_attention(equation)}
   programs = [_of_program(inner, scope) for inner in jax_core.jaxprs_in_params(equation.params)]
   inside = sum(programs, collections.Counter())
-  if equation.primitive.name == 'cond':  # Factor dropout takes each branch as often.
+  if equation.primitive.name == 'cond':  # Factor dropout takes each branch equally often.
     return {name: count // len(programs) for name, count in inside.items()}
   if equation.primitive.name == 'scan':
     return {name: count * equation.params['length'] for name, count in inside.items()}
@@ -89,10 +89,10 @@ def _of_product(equation):
 
 
 def _of_attention(equation):
-  """Products of `tiled_attention.attend` for visible pairs: scores of content and position, mean of values."""
+  """Counts products of `tiled_attention.attend` for visible pairs: content and position scores, mean of values."""
   inputs = [variable.aval for variable in equation.invars if variable.aval.ndim == 4]
   (batch, n_queries, n_heads, width), (_, n_keys, *_) = (x.shape for x in inputs[:2])
-  n_groups = min(n_queries, n_keys)  # Of queries or of keys one is alone in its group.
+  n_groups = min(n_queries, n_keys)  # A group has either one query or one key.
   pairs = n_groups * (n_groups + 1) // 2 * (n_queries // n_groups) * (n_keys // n_groups)
-  products = 3 if len(inputs) > 3 else 2  # q, k, v; with positions their queries and embedded distances too.
+  products = 3 if len(inputs) > 3 else 2  # q, k, v; with positions, also their queries and embedded distances.
   return 2 * products * width * batch * n_heads * pairs

@@ -1,9 +1,9 @@
-"""The paper's notation for a hierarchy, `2@1 8@3 2@1`, as a plan of levels; plain Python, nothing of JAX.
+"""Parses the paper's notation for a hierarchy, `2@1 8@3 2@1`, into a plan of levels; plain Python without JAX.
 
 `N@f` is N layers on a sequence of one vector per f tokens (f is the *total* shorten factor). Factors rise from 1 to one
-deepest level and fall back through the same values; the numbers of layers on the way down and up may differ. `8@1` is
-the flat baseline. A factor may be a set to draw from in training, `2@1 8@2|3 2@1` (factor_dropout.py): such a string
-stands for several hierarchies, its `alternatives`.
+deepest level and fall back through the same values. The numbers of layers on the way down and up may differ. `8@1` is
+the flat baseline. A factor may be a set to draw from in training, `2@1 8@2|3 2@1` (factor_dropout.py). A string with
+sets stands for several hierarchies, its `alternatives`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from trax_hourglass.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """One rate of the hierarchy.
+  """Holds one rate of the hierarchy.
 
   Attributes:
     total_factor: tokens per vector of this level.
@@ -30,16 +30,16 @@ class Level:
 
 
 def alternatives(hierarchy):
-  """Returns the hierarchies that one with sets of factors stands for; of one without, itself alone.
+  """Returns the hierarchies that a string with sets of factors stands for; without sets, the string itself.
 
   The first alternative takes the first factor of each set, the second one the second: '0@1 1@2|3 4@4|6 1@2|3 1@1' is
-  '0@1 1@2 4@4 1@2 1@1' or '0@1 1@3 4@6 1@3 1@1'. A factor that stands alone is part of all.
+  '0@1 1@2 4@4 1@2 1@1' or '0@1 1@3 4@6 1@3 1@1'. A factor outside a set is part of all alternatives.
 
   Args:
     hierarchy: for example '2@1 8@2|3 2@1'.
 
   Raises:
-    InputError: sets of different sizes, an alternative that stands there twice, or one that makes no sense.
+    InputError: sets differ in size, an alternative occurs twice, or an alternative is invalid.
   """
   if not isinstance(hierarchy, str) or '|' not in hierarchy:
     parse(hierarchy)
@@ -63,13 +63,13 @@ def alternatives(hierarchy):
 
 
 def parse(hierarchy):
-  """Returns the levels of a hierarchy, top (tokens) first; of one with sets of factors, take an alternative.
+  """Returns the levels of a hierarchy without sets of factors, top level (tokens) first.
 
   Args:
     hierarchy: for example '2@1 1@2 4@4 1@2 2@1'.
 
   Raises:
-    InputError: naming the string, the part that makes no sense and what would.
+    InputError: the hierarchy is invalid; the message names the string, the wrong part and a valid form.
   """
   def error(part, why):
     return InputError(f'hierarchy {hierarchy!r}: {part}{why}')
@@ -105,10 +105,10 @@ def parse(hierarchy):
 
 
 def padded_length(levels, length):
-  """Returns the smallest number of tokens, at least `length`, that every level divides.
+  """Returns the smallest number of tokens, at least `length`, that every total factor divides.
 
   Args:
-    levels: what `parse` returns.
+    levels: levels as from `parse`.
     length: tokens of a sequence.
   """
   factor = levels[-1].total_factor

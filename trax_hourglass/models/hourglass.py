@@ -1,4 +1,4 @@
-"""The Hourglass language model, built by recursion over the levels of its hierarchy (paper, Algorithm 1).
+"""Builds the Hourglass language model by recursion over the levels of its hierarchy (paper, Algorithm 1).
 
 Letters: B batch, L tokens, V vocabulary, K shorten factor, D model width.
 """
@@ -54,49 +54,49 @@ def Hourglass(vocab_size=256,
 
   Defaults are the paper's best for text. Weights are float32.
 
-  In mode 'predict' the model is called with the beginning of a sequence and then with one token at a time, as
-  `trax.supervised.decoding` does. It does not shift: input 0 is the start token, 0, input i is token i - 1, and output
-  i is for token i, so the logits of both modes are the same row by row. What it needs of earlier calls it keeps in its
-  state, made for the batch that it was initialised with: before the first call of a new sequence, set `state` to what
-  `init` gave. With N = max_length, numbers of s bytes (4), and n(f) = ceil(N / f) vectors in a level of factor f, that
-  is
+  In mode 'predict' the model is called with the beginning of a sequence and then with one token at a time, as in
+  `trax.supervised.decoding`. The model does not shift: input 0 is the start token, 0, and input i is token i - 1.
+  Output i is for token i, so the logits of both modes are the same row by row. The state keeps what earlier calls
+  computed, for the batch size of the initialisation. Before the first call of a new sequence, set `state` to the value
+  that `init` returned. Let N = max_length, and let numbers have s bytes (4). A level of factor f has n(f) = ceil(N / f)
+  vectors. The state takes
 
       n_before + n_after layers at factor f        (2 B + 1) n(f) D s each, rotary attention 2 B n(f) D s, attention to
                                                    a window of W at most (2 B + 1) W D s
       shortening from f to K f by attention        (2 B + 1) K n(K f) D s
       upsampling from K f to f by attention        (2 B + K) n(K f) D s
-      what serves and what waits, below factor f   B K D s, and B K D s for an upsampling of x' or as `added`
+      open and current groups, below factor f      B K D s, and B K D s for an upsampling of x' or as `added`
 
-  and 4 bytes for each counter. `state_bytes` tells it of a model.
+  and 4 bytes for each counter. `state_bytes` gives the size for a model.
 
   Args:
     vocab_size: V.
     hierarchy: layers and total shorten factors, for example '2@1 8@3 2@1'; see hierarchy.py. With sets of factors, as
-      in '2@1 8@2|3 2@1', each call in mode 'train' draws one alternative (factor_dropout.py), and other modes take the
+      in '2@1 8@2|3 2@1', each call in mode 'train' draws one alternative (factor_dropout.py); other modes take the
       first.
-    d_model: D, even and a multiple of n_heads; or a tuple, a width for each level, the top one first.
-    d_ff: width inside feed-forward layers; a number keeps its ratio to each level's width, or a tuple.
-    n_heads: attention heads; a number is the top level's, and heads are as wide at all levels, or a tuple.
-    dropout: share of activations and attention weights dropped in training.
+    d_model: D, even and a multiple of n_heads; or a tuple with a width per level, top level first.
+    d_ff: width inside feed-forward layers; a number keeps its ratio to each level's width; or a tuple.
+    n_heads: attention heads; a number is the top level's, and heads are equally wide at all levels; or a tuple.
+    dropout: fraction of activations and attention weights dropped in training.
     dropout_shared_axes: axes of (B, L, D) activations along which all elements share one dropout mask, or None.
     ff_activation: function returning the activation layer of feed-forward layers.
     vanilla_attention: plug-in for the attention of token-level layers (factor 1); see blocks.Stack.
     shortened_attention: plug-in for the attention of all deeper layers.
     shortening: plug-in that shortens by K; see resampling.py.
-    upsampling: plug-in that brings the length back.
+    upsampling: plug-in that restores the length.
     attention_form: None for the platform's default, or 'tiles', 'tpu' or 'cudnn'; see ops/attention.py.
-    recompute: 'none', 'elementwise', 'products' or 'blocks', what the backward pass makes again to save memory; see
-      remat.py.
+    recompute: rematerialization policy, 'none', 'elementwise', 'products' or 'blocks', which saves memory in the
+      backward pass; see remat.py.
     mode: 'train', 'eval' (no dropout) or 'predict' (one token at a time, with caches).
-    max_length: in mode 'predict', the number of tokens of a sequence that there is room for.
-    skip: what the finer vectors become before the coarser ones are added: 'identity', as in the paper, 'scaled' by a
-      learnt number, or 'linear', a map that begins at 0; see skips.py.
-    boundaries: rule where groups end, with ShortenAtBoundaries and UpsampleFromBoundaries, such as EndOfWord; see
-      boundaries.py. The factor K of a level then says how many slots for groups there are, L / K.
+    max_length: in mode 'predict', the capacity in tokens per sequence.
+    skip: map of the finer vectors before the coarser ones are added: 'identity', as in the paper, 'scaled' by a
+      learned scalar, or 'linear', a map initially 0; see skips.py.
+    boundaries: rule that ends groups, such as EndOfWord, for ShortenAtBoundaries and UpsampleFromBoundaries; see
+      boundaries.py. The factor K of a level then sets the number of slots for groups, L / K.
 
   Raises:
-    InputError: an argument out of its range, a hierarchy that makes no sense, or one with sets of factors and a
-      resampling whose weights depend on the factor.
+    InputError: an argument is out of range, the hierarchy is invalid, or the hierarchy has sets of factors but weights
+      of the resampling depend on the factor.
   """
   check_plug_ins(shortening=shortening, upsampling=upsampling, vanilla_attention=vanilla_attention,
                  shortened_attention=shortened_attention, ff_activation=ff_activation)
@@ -118,9 +118,7 @@ def Hourglass(vocab_size=256,
     return blocks.Stack(spec, n_blocks, level.total_factor, attention)
 
   def from_level(*alternatives):
-    """Returns layers that map a level's vectors to themselves, through all deeper levels, of which there may be
-    several.
-    """
+    """Returns the layers of a level and all deeper levels, with one valley per alternative."""
     level, *deeper = alternatives[0]
     spec = specs[-1 - len(deeper)]
     if not deeper:
@@ -164,10 +162,10 @@ def Hourglass(vocab_size=256,
 
 
 def _valley(spec, shorten_factor, shorten, deeper, upsample, skip):
-  """Shortens, goes through the deeper levels, comes back and adds: (B, L, D) -> (B, L, D).
+  """Shortens, applies the deeper levels, upsamples and adds the residual: (B, L, D) -> (B, L, D).
 
-  The shift by K - 1 is the smallest that is causal: coarse vector i is used at positions iK .. iK + K - 1, each of
-  which may know vectors up to its own, so i may hold nothing after position iK.
+  The shift by K - 1 is the smallest causal one. Coarse vector i is used at positions iK .. iK + K - 1, each of which
+  may see vectors up to its own. Coarse vector i may therefore hold nothing after position iK.
   """
   return core.Scope(
       tl.Dup(),                                                    # vecs, residual
@@ -182,7 +180,7 @@ def _valley(spec, shorten_factor, shorten, deeper, upsample, skip):
 
 
 def _valley_at_boundaries(shorten_factor, groups, skip):
-  """Does the same with groups that end at boundaries of the tokens: (B, L, D), tokens (B, L) -> (B, L, D)."""
+  """Applies a valley whose groups end at boundaries of the tokens: (B, L, D), tokens (B, L) -> (B, L, D)."""
   return core.Scope(
       tl.Select([0, 1, 0]),                                        # vecs, tokens, residual
       groups,                                                      # vecs, residual
@@ -194,7 +192,7 @@ def _valley_at_boundaries(shorten_factor, groups, skip):
 
 
 def _check_boundaries(boundaries, shortening, upsampling, hierarchy, alternatives):
-  """Raises InputError where a rule, resampling and hierarchy do not go with each other."""
+  """Raises InputError where a rule, resampling and hierarchy do not fit together."""
   of = lambda plug_in: getattr(getattr(plug_in, 'func', plug_in), 'at_boundaries', False)
   if boundaries is None and not of(shortening) and not of(upsampling):
     return
@@ -208,12 +206,12 @@ def _check_boundaries(boundaries, shortening, upsampling, hierarchy, alternative
 
 
 def _pad_tokens(spec, alternatives):
-  """Pads tokens (B, L) on the right with zeros to a length that every level divides; causality hides them."""
+  """Pads tokens (B, L) on the right with zeros to a length that every factor divides; causality hides the padding."""
   levels, *others = alternatives
   def pad(tokens):
     missing = hierarchy_lib.padded_length(levels, tokens.shape[1]) - tokens.shape[1]
     return jnp.pad(tokens, ((0, 0), (0, missing)))
-  if spec.decodes or others:  # Groups that lack vectors wait for them; of several alternatives each pads by itself.
+  if spec.decodes or others:  # Incomplete groups wait when decoding; with several alternatives each pads by itself.
     return tl.Fn('Unpadded', lambda tokens: tokens)
   return tl.Fn(f'PadToMultipleOf_{levels[-1].total_factor}', pad)
 

@@ -1,7 +1,8 @@
-"""Weights to and from the authors' implementation, `trax.models.HourglassLM`.
+"""Converts weights to and from the authors' implementation, `trax.models.HourglassLM`.
 
-Trax lists weights in the order of its layers, one block after the other. Ours are the same arrays, except that equal
-blocks are stacked and that the two relative biases, which Trax lists where its first attention uses them, are a layer.
+Trax lists weights in the order of its layers, one block after the other. Ours are the same arrays with two exceptions.
+Equal blocks are stacked. The two relative biases are a layer, while Trax lists them where its first attention uses
+them.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ class _Slot:
 
   Attributes:
     path: indices into nested tuples of weights.
-    block: which block of a stack, or None.
+    block: index of the block in a stack, or None.
     is_bias: whether it is a relative bias, (1, H, 1, E) in Trax and (H, E) here.
   """
   path: tuple[int, ...]
@@ -41,14 +42,14 @@ def from_trax(source, model):
 
   Args:
     source: an initialised `trax.models.HourglassLM`, the path of its `.pkl.gz` checkpoint or of one of ours, or the
-      list of arrays that `trax_checkpoint.read_weights` makes of one.
-    model: a `Hourglass` with the same options; initialised here if it is not yet.
+      list of arrays from `trax_checkpoint.read_weights`.
+    model: a `Hourglass` with the same options; initialised here if necessary.
 
   Returns:
     The model.
 
   Raises:
-    InputError: the weights do not fit the model, or the file is no readable checkpoint.
+    InputError: the weights do not fit the model, or the file is not a readable checkpoint.
   """
   if isinstance(source, base.Layer):
     arrays = [np.asarray(w) for w in base.flatten_weights_and_state(source.weights, source.state)[0]]
@@ -85,14 +86,14 @@ def from_trax(source, model):
 
 
 def to_trax(model, path=None):
-  """Returns our model's weights as `trax.models.HourglassLM` lists them, and writes them as a checkpoint if asked to.
+  """Returns our model's weights as `trax.models.HourglassLM` lists them, and optionally writes a checkpoint.
 
   Args:
     model: an initialised `Hourglass`.
     path: a `.pkl.gz` file to write, or None.
 
   Raises:
-    InputError: the model is not initialised, or the path ends otherwise.
+    InputError: the model is not initialised, or the path has another ending.
   """
   if not jax.tree.leaves(model.weights):
     raise InputError('the model has no weights yet: call its init first')
@@ -113,21 +114,21 @@ def _ensure_initialised(model):
 
 
 def _flatten(weights):
-  """Returns the leaves, the number of each leaf by its path, and the tree."""
+  """Returns the leaves, the index of each leaf by path, and the tree structure."""
   with_paths, tree = jax.tree_util.tree_flatten_with_path(weights)
   index = {tuple(key.idx for key in path): number for number, (path, _) in enumerate(with_paths)}
   return [leaf for _, leaf in with_paths], index, tree
 
 
 def _trax_order(layer, weights, path=(), block=None, biases=None):
-  """Yields the slot of each of Trax's weights in its order.
+  """Yields the slot of each of Trax's weights, in Trax's order.
 
   Args:
-    layer: a layer of ours.
-    weights: its weights, or a cache marker where it is shared and was met before.
-    path: its place in the model's weights.
-    block: number of the block of a stack that is being walked through, or None.
-    biases: list that holds the path of the biases from where they are met to where Trax lists them.
+    layer: one of our layers.
+    weights: its weights, or a cache marker if the layer is shared and was visited before.
+    path: its position in the model's weights.
+    block: index of the current block of a stack, or None.
+    biases: list that carries the path of the biases from their own layer to where Trax lists them.
   """
   biases = [] if biases is None else biases
   if isinstance(layer, ToWidth):

@@ -1,4 +1,4 @@
-"""A language model as a Trax layer: what it checks, its two halves, and its state in mode 'predict'.
+"""Wraps a language model as a Trax layer, with input checks, two halves, and a state in mode 'predict'.
 
 Letters: B batch, L tokens, V vocabulary, D model width.
 """
@@ -17,7 +17,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class LanguageModel(tl.Serial):
-  """A Serial that checks its tokens, (B, L) -> (B, L, V), and whose last two layers turn vectors to float32 logits."""
+  """Checks tokens and applies a Serial: (B, L) -> (B, L, V); the last two layers map vectors to float32 logits."""
 
   def __init__(self, spec, vocab_size, length_multiple, *layers, count_groups=None):
     super().__init__(*layers, name='Hourglass')
@@ -26,38 +26,38 @@ class LanguageModel(tl.Serial):
     self._vocab_size = vocab_size
     self._length_multiple = length_multiple
     self._count_groups = count_groups
-    self._states = {}  # Shapes of the state in mode 'predict' by batch.
+    self._states = {}  # Shapes of the state in mode 'predict' by batch size.
 
   @property
   def vocab_size(self):
-    """V."""
+    """Returns V."""
     return self._vocab_size
 
   @property
   def count_groups(self):
-    """Function of tokens (B, L), see boundaries.count; None for groups of a fixed size."""
+    """Returns a function of tokens (B, L), see boundaries.count; None for groups of a fixed size."""
     return self._count_groups
 
   @property
   def length_multiple(self):
-    """Returns the deepest total shorten factor, in tokens: inputs are padded to a multiple of it."""
+    """Returns the deepest total shorten factor, in tokens; inputs are padded to a multiple of this."""
     return self._length_multiple
 
   @property
   def max_length(self):
-    """Tokens of a sequence that there is room for in mode 'predict'; None in other modes, which take any length."""
+    """Returns the capacity in tokens per sequence in mode 'predict'; None in other modes, which take any length."""
     return self._max_length if self._decodes else None
 
   @property
   def state_bytes(self):
-    """Bytes of the state; for mode 'predict' see the formula at `Hourglass`."""
+    """Returns the size of the state in bytes; for mode 'predict' see the formula at `Hourglass`."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
 
   @property
   def state(self):
-    """The state; in mode 'predict' the caches. Setting one that holds too many tokens is an InputError.
+    """Returns the state; in mode 'predict', the caches. Setting a state with too many tokens raises InputError.
 
-    That is what Trax's `Accelerate` does after a compiled call, so its user gets an error and no NaN.
+    Trax's `Accelerate` sets the state after a compiled call, so its user gets an error instead of NaN.
     """
     return super().state
 
@@ -84,15 +84,15 @@ class LanguageModel(tl.Serial):
     try:
       with trax_random.cheap_splits():
         return super().pure_fn(x, weights, state, rng, use_cache)
-    except Exception:  # Trax leaves the layers with what they were called with, which may be of a compilation.
+    except Exception:  # Trax leaves the call's arguments in the layers, and these may be traced.
       self.weights, self._rng = kept[0], kept[2]
       tl.Serial.state.fset(self, kept[1])
       raise
 
   def vectors(self, tokens, weights, state, rng):
-    """Returns what `logits` takes, (B, L, D), and the new state; arguments as `pure_fn`'s, the same dropout masks."""
+    """Returns the input of `logits`, (B, L, D), and the new state; arguments and dropout masks are as in `pure_fn`."""
     self._check(tokens)
-    with trax_random.cheap_splits():  # They begin alike however many keys are split off.
+    with trax_random.cheap_splits():  # The first keys are the same, however many are split.
       vectors, new_state = self._to_vectors.pure_fn(tokens, weights[:-2], state[:-2], rng)
     return vectors, new_state + state[-2:]
 
@@ -109,13 +109,14 @@ class LanguageModel(tl.Serial):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._states[batch])
 
   def n_tokens(self, state):
-    """Returns how many tokens a state of mode 'predict' has seen, int32 (); from `WithinLength`, the layer before the
-    last two.
+    """Returns the number of tokens that a state of mode 'predict' has seen, int32 ().
+
+    `WithinLength`, the layer before the last two, holds the number.
     """
     return state[-3]
 
   def _check_room(self, state, n):
-    """Raises InputError if n more tokens do not fit or cannot come now, where it can be known: not in compiled code."""
+    """Raises InputError if n more tokens do not fit or may not come now; checks nothing in compiled code."""
     before = self.n_tokens(state)
     if isinstance(before, jax.core.Tracer) or not isinstance(before, (np.ndarray, jax.Array)):
       return
@@ -128,17 +129,15 @@ class LanguageModel(tl.Serial):
                        'larger Hourglass.max_length, or begin a new sequence with the state that init gave')
 
   def _check_batch(self, state, batch):
-    """Raises InputError unless a state is of so many sequences, the first axis of all its larger arrays."""
+    """Raises InputError unless a state is for `batch` sequences, the first axis of all its larger arrays."""
     found = next((leaf.shape[0] for leaf in jax.tree.leaves(state) if len(leaf.shape) > 2), batch)
     if found != batch:
       raise InputError(f'the tokens are of {batch} sequences and the state of {found}: initialise the model for '
                        f'{batch}, or give it the state that start({batch}) returns')
 
   def _check(self, inputs):
-    """Returns the tokens; raises InputError for what no layer below would report, or only as a shape error of its
-    own.
-    """
-    tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
+    """Returns the tokens; raises InputError for errors that layers would miss or report as their own shape errors."""
+    tokens = inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may pass a whole batch.
     shape = tuple(tokens.shape)
     if len(shape) != 2 or 0 in shape or not np.issubdtype(tokens.dtype, np.integer):
       raise InputError(f'tokens have shape {shape} and type {tokens.dtype}: give whole numbers of shape '
@@ -149,11 +148,10 @@ class LanguageModel(tl.Serial):
 
 
 class WithinLength(base.Layer):
-  """Counts the tokens of all calls and turns vectors into NaN where there was no room: (vecs (B, n, D), tokens) ->
-  vecs.
+  """Counts the tokens of all calls and returns NaN beyond the capacity: (vecs (B, n, D), tokens) -> vecs.
 
-  No error can be raised in compiled code, and numbers that are merely wrong would go unnoticed. State: tokens so far,
-  int32; below zero, so many before a call that was no first one and had several.
+  Compiled code cannot raise an error, and wrong finite numbers would go unnoticed. State: tokens so far, int32. A later
+  call with several tokens is invalid and returns NaN; the state becomes the negated count of tokens before that call.
   """
 
   def __init__(self, max_length):

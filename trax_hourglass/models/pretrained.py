@@ -1,4 +1,4 @@
-"""Trained models that come with the package, by name: a file of weights, and a card that says how it was made."""
+"""Finds the pretrained models of the package by name: a weight file, and a card on how the model was trained."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ def names():
 
 
 def file_of(name):
-  """Returns the path of a model's file of weights, which has its config in it.
+  """Returns the path of a model's weight file, which contains the model's config.
 
   Raises:
     InputError: no model has this name.
@@ -25,7 +25,7 @@ def file_of(name):
 
 
 def card(name):
-  """Returns the text that says on what data and how a model was trained, and how it scores.
+  """Returns the text on a model's training data, training and scores.
 
   Raises:
     InputError: no model has this name.

@@ -1,7 +1,7 @@
-"""Reading and writing Trax's checkpoint files without running anything they hold.
+"""Reads and writes Trax's checkpoint files without executing anything they contain.
 
-A checkpoint is `NAME.pkl.gz`, a pickled dictionary, and mostly `NAME.weights.npy.gz`, the weights as one .npy after the
-other. What a pickle may hold is in runtime/restricted_pickle.py.
+A checkpoint is `NAME.pkl.gz`, a pickled dictionary, and usually `NAME.weights.npy.gz`, the weights as consecutive .npy
+arrays. runtime/restricted_pickle.py defines what a pickle may contain.
 """
 
 import gzip
@@ -21,21 +21,21 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import restricted_pickle
 
 _END = '.pkl.gz'
-_MOST_UNPACKED, _MOST_RATIO = 1 << 24, 100  # Bytes; weights hardly shrink, and slots are not all 0 after a step.
+_MOST_UNPACKED, _MOST_RATIO = 1 << 24, 100  # Bytes; weights hardly compress, and slots are not all 0 after a step.
 
 
 def read_weights(path):
-  """Returns the flat list of weights, numpy arrays, of a checkpoint written by Trax's loop or `Layer.save_to_file`.
+  """Returns the flat list of weights, NumPy arrays, of a checkpoint written by Trax's loop or `Layer.save_to_file`.
 
   Args:
     path: the `.pkl.gz` file.
 
   Raises:
-    InputError: the file is missing, damaged, holds no weights, or holds anything but arrays and plain containers.
+    InputError: the file is missing or damaged, holds no weights, or holds anything but arrays and plain containers.
   """
   contents = restricted_pickle.unpickle(path, _read_gzip(path))
   weights = contents.get('flat_weights') if isinstance(contents, dict) else None
-  if isinstance(weights, int):  # They are in a file beside it; the number is that file's compression level.
+  if isinstance(weights, int):  # The weights are in a separate file, and the number is its compression level.
     return _read_arrays(_weights_path(path))
   if not isinstance(weights, (list, tuple)) or not all(isinstance(w, np.ndarray) and _is_numbers(w) for w in weights):
     raise InputError(f'{path}: holds no list of weights, so it is no checkpoint of a Trax model')
@@ -43,14 +43,14 @@ def read_weights(path):
 
 
 def read_step(path):
-  """Returns how many steps a checkpoint was trained for, or None where it does not say.
+  """Returns the number of training steps of a checkpoint, or None if not recorded.
 
   Args:
     path: the `.pkl.gz` file.
 
   Raises:
-    InputError: the file is missing or damaged, or holds anything but arrays and plain containers; its step is no
-      number.
+    InputError: the file is missing or damaged, or holds anything but arrays and plain containers, or its step is not
+      a whole number.
   """
   contents = restricted_pickle.unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None
@@ -68,7 +68,7 @@ def write_weights(path, weights, input_shape):
     input_shape: (batch, length) of the tokens the model was initialised with.
 
   Raises:
-    InputError: another ending.
+    InputError: the path has another ending.
   """
   _write(path, {
       'flat_weights': [np.asarray(w) for w in weights],
@@ -84,18 +84,18 @@ def write_model(path, model):
 
 
 def write_loop(path, model, slots, step, history, input_signature):
-  """Writes a checkpoint that `trax.supervised.training.Loop` goes on from, all of it in one file.
+  """Writes a checkpoint, in one file, from which `trax.supervised.training.Loop` resumes.
 
   Args:
     path: ends with `.pkl.gz`.
     model: initialised Trax layer.
-    slots: of its optimizer, as Trax's optimizers hold them.
-    step: steps trained.
+    slots: optimizer slots, in the form of Trax's optimizers.
+    step: number of training steps.
     history: dictionary of a Trax `History`.
     input_signature: tuple of ShapeDtypes that the model was initialised with.
 
   Raises:
-    InputError: another ending.
+    InputError: the path has another ending.
   """
   weights, state = base.flatten_weights_and_state(model.weights, model.state)
   arrays = lambda leaves: [np.asarray(leaf) for leaf in leaves]
@@ -106,19 +106,19 @@ def write_loop(path, model, slots, step, history, input_signature):
       'slots_per_task': [arrays(jax.tree.leaves(slots))],
       'history': history,
       'input_signature': input_signature,
-      'version_timestamp': 'Mar-10-2021',  # Of the layout; Trax's own.
+      'version_timestamp': 'Mar-10-2021',  # Trax's version of this layout.
   })
 
 
 def _write(path, contents):
-  """Writes under another name and moves the whole file there."""
+  """Writes a file atomically: under another name, then moved to the path."""
   check_name(path)
   with atomic_files.unfinished(path) as unfinished, gzip.open(unfinished, 'wb', compresslevel=2) as f:
     pickle.dump(contents, f)
 
 
 def check_name(path):
-  """Raises InputError unless the name is one that Trax reads."""
+  """Raises InputError unless the name has the ending that Trax reads."""
   if not str(path).endswith(_END):
     raise InputError(f'{path}: the name of a Trax checkpoint ends with {_END}')
 
@@ -143,14 +143,14 @@ def _read_gzip(path):
 
 
 def _read_arrays(path):
-  """Returns all arrays of a file; Trax's own reader would take a truncated one for a shorter list."""
+  """Returns all arrays of a file; Trax's own reader would accept a truncated file as a shorter list."""
   stream = io.BytesIO(_read_gzip(path))
   size = stream.getbuffer().nbytes
   arrays = []
   while stream.tell() < size:
     try:
       array = np.lib.format.read_array(stream, allow_pickle=False)  # `np.load` would open archives too.
-    except Exception as error:  # A damaged header can raise anything at all.
+    except Exception as error:  # A damaged header can raise any exception.
       raise InputError(f'{path}: array {len(arrays)} is damaged, {error}') from None
     if not _is_numbers(array):
       raise InputError(f'{path}: array {len(arrays)} holds {array.dtype} and no numbers')
@@ -163,5 +163,5 @@ def _is_numbers(array):
 
 
 def _from_bits(array):
-  """Trax stores bfloat16 as the bits of a uint16, a type that no weight has."""
+  """Returns uint16 arrays as bfloat16, since Trax stores bfloat16 weights as uint16, which no weight has."""
   return array.view(jnp.bfloat16) if array.dtype == np.uint16 else array

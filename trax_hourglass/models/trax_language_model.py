@@ -1,6 +1,6 @@
-"""Adapts Trax's own language models to our interface: any length, batches of any size.
+"""Adapts Trax's own language models to our interface: any length, any batch size.
 
-Letters: B batch, L tokens, V vocabulary, M what a model's lengths must be a multiple of.
+Letters: B batch, L tokens, V vocabulary, M number whose multiples a model takes as lengths.
 """
 
 import gin
@@ -14,12 +14,11 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class TraxLanguageModel(base.Layer):
-  """A language model of Trax, causal and shifting its input itself: tokens (B, L) -> logits (B, L, V).
+  """Applies a causal language model of Trax that shifts its own input: tokens (B, L) -> logits (B, L, V).
 
-  Tokens are filled up at their end to a multiple of M, which a causal model does not see. State is made anew at each
-  call: Trax's layers bind theirs to the batch and length that they were initialised with, and a language model that is
-    trained on
-  independent windows has nothing to remember. Weights are the model's own.
+  Tokens are padded at their end to a multiple of M; a causal model does not see the padding. Each call creates new
+  state, because Trax's layers bind state to the batch size and length of the initialisation. A language model that is
+  trained on independent windows has nothing to remember. Weights are the model's own.
   """
 
   def __init__(self, mode, model=gin.REQUIRED, vocab_size=256, length_multiple=1):
@@ -27,12 +26,12 @@ class TraxLanguageModel(base.Layer):
 
     Args:
       mode: 'train' or 'eval'.
-      model: function of vocab_size and mode such as `trax.models.TransformerLM`, its further arguments bound by gin.
+      model: function of vocab_size and mode, such as `trax.models.TransformerLM`; gin binds further arguments.
       vocab_size: V.
       length_multiple: M.
 
     Raises:
-      InputError: mode 'predict', or a vocab_size or length_multiple below 1.
+      InputError: the mode is 'predict', or vocab_size or length_multiple is below 1.
     """
     checks.check_sizes(vocab_size=vocab_size, length_multiple=length_multiple)
     if mode == 'predict':
@@ -44,7 +43,7 @@ class TraxLanguageModel(base.Layer):
 
   @property
   def vocab_size(self):
-    """V."""
+    """Returns V."""
     return self._vocab_size
 
   def init_weights_and_state(self, signature):
@@ -54,8 +53,8 @@ class TraxLanguageModel(base.Layer):
     tokens = _tokens(inputs)
     state_rng, rng = fastmath.random.split(self.rng)
     length = tokens.shape[1]
-    # Another model of the same make: initialising the one whose weights are in use would replace them, and Trax's
-    # reversible layers can be run only when they have been initialised.
+    # A second instance: initialising the one in use would replace its weights, and Trax's reversible layers run only
+    # after initialisation.
     model = self._make()
     _, state = model.init(self._padded_signature(inputs), rng=state_rng)
     padded = jnp.pad(tokens, ((0, 0), (0, -length % self._length_multiple)))
@@ -69,4 +68,4 @@ class TraxLanguageModel(base.Layer):
 
 
 def _tokens(inputs):
-  return inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may hand over a whole batch.
+  return inputs[0] if isinstance(inputs, (list, tuple)) else inputs  # Trax may pass a whole batch.

@@ -1,4 +1,4 @@
-"""Files of weights: Trax's `.pkl.gz` in our order or the authors', and `.safetensors` with names and a config."""
+"""Reads and writes weights: Trax's `.pkl.gz` in our order or the authors', or `.safetensors` with names and config."""
 
 import hashlib
 import pathlib
@@ -18,18 +18,18 @@ from trax_hourglass.runtime.errors import InputError
 
 TRAX, SAFE = '.pkl.gz', '.safetensors'
 _FORMAT, _SUM = 'trax_hourglass', 'sha256'
-_SHOWN = 5  # Weights that an error lists.
+_SHOWN = 5  # Number of weights that an error lists.
 
 
 class Stored(typing.NamedTuple):
-  """Weights as they were read.
+  """Holds weights as read from a file.
 
   Attributes:
-    where: path they were read from, for messages.
-    arrays: of the weights.
-    names: of the weights, see weight_names.py; None where nobody wrote them down.
-    step: steps they were trained for; None where the file does not say.
-    config: text of the model's gin config; None where there is none.
+    where: path of the file, for messages.
+    arrays: arrays of the weights.
+    names: names of the weights, see weight_names.py; None if the file has none.
+    step: number of training steps; None if the file does not record one.
+    config: text of the model's gin config; None if the file has none.
   """
   where: str
   arrays: list
@@ -38,19 +38,19 @@ class Stored(typing.NamedTuple):
   config: str | None = None
 
   def shape_of(self, name):
-    """Returns the shape of a model's first weight, which has this name; () where there is none."""
+    """Returns the shape of the weight of this name, which must be the model's first; () if missing."""
     if self.names is not None:
       return next((array.shape for array, of_one in zip(self.arrays, self.names) if of_one == name), ())
     return self.arrays[0].shape if self.arrays else ()
 
 
 def is_file(name):
-  """Returns whether a name is one of a file of weights, by its ending."""
+  """Returns whether a name has the ending of a weight file."""
   return str(name).endswith((TRAX, SAFE))
 
 
 def check_name(path):
-  """Raises InputError unless the path ends as a file of weights does."""
+  """Raises InputError unless the path has the ending of a weight file."""
   if not is_file(path):
     raise InputError(f'{path}: the name of a file of weights ends with {TRAX} or {SAFE}')
 
@@ -59,7 +59,7 @@ def read(path):
   """Returns the Stored weights of a file.
 
   Raises:
-    InputError: it is missing, damaged, or holds anything but weights.
+    InputError: the file is missing, damaged, or holds anything but weights.
   """
   check_name(path)
   if str(path).endswith(TRAX):
@@ -71,7 +71,7 @@ def read(path):
   except FileNotFoundError:
     raise InputError(f'{path}: no such file') from None
   except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
-    # The reader's NumPy side knows fewer types than the format has, and fails on others in several ways.
+    # The NumPy reader supports fewer types than the format, and fails on others in several ways.
     raise InputError(f'{path}: cannot be read, {error}') from None
   expected = described.pop(_SUM, None)
   if (expected or described.get('format') == _FORMAT) and expected != _digest(dict(zip(names, arrays)), described):
@@ -89,12 +89,12 @@ def write(path, model, step=None, config=None, dtype='float32'):
   Args:
     path: ends with `.pkl.gz`, for `init_from_file` of the same model within Trax; or `.safetensors`.
     model: the model.
-    step: steps they were trained for, kept in a `.safetensors`.
-    config: text of its gin config, kept in a `.safetensors`.
-    dtype: of the weights in a `.safetensors`.
+    step: number of training steps, kept in a `.safetensors`.
+    config: text of the model's gin config, kept in a `.safetensors`.
+    dtype: type of the weights in a `.safetensors`.
 
   Raises:
-    InputError: another ending, or a weight that this dtype cannot hold.
+    InputError: the path has another ending, or this dtype cannot hold a weight.
   """
   check_name(path)
   if str(path).endswith(TRAX):
@@ -109,20 +109,20 @@ def write(path, model, step=None, config=None, dtype='float32'):
   described = {'format': _FORMAT, **({} if step is None else {'step': str(step)}),
                **({} if config is None else {'config': config})}
   described[_SUM] = _digest(named, described)
-  with atomic_files.unfinished(path) as unfinished:  # `save_file` would make it the owner's alone to read.
+  with atomic_files.unfinished(path) as unfinished:  # Only the owner could read what `save_file` writes.
     pathlib.Path(unfinished).write_bytes(safetensors_numpy.save(named, metadata=described))
 
 
 def take(stored, model, partial=False):
-  """Gives an initialised model the weights that were stored.
+  """Sets an initialised model's weights from stored ones.
 
   Args:
     stored: Stored weights.
     model: the model.
-    partial: leaves the model's own weights where nothing of that name and shape is stored; without names all must fit.
+    partial: keeps the model's own weights where no name and shape match; without names, all weights must fit.
 
   Returns:
-    [what was not taken, and why].
+    A list of what was not taken, and why.
 
   Raises:
     InputError: something does not fit, unless `partial` allows it.
@@ -148,13 +148,13 @@ def take(stored, model, partial=False):
 
 
 def listed(wrong):
-  """Returns the first of a list, and how many more there are, as text."""
+  """Returns the first items of a list, and the number of the others, as text."""
   more = f'; and {len(wrong) - _SHOWN} more' if len(wrong) > _SHOWN else ''
   return '; '.join(wrong[:_SHOWN]) + more
 
 
 def _digest(named, described):
-  """Returns the SHA-256 of all arrays and texts, in hexadecimal digits."""
+  """Returns the SHA-256 checksum of all arrays and metadata, in hexadecimal digits."""
   digest = hashlib.sha256(repr(sorted(described.items())).encode())
   for name, array in sorted(named.items()):
     digest.update(f'{name} {array.dtype} {array.shape}'.encode())

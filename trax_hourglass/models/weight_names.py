@@ -1,7 +1,7 @@
-"""Names of a model's weights, such as 'stack/scanned/relative_attention/query/w', by the layers that hold them.
+"""Names a model's weights by the layers that hold them, such as 'stack/scanned/relative_attention/query/w'.
 
-A name tells what a weight does, not how many layers there are: models of other depths share the names of equal parts.
-The second and later layers of a kind within another have a number, 'dense_2'.
+A name gives a weight's role, not the number of layers: models of different depths share the names of equal parts. The
+second and later layers of a kind within another layer have a number, 'dense_2'.
 """
 
 import collections
@@ -18,7 +18,7 @@ _PROJECTIONS = {'RelativeAttention': _RELATIVE, 'LocalAttention': _RELATIVE, 'Ro
 
 
 def names(model):
-  """Returns the names of an initialised model's weights, as many and in the order of `jax.tree.leaves(weights)`."""
+  """Returns the names of an initialised model's weights, in the order of `jax.tree.leaves(weights)`."""
   if not model.sublayers:
     return list(_names(model, model.weights, '', collections.Counter()))
   return list(_of_sublayers(model, model.weights, '', collections.Counter()))
@@ -30,16 +30,16 @@ def _of_sublayers(layer, weights, scope, counts):
 
 
 def _names(layer, weights, scope, counts):
-  """Yields a layer's names.
+  """Yields the names of a layer's weights.
 
   Args:
     layer: the layer.
     weights: its weights.
-    scope: what its names begin with.
-    counts: Counter of the labels that the scope has had.
+    scope: prefix of the names.
+    counts: Counter of the labels already used in the scope.
   """
   kind = re.sub(r'_\d.*', '', layer.name)
-  if not jax.tree.leaves(weights):  # It has none, or another layer holds them.
+  if not jax.tree.leaves(weights):  # The layer has none, or another layer holds them.
     return
   if kind not in _COMBINE_ONLY:
     label = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', kind).lower()
@@ -56,7 +56,7 @@ def _names(layer, weights, scope, counts):
 
 
 def _within(kind, weights, path):
-  """Returns the words for a place in one layer's weights."""
+  """Returns the words for a path within one layer's weights."""
   words = [str(getattr(key, 'idx', getattr(key, 'key', key))) for key in path]
   if kind in _PROJECTIONS and len(words) == 2:
     return [_PROJECTIONS[kind][int(words[0])], 'wb'[int(words[1])]]
