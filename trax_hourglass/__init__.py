@@ -1,6 +1,7 @@
-"""Hourglass, a hierarchical Transformer language model, on Trax and today's JAX.
+"""Provides Hourglass, a hierarchical Transformer language model, on Trax and current JAX.
 
-Importing it mends Trax 1.4.1 for today's JAX, and gives models, layers, corpora and training their names in gin.
+Importing the package patches Trax 1.4.1 for current JAX and registers models, layers, corpora and training with gin.
+When a command of the package starts, both happen later, on first use.
 """
 
 import importlib
@@ -11,14 +12,14 @@ from trax_hourglass.runtime import startup
 __version__ = '0.2.0'
 
 _CONFIGURABLE = (
-    # The model, or one of Trax's under the same interface.
+    # Hourglass, and Trax's models under the same interface.
     'Hourglass', 'TraxLanguageModel',
     # Plug-ins: attention, shortening, upsampling, boundaries.
     'CausalRelativeAttention', 'CausalRotaryAttention', 'CausalLocalAttention', 'TraxAttention',
     'ShortenByAttention', 'ShortenByAverage', 'ShortenByLinear', 'ShortenAtBoundaries',
     'UpsampleByAttention', 'UpsampleByLinear', 'UpsampleByNothing', 'UpsampleByRepeat',
     'UpsampleFromBoundaries', 'EveryKth', 'EndOfWord', 'AtBytes',
-    # Corpora, and how windows are chosen from them.
+    # Corpora, and samplers of windows.
     'ByteCorpus', 'Enwik8', 'Text8', 'Wiki40b', 'Cifar10', 'VanDenOordImagenet', 'ChrabaszczImagenet', 'ImageFolder',
     'RandomWindows', 'Epochs',
     # Training and its learning-rate schedules.
@@ -26,8 +27,8 @@ _CONFIGURABLE = (
 )
 _MODULES = {
     'interop': 'models.interop',                 # Weights to and from trax.models.HourglassLM.
-    'hierarchy': 'models.hierarchy',             # The notation.
-    'run_directory': 'training.run_directory',   # Opens a run again.
+    'hierarchy': 'models.hierarchy',             # The hierarchy notation.
+    'run_directory': 'training.run_directory',   # Opens a saved run.
     'run_evaluation': 'training.evaluate_run',   # Scores an opened run.
     'evaluation': 'inference.scoring',           # Bits per byte of any model and data.
     'decoding': 'inference.decoding',            # Samples from models in mode 'predict'.
@@ -35,7 +36,7 @@ _MODULES = {
     'report': 'comparison.report',               # Tables of a comparison.
 }
 _FUNCTIONS = {
-    'pretrained': 'training.run_directory',  # Opens a model that comes with the package.
+    'pretrained': 'training.run_directory',  # Opens a model shipped with the package.
     'decodes': 'layers.plugins',                 # Marks a plug-in that works in mode 'predict'.
     'parse_gin': 'runtime.gin_config',           # Reads gin files and bindings.
 }
@@ -44,7 +45,7 @@ __all__ = sorted((*_CONFIGURABLE, *_MODULES, *_FUNCTIONS))
 
 
 def __getattr__(name):
-  """Imports a public name when it is asked for the first time."""
+  """Imports a public name on first access."""
   if name in _CONFIGURABLE:
     value = getattr(importlib.import_module('trax_hourglass.registry'), name)
   elif name in _MODULES:

@@ -1,5 +1,6 @@
-"""Lists the commands, or runs one: `python -m trax_hourglass COMMAND ...`; once installed, `trax-hourglass COMMAND
-...`.
+"""Lists the commands or runs one.
+
+Called as `python -m trax_hourglass COMMAND ...`, or as `trax-hourglass COMMAND ...` once installed.
 """
 
 import sys
@@ -16,7 +17,7 @@ _COMMANDS = {command.__name__.rpartition('.')[2]: command
 
 
 def main(argv=None):
-  """Runs the command that the first argument names with all others; without one, says which there are."""
+  """Runs the command that the first argument names on the remaining arguments, or lists the commands."""
   name, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
   if name in _COMMANDS:
     return _COMMANDS[name].main(arguments)

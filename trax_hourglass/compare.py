@@ -2,10 +2,10 @@
 
     python -m trax_hourglass.compare --config_file gin/compare/enwik8_cpu.gin --config "Enwik8.path = 'FILE'"
     python -m trax_hourglass.compare --config_file compare/enwik8_table8.gin --config_file compare/scale/cpu_enwik8.gin
-    python -m trax_hourglass.compare --output_dir DIR                goes on with the comparison in DIR
+    python -m trax_hourglass.compare --output_dir DIR                resumes the comparison in DIR
 
-Each row is a run directory of its own below DIR. Finished rows are not run again, unfinished ones go on, failed ones
-are tried again; the exit code is 1 as long as one has failed.
+Each row has its own folder below DIR. Finished rows are skipped, unfinished rows resume, and failed rows are retried.
+The exit code is 1 if any row has failed.
 """
 
 import json
@@ -18,7 +18,7 @@ from trax_hourglass.runtime import gin_config
 
 
 def main(argv=None):
-  """Parses the command line, runs the comparison, prints the table."""
+  """Parses the command line, runs the comparison, and prints the table."""
   parser = command_line.parser('compare', __doc__)
   command_line.add_gin_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='folder of the comparison; default: runs/compare- and the '
@@ -30,7 +30,7 @@ def main(argv=None):
 
 
 def compare(args):
-  """Compares as the parsed arguments say and prints the result."""
+  """Runs the comparison that the parsed arguments name and prints the result."""
   folder = pathlib.Path(args.output_dir or time.strftime('runs/compare-%Y%m%d-%H%M%S')).expanduser()
   saved = folder / 'comparison.gin'
   if not args.config_file and not saved.exists():

@@ -5,7 +5,7 @@
     python -m trax_hourglass.evaluate --pretrained enwik8-small                a model that comes with the package
     python -m trax_hourglass.evaluate --checkpoint model.pkl.gz --config_file gin/paper/trax_enwik8.gin --protocol paper
                                                                   a checkpoint of trax.models.HourglassLM
-    python -m trax_hourglass.evaluate --output_dir DIR --check_causality       whether any output sees the future
+    python -m trax_hourglass.evaluate --output_dir DIR --check_causality       checks that no output sees the future
 """
 
 from trax_hourglass.cli import command_line
@@ -13,7 +13,7 @@ from trax_hourglass.cli import model_flags
 
 
 def main(argv=None):
-  """Parses the command line, scores, prints one line."""
+  """Parses the command line, scores the model, and prints one line."""
   parser = command_line.parser('evaluate', __doc__)
   model_flags.add(parser)
   parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
@@ -34,7 +34,7 @@ def main(argv=None):
 
 
 def evaluate(args):
-  """Scores as the parsed arguments say and prints the result."""
+  """Scores or checks the model that the parsed arguments name and prints the result."""
   model_flags.check(args)
   command_line.connect_hosts(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import

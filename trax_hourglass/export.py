@@ -1,4 +1,4 @@
-"""Writes the weights of a run as one file.
+"""Writes the weights of a run to one file.
 
     python -m trax_hourglass.export --output_dir DIR --to model.safetensors        with names and config, for anything
     python -m trax_hourglass.export --output_dir DIR --to model.pkl.gz             for Hourglass, within Trax
@@ -9,7 +9,7 @@ from trax_hourglass.cli import command_line
 
 
 def main(argv=None):
-  """Parses the command line, writes the file, prints one line."""
+  """Parses the command line, writes the file, and prints one line."""
   parser = command_line.parser('export', __doc__)
   parser.add_argument('--output_dir', metavar='DIR', required=True, help='run directory')
   parser.add_argument('--to', metavar='FILE', required=True, help='file to write, .safetensors or .pkl.gz')
@@ -25,7 +25,7 @@ def main(argv=None):
 
 
 def export(args):
-  """Writes what the parsed arguments ask for."""
+  """Exports the run that the parsed arguments name."""
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass.training import export_run  # pylint: disable=g-import-not-at-top
   step = export_run.export(args.output_dir, args.to, args.checkpoint, args.authors, args.dtype, args.config)

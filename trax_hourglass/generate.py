@@ -1,4 +1,4 @@
-"""Writes text or images with a trained model.
+"""Generates text or images with a trained model.
 
     python -m trax_hourglass.generate --output_dir DIR --prompt 'def main():' --length 500 --temperature 0.8
     python -m trax_hourglass.generate --output_dir DIR --prompt_file start.txt --top_p 0.95 --count 3 --json
@@ -15,7 +15,7 @@ from trax_hourglass.cli import sampling_flags
 
 
 def main(argv=None):
-  """Parses the command line, writes, prints speed and bits on stderr."""
+  """Parses the command line, generates, and prints throughput and bits to stderr."""
   parser = command_line.parser('generate', __doc__)
   model_flags.add(parser)
   prompt = parser.add_mutually_exclusive_group()
@@ -42,7 +42,7 @@ def main(argv=None):
 
 
 def generate(args):
-  """Writes as the parsed arguments say."""
+  """Generates the text or images that the parsed arguments ask for."""
   model_flags.check(args)
   sampling_flags.check(args)
   from trax_hourglass import registry  # Registers with gin.  pylint: disable=g-import-not-at-top, unused-import

@@ -1,4 +1,4 @@
-"""Says what a run will take before it begins: sizes, operations, memory, and what a compiler makes of its step.
+"""Reports the cost of a run before it starts: sizes, operations, memory, and the compiled training step.
 
     python -m trax_hourglass.plan --config_file F.gin                          the model, in seconds; reads no data
     python -m trax_hourglass.plan --config_file F.gin --topology cpu           and the step, compiled for this machine
@@ -12,7 +12,7 @@ from trax_hourglass.cli import command_line
 
 
 def main(argv=None):
-  """Parses the command line, plans, prints."""
+  """Parses the command line, plans the run, and prints the plan."""
   parser = command_line.parser('plan', __doc__)
   parser.add_argument('--topology', metavar='T', help='compile the training step for it: cpu, v4, v5e, v5p, v6e, TPUs '
                       'with an arrangement such as v5e:2x2, h100, h200; the compiler must be installed, no device')
@@ -27,7 +27,7 @@ def main(argv=None):
 
 
 def plan(args):
-  """Plans as the parsed arguments say and prints the result."""
+  """Plans the run that the parsed arguments configure and prints the result."""
   # pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass import registry  # Registers with gin.
   from trax_hourglass.planning import compiled_step

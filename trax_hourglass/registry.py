@@ -1,7 +1,7 @@
-"""The one place where functions meet gin; importing it makes models, layers, corpora and training known to gin files.
+"""Registers models, layers, corpora and training with gin; no other module does.
 
-Models are `@trax_hourglass.models.NAME`, layers `@trax_hourglass.layers.NAME`, or the bare name; none is a name that
-Trax registers too. An attention, shortening or upsampling of your own takes one line of its own,
+Gin files name models `@trax_hourglass.models.NAME` and layers `@trax_hourglass.layers.NAME`, or use the bare name. None
+of the names is also registered by Trax. To register an attention, shortening or upsampling of your own, call
 `gin.external_configurable(MyShortening, module='my_project')`.
 """
 
@@ -31,10 +31,10 @@ _registered = {}
 
 
 def _register(function, module, **options):
-  """Returns the configurable version of a function whose default plug-ins are the configurable ones too.
+  """Registers a function with gin and returns its configurable version.
 
-  Without the second half, `ShortenByAttention.query = ...` would reach a shortening chosen by gin but not the same one
-  standing as a default argument.
+  Default plug-ins of the function are replaced by their configurable versions. Otherwise, a binding such as
+  `ShortenByAttention.query = ...` would not affect a shortening that is a default argument.
   """
   if getattr(function, '__defaults__', None):
     function.__defaults__ = tuple(

@@ -2,7 +2,7 @@
 
     python -m trax_hourglass.train                      the quickstart: a small Hourglass, 3 minutes on a CPU
     python -m trax_hourglass.train --config_file gin/quickstart.gin --config 'Hourglass.hierarchy = "1@1 4@4 1@1"'
-    python -m trax_hourglass.train --output_dir DIR     goes on with the run in DIR
+    python -m trax_hourglass.train --output_dir DIR     resumes the run in DIR
 """
 
 import json
@@ -17,7 +17,7 @@ from trax_hourglass.runtime import gin_config
 
 
 def main(argv=None):
-  """Parses the command line, trains, prints one line."""
+  """Parses the command line, trains, and prints one line."""
   parser = command_line.parser('train', __doc__)
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
@@ -30,7 +30,7 @@ def main(argv=None):
 
 
 def train(args):
-  """Trains as the parsed arguments say and prints the result."""
+  """Trains the run that the parsed arguments configure and prints the result."""
   if (args.n_hosts or args.cluster) and not args.output_dir:
     raise InputError('several hosts need --output_dir, the same folder for all of them')
   command_line.connect_hosts(args)

@@ -1,1 +1,1 @@
-"""Serves all commands: flags, one-line errors, texts and images on the terminal and in files."""
+"""Implements the commands: flags, one-line errors, and output of text and images."""

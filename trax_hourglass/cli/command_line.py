@@ -1,4 +1,4 @@
-"""Serves all commands: flags for gin, one-line errors with exit code 2, clean stops. Imports nothing heavy."""
+"""Holds what all commands share: gin flags, one-line errors with exit code 2, clean stops. Imports nothing heavy."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from trax_hourglass.runtime import startup
 from trax_hourglass.runtime.errors import InputError
 
 
-_COMMANDS = 'fit', 'compare'  # What they do is more than what they are given.
+_COMMANDS = 'fit', 'compare'  # Errors in these may come from the run, not only from the bound arguments.
 _MADE = re.compile(r"\n  In call to configurable '([\w.]+)'")
 
 
@@ -28,7 +28,7 @@ def add_gin_flags(parser):
 
 
 def add_host_flags(parser):
-  """Adds what a command needs to run on several hosts; see distributed.py."""
+  """Adds the flags of multi-host runs; see distributed.py."""
   distributed = parser.add_argument_group('several hosts', 'start the same command on each; they share the run '
                                                            'directory')
   distributed.add_argument('--coordinator', metavar='ADDRESS:PORT', help='of host 0, where the hosts meet')
@@ -41,10 +41,10 @@ def add_host_flags(parser):
 
 
 def connect_hosts(args):
-  """Connects the hosts as the flags of `add_host_flags` say; without any there is one host.
+  """Connects the hosts by the flags of `add_host_flags`; without any of them, the process is the only host.
 
   Raises:
-    InputError: flags that contradict each other, or hosts that do not come up; see `distributed.connect`.
+    InputError: flags that contradict each other, or hosts that do not connect; see `distributed.connect`.
   """
   given = {name: getattr(args, name) for name in ('coordinator', 'n_hosts', 'host') if getattr(args, name) is not None}
   if args.cluster and given:
@@ -58,10 +58,10 @@ def connect_hosts(args):
 
 @contextlib.contextmanager
 def running(args):
-  """Wraps a command: `errors_as_one_line`, and compiled programs kept.
+  """Runs a command within `errors_as_one_line`, with the compilation cache unless it is turned off.
 
   Args:
-    args: what a `parser` of this module parsed.
+    args: arguments parsed by a `parser` of this module.
   """
   startup.open_standard_streams()
   with errors_as_one_line(args.command):
@@ -72,7 +72,7 @@ def running(args):
 
 
 def _compute_in_32_bits():
-  """Leaves JAX_ENABLE_X64 out: positions and hashes are of 32 bits, and so is everything that is trained."""
+  """Turns JAX_ENABLE_X64 off: positions, hashes and everything trained have 32 bits."""
   if os.environ.get('JAX_ENABLE_X64', '0').lower() not in ('', '0', 'false', 'no', 'off', 'f', 'n'):
     print('JAX_ENABLE_X64 is set and has no effect here: models are computed in 32 bits', file=sys.stderr)
     os.environ['JAX_ENABLE_X64'] = '0'
@@ -82,12 +82,13 @@ def _compute_in_32_bits():
 
 @contextlib.contextmanager
 def errors_as_one_line(command):
-  """Turns a user's mistakes into one line on stderr and exit code 2, Ctrl-C into 130 and SIGTERM into 143.
+  """Reports a user's mistake as one line on stderr, with exit code 2.
 
-  Other errors go on, with a user's own frames printed first.
+  Ctrl-C exits with 130, and SIGTERM with 143. Other errors propagate, after their frames in the user's own files are
+  printed.
 
   Args:
-    command: name that the line begins with.
+    command: name at the beginning of the line.
   """
   def stop(signum, frame):
     raise SystemExit(128 + signum)
@@ -103,8 +104,8 @@ def errors_as_one_line(command):
   except KeyboardInterrupt:
     print(f'{command}: stopped', file=sys.stderr)
     raise SystemExit(130) from None
-  except BrokenPipeError:  # Who reads stdout has left, as `| head` does.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is still to be written must not fail at exit.
+  except BrokenPipeError:  # The reader of stdout has exited, as `| head` does.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Flushing the rest must not fail at exit.
     raise SystemExit(128 + signal.SIGPIPE) from None
   except Exception as error:
     line = _mistake(error)
@@ -118,13 +119,13 @@ def errors_as_one_line(command):
 
 
 def _mistake(error):
-  """Returns what a user did wrong, in one line, or None for an error of anyone's code, which shows its traceback."""
+  """Returns a user's mistake as one line, or None for an error in code, whose traceback is shown."""
   began = errors.cause(error)
   if isinstance(began, InputError):
     return errors.one_line(began)
   if isinstance(began, MemoryError) or 'RESOURCE_EXHAUSTED' in str(began):
     return f'not enough memory, {errors.one_line(began)}: give a smaller model, batch or length'
-  if errors.users_frames(began) or isinstance(began, SyntaxError):  # Of a module of the user's: gin's are InputErrors.
+  if errors.users_frames(began) or isinstance(began, SyntaxError):  # In a user's module; gin's are InputErrors.
     return None
   if isinstance(began, OSError):
     return errors.one_line(began)
@@ -135,13 +136,13 @@ def _mistake(error):
 
 
 def _is_gins(error):
-  """Returns whether gin itself refuses, such as a macro that nothing is bound to, and not code that it calls."""
+  """Returns whether gin itself raised an error, such as for an unbound macro, and not code that gin calls."""
   *_, last = traceback.extract_tb(error.__traceback__)
   return pathlib.PurePath(last.filename).parts[-2:] == ('gin', 'config.py')
 
 
 def _show_users_frames(command, error):
-  """Prints where in a user's own files an error comes from, before the traceback that shows all."""
+  """Prints the frames of an error in a user's own files, ahead of the full traceback."""
   began = errors.cause(error)
   frames = errors.users_frames(began)
   if frames:
@@ -151,11 +152,11 @@ def _show_users_frames(command, error):
 
 
 def parser(command, description):
-  """Returns an ArgumentParser that shows the description as written, with the flags of all commands.
+  """Returns an ArgumentParser that prints the description as written and has the flags common to all commands.
 
   Args:
     command: name of the command.
-    description: what --help says of it.
+    description: text that --help prints.
   """
   is_script = pathlib.PurePath(sys.argv[0]).stem == startup.SCRIPT
   made = argparse.ArgumentParser(

@@ -1,4 +1,4 @@
-"""Prints what `evaluate` finds: a score, or that a model is causal."""
+"""Scores a run or checks its causality for `evaluate`, and prints the result."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ def score(run, args):
 
   Args:
     run: a run_directory.Run in mode 'eval'.
-    args: of `evaluate`.
+    args: parsed arguments of `evaluate`.
 
   Raises:
     InputError: see `evaluate_run.evaluate`.
@@ -35,14 +35,14 @@ def score(run, args):
 
 
 def check_causality(run, args):
-  """Checks an opened run's model and prints the result.
+  """Checks that an opened run's model is causal and prints the result.
 
   Args:
     run: a run_directory.Run in mode 'eval'.
-    args: of `evaluate`: split, batch_size, json.
+    args: parsed arguments of `evaluate`, of which split, batch_size and json are used.
 
   Raises:
-    InputError: the model sees the future.
+    InputError: the model is not causal.
   """
   data = run.settings.corpus.split(args.split)
   length = min(getattr(data, 'example_length', None) or run.settings.length, run.settings.length, len(data))

@@ -1,4 +1,4 @@
-"""Flags that say which trained model a command opens. Imports nothing heavy."""
+"""Defines the flags that select a trained model. Imports nothing heavy."""
 
 from trax_hourglass.runtime.errors import InputError
 
@@ -15,7 +15,7 @@ def check(args):
   """Checks the flags before anything is loaded.
 
   Raises:
-    InputError: they name two models.
+    InputError: the flags name two models.
   """
   for other in ('output_dir', 'checkpoint', 'config_file'):
     if args.pretrained is not None and getattr(args, other):
@@ -23,11 +23,11 @@ def check(args):
 
 
 def open_run(args, mode='eval'):
-  """Returns the Run that the flags name.
+  """Opens the Run that the flags select.
 
   Args:
-    args: parsed, of `add` and `command_line.add_gin_flags`.
-    mode: of the model, see `Hourglass`.
+    args: parsed flags of `add` and `command_line.add_gin_flags`.
+    mode: mode of the model, see `Hourglass`.
 
   Raises:
     InputError: see `run_directory.load` and `run_directory.pretrained`.

@@ -1,4 +1,4 @@
-"""Serves writing texts and writing images: the opened model, its sampler, speed and bits."""
+"""Holds what text and image generation share: the opened model, its sampler, throughput and bits."""
 
 import dataclasses
 import math
@@ -18,12 +18,12 @@ _PIECE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-  """Some written sequences, and how it went.
+  """Holds generated sequences and their timing.
 
   Attributes:
-    samples: the Samples, one for each sequence.
-    seconds: from the first compiled pass on, compiling included.
-    pieces: [(tokens, seconds)] of the pieces after the first two, which compile.
+    samples: the Samples, one per sequence.
+    seconds: wall time of the generation, including compilation.
+    pieces: [(tokens, seconds)] of the pieces after the first two, which include compilation.
   """
   samples: list
   seconds: float
@@ -31,18 +31,18 @@ class Written:
 
   @property
   def bits_per_token(self):
-    """Mean bits of what was written, under the model and not under the temperature."""
+    """Returns the mean bits of the generated tokens, under the model without the sampling temperature."""
     log_probs = np.concatenate([sample.log_probs for sample in self.samples])
     return float(-log_probs.mean() / math.log(2))
 
   @property
   def tokens_per_second(self):
-    """Of all sequences together, once all is compiled; None where too little was written to tell."""
+    """Returns the throughput of all sequences together after compilation, or None if too few pieces were timed."""
     tokens, seconds = map(sum, zip(*self.pieces)) if self.pieces else (0, 0)
     return tokens / seconds if seconds else None
 
   def summary(self, unit):
-    """Returns the two as a dictionary, units in the names."""
+    """Returns counts, bits, throughput and seconds as a dictionary with the units in its keys."""
     return {
         f'{unit}s_written': sum(len(sample.tokens) for sample in self.samples), f'bits_per_{unit}': self.bits_per_token,
         'tokens_per_second': self.tokens_per_second, 'seconds': self.seconds
@@ -50,7 +50,7 @@ class Written:
 
 
 def write(pieces, show):
-  """Hands each of a sampler's pieces to `show` as it comes, and returns what was Written."""
+  """Passes each of a sampler's pieces to `show` on arrival and returns the result as a `Written`."""
   if sys.stderr.isatty():
     say('compiling ...')
   started = time.perf_counter()
@@ -67,7 +67,7 @@ def write(pieces, show):
 
 
 def open_run(args):
-  """Returns the run that the arguments name, its model in mode 'predict'.
+  """Returns the run that the arguments select, with its model in mode 'predict'.
 
   Raises:
     InputError: the model cannot generate; see also `model_flags.open_run`.
@@ -86,6 +86,6 @@ def make_sampler(args, model):
 
 
 def printable(text):
-  """Returns a text in which what stdout cannot show, such as an ä on a terminal of ASCII, is replaced."""
+  """Returns a text with characters replaced that stdout cannot encode, such as an ä on an ASCII terminal."""
   encoding = sys.stdout.encoding or 'utf-8'
   return text.encode(encoding, 'replace').decode(encoding)

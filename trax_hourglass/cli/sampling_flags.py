@@ -1,4 +1,4 @@
-"""Flags of sampling, checked before anything is loaded. Imports nothing heavy."""
+"""Checks the sampling flags before anything is loaded. Imports nothing heavy."""
 
 import ast
 
@@ -7,12 +7,12 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def stop_byte(text):
-  """Returns the byte that --stop names: a number, one character of one byte, or an escape such as '\\n'.
+  """Returns the byte that --stop gives as a number, one character of one byte, or an escape such as '\\n'.
 
-  A digit is the number: 57 is '9'.
+  Digits are a byte's number: 57 stands for '9'.
 
   Raises:
-    InputError: it is none of them.
+    InputError: the text is none of these.
   """
   if text.isdecimal() and int(text) < 256:
     return int(text)
@@ -29,10 +29,10 @@ def stop_byte(text):
 
 
 def check(args):
-  """Checks the flags of `generate` that say how to sample.
+  """Checks the sampling flags of `generate`.
 
   Raises:
-    InputError: one is out of its range.
+    InputError: a flag is out of range, or two flags exclude each other.
   """
   if args.image is None and args.complete is not None:
     raise InputError('--complete makes an image: say where it goes by --image OUT.png')

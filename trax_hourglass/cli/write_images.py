@@ -1,4 +1,4 @@
-"""Writes images with a trained model, as a grid in a file.
+"""Generates images with a trained model and writes them as a grid to a file.
 
 Letters: S side of an image in pixels.
 """
@@ -19,7 +19,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def write_images(args):
-  """Writes a grid of images; with an image to complete, rows of the original, its upper half, and the completions.
+  """Writes a grid of images, or with --complete one row: the original, its upper half, and the completions.
 
   Raises:
     InputError: a model of text, an image of another size, or another argument out of range.
@@ -38,7 +38,7 @@ def write_images(args):
                        f'trained on {side} x {side}: scale it')
     prompt = given[:side // 2].reshape(-1).astype(np.int32)
   n_tokens = 3 * side * side
-  # Just for an image, whatever the config.
+  # Capacity for exactly one image, whatever the config.
   with_room = run.settings.model(mode='predict', max_length=n_tokens)
   with_room.weights = run.model.weights
   pieces = sampling.make_sampler(args, with_room).stream([prompt] * args.count, n_tokens - len(prompt), args.seed)
@@ -61,13 +61,13 @@ def write_images(args):
 
 
 def _side(run):
-  """Returns S of the images of a run's model, and raises InputError for a model of text."""
+  """Returns S of a run's images; raises InputError for a model of text."""
   length, vocab_size = run.settings.length, run.model.vocab_size
   side = math.isqrt(length // 3)
   if 3 * side * side != length or vocab_size != 256:
     raise InputError(f'the model writes sequences of {length} tokens of {vocab_size} kinds, not images (of 3 S^2 '
                      'tokens of 256 kinds): omit --image to write text')
-  unit = run.settings.unit  # The images themselves need not be here.
+  unit = run.settings.unit  # Known without reading the images.
   if unit not in ('dim', None):
     raise InputError(f'the model was trained on {unit}s, not images: omit --image to write text')
   return side
@@ -90,7 +90,7 @@ def _read_image(path):
 
 
 def _check_writable(path):
-  """Raises InputError if an image cannot be written there, before minutes of work go into it."""
+  """Raises InputError if an image cannot be written to a path, before minutes of generation."""
   folder = os.path.dirname(os.path.abspath(path))
   ending = os.path.splitext(path)[1].lower()
   if not os.path.isdir(folder):
@@ -101,13 +101,13 @@ def _check_writable(path):
     raise InputError(f'image {path!r} ends with {ending!r}, which is no kind of image: end it with .png')
   try:
     Image.new('RGB', (1, 1)).save(io.BytesIO(), Image.registered_extensions()[ending])
-  except Exception as error:  # Some kinds can only be read, or hold no colours.  pylint: disable=broad-except
+  except Exception as error:  # Some formats are read-only or have no colours.  pylint: disable=broad-except
     raise InputError(f'image {path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
                      '.png') from error
 
 
 def _grid(images, columns):
-  """Returns images (S, S, 3) side by side, row by row, a pixel of white between them."""
+  """Returns images (S, S, 3) as a grid, row by row, with one white pixel between them."""
   side = images[0].shape[0]
   rows = -(-len(images) // columns)
   grid = np.full((rows * (side + 1) - 1, columns * (side + 1) - 1, 3), 255, np.uint8)
@@ -118,7 +118,7 @@ def _grid(images, columns):
 
 
 def _progress(n_tokens):
-  """Returns what shows how far images are, on a terminal."""
+  """Returns a callback that shows the progress on a terminal."""
   done = 0
 
   def show(samples):

@@ -1,4 +1,4 @@
-"""Writes texts with a trained model, on the terminal as they come."""
+"""Generates texts with a trained model and streams them to the terminal."""
 
 import codecs
 import json
@@ -15,11 +15,11 @@ _TEXT_LENGTH = 500
 
 
 def write_texts(args):
-  """Writes texts to stdout as they come, or one JSON object; speed and bits go to stderr.
+  """Streams texts to stdout and prints throughput and bits to stderr, or prints one JSON object.
 
   Raises:
-    InputError: a model whose tokens are no bytes, an empty prompt file, a prompt longer than the model has room for, or
-      another argument out of range.
+    InputError: the model's tokens are not bytes, the prompt file is empty, the prompt exceeds the model's capacity, or
+      another argument is out of range.
   """
   prompt = _prompt(args)
   length = _TEXT_LENGTH if args.length is None else args.length
@@ -30,7 +30,7 @@ def write_texts(args):
   if model.vocab_size < 256 and max(prompt, default=0) >= model.vocab_size:
     raise InputError(f'the prompt holds byte {max(prompt)} and the model knows 0 .. {model.vocab_size - 1}')
   sampler, prompts = sampling.make_sampler(args, model), [prompt] * args.count
-  # Raises what there is to raise.
+  # Invalid arguments raise here, before any output.
   pieces = (sampler.stream(prompts, length, args.seed) if args.window is None else
             moving_window.stream(sampler, prompts, length, args.window, args.seed))
   show = _Terminal(prompt, args.count, args.json)
@@ -48,7 +48,7 @@ def write_texts(args):
 def _prompt(args):
   """Returns the prompt's bytes."""
   if args.prompt_file is None:
-    # How Python reads bytes of a shell that are no UTF-8.
+    # Restores command-line bytes that are not UTF-8 from Python's decoding.
     return (args.prompt or '').encode('utf-8', 'surrogateescape')
   try:
     prompt = pathlib.Path(args.prompt_file).expanduser().read_bytes()
@@ -64,7 +64,7 @@ def _bytes(sample):
 
 
 class _Terminal:
-  """Shows the first text as its pieces come, characters whole, and the others behind it when all are done."""
+  """Streams the first text in whole characters, and prints the other texts once all are complete."""
 
   def __init__(self, prompt, count, silent):
     self._silent = silent
@@ -77,7 +77,7 @@ class _Terminal:
     self._write(self._decoder.decode(_bytes(samples[0])))
 
   def finish(self, texts):
-    """Ends the first text and shows the others."""
+    """Ends the first text and prints the others."""
     self._write(self._decoder.decode(b'', True) + '\n')
     for number, text in enumerate(texts[1:], 1):
       self._header(number)

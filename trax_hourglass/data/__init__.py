@@ -1,1 +1,1 @@
-"""Corpora, their splits, windows and batches. Knows no model."""
+"""Provides corpora, their splits, windows and batches, independently of any model."""

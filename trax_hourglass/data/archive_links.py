@@ -1,19 +1,20 @@
-"""Links inside archives, followed to what the same archive holds and never out of it."""
+"""Resolves links inside an archive, never to a target outside of it."""
 
 import posixpath
 
-_MOST_STEPS = 40  # Links on the way of one name, as in Linux.
+_MOST_STEPS = 40  # Links followed for one name, as in Linux.
 
 
 def followed(files, links):
-  """Returns the files that can be reached, by their own names and by links.
+  """Returns the files of an archive, by their own names and by the links to them.
 
   Args:
-    files: {name: anything}.
+    files: {name: any value}.
     links: {name: target, relative to the link's folder}.
 
   Returns:
-    ({name: as in `files`}, how many links lead to nothing in the archive, out of it, or back to a folder around them).
+    ({name: value in `files`}, number of broken links: to nothing in the archive, out of the archive, or to a folder
+    around the link).
   """
   found, lost = dict(files), 0
   plain = {posixpath.normpath(name): value for name, value in files.items()}
@@ -33,7 +34,7 @@ def followed(files, links):
 
 
 def _goal(name, targets):
-  """Returns where a name leads, None for out of the archive or in a circle."""
+  """Returns a name with all links resolved, or None if the result is outside of the archive or cyclic."""
   for _ in range(_MOST_STEPS):
     parts = name.split('/')
     heads = ['/'.join(parts[:n]) for n in range(1, len(parts) + 1)]

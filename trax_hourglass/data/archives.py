@@ -1,4 +1,4 @@
-"""The content of a file that is raw or packed as .zip, .gz, .xz, .bz2 or .zst, recognised by its first bytes."""
+"""Reads files that are raw or compressed as .zip, .gz, .xz, .bz2 or .zst, as their first bytes show."""
 
 import bz2
 import gzip
@@ -13,22 +13,21 @@ import zstandard
 from trax_hourglass.runtime.errors import InputError
 
 _CHUNK = 1 << 20  # Bytes.
-# What Python's readers of archives and packed files raise where these are damaged, cut off or of a kind they do not
-# know; RuntimeError is the one of an encrypted .zip. OSErrors may be of the file system and are told apart by the
-# caller.
+# Errors of Python's readers for archives and compressed files that are damaged, truncated or of an unknown format.
+# RuntimeError is raised for an encrypted .zip. OSErrors may come from the file system; callers handle them separately.
 DAMAGED = (EOFError, RuntimeError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
            zstandard.ZstdError)
 _PACKED = {b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'\x1f\x8b': 'gz', b'\xfd7zXZ\x00': 'xz', b'BZh': 'bz2',
            b'\x28\xb5\x2f\xfd': 'zst'}
 _STREAMS = {'gz': gzip.open, 'xz': lzma.open, 'bz2': bz2.open}
-PACKED = (*_STREAMS, 'zst')  # Files of one content.
+PACKED = (*_STREAMS, 'zst')  # Formats of a single file.
 
 
 def kind(path):
   """Returns 'zip', 'gz', 'xz', 'bz2', 'zst' or 'raw'.
 
   Raises:
-    InputError: it is no file, or cannot be read.
+    InputError: the path is a folder, or cannot be read.
   """
   if os.path.isdir(path):
     raise InputError(f'{str(path)!r} is a folder: give a file')
@@ -41,14 +40,14 @@ def kind(path):
 
 
 def content(path, member=None):
-  """Yields the content in chunks of bytes.
+  """Yields the decompressed content of a file in chunks of bytes.
 
   Args:
     path: the file.
-    member: name of the file wanted of a .zip that holds several.
+    member: name of the wanted file in a .zip of several files.
 
   Raises:
-    InputError: the file is damaged or cut off, or a .zip does not say which of its files is meant.
+    InputError: the file cannot be read, is damaged or truncated, or is a .zip of several files without `member`.
   """
   try:
     if kind(path) == 'zst':
@@ -64,7 +63,7 @@ def content(path, member=None):
 
 
 def _content_of_zst(path):
-  """Yields the content of a .zst of any number of frames; one that is cut off is an EOFError."""
+  """Yields the content of a .zst of any number of frames; raises EOFError for a truncated frame."""
   frame = None
   with open(path, 'rb') as f:
     while packed := f.read(_CHUNK):

@@ -1,6 +1,6 @@
-"""Batches of tokens as pure functions of seed and step, in the form Trax's tasks take: (tokens, targets, weights).
+"""Computes batches of tokens as pure functions of seed and step, in Trax's form (tokens, targets, weights).
 
-The model shifts its input itself, so targets are the tokens. Several hosts each read their own rows of one batch.
+The model shifts its own input, so the targets equal the tokens. Each of several hosts reads its own rows of a batch.
 
 Letters: B batch, L tokens, H hosts.
 """
@@ -19,9 +19,9 @@ _STARTS_AT_ONCE = 256
 
 
 class Windows(abc.ABC):
-  """An endless iterator of batches; batch n depends on (seed, n) only, so there is no state to save.
+  """Iterates over batches without end; batch n depends on (seed, n) only, so there is no state to save.
 
-  Set `step` to go on from any step. A subclass says where the windows of a batch begin.
+  Setting `step` resumes from any step. A subclass determines where the windows of a batch begin.
   """
 
   def __init__(self, data, batch_size, length, seed, vocab_size, host=0, n_hosts=1):
@@ -32,13 +32,13 @@ class Windows(abc.ABC):
       batch_size: B, of all hosts together.
       length: L.
       seed: whole number, not below 0 and below 2^63.
-      vocab_size: tokens at or above it are an error.
-      host: number of this host; it reads rows host B / H .. (host + 1) B / H - 1 of each batch.
+      vocab_size: exclusive upper bound of the tokens; others are an error.
+      host: number of this host, which reads rows host B / H .. (host + 1) B / H - 1 of each batch.
       n_hosts: H.
 
     Raises:
-      InputError: sizes below 1, a window longer than the data, one that cuts examples, a batch that does not divide
-        among the hosts, or another seed.
+      InputError: sizes below 1, a window that is longer than the data or cuts examples, a batch that does not divide
+        among the hosts, or an invalid seed.
     """
     checks.check_sizes(batch_size=batch_size, length=length)
     if length > len(data):
@@ -70,14 +70,13 @@ class Windows(abc.ABC):
 
   @abc.abstractmethod
   def starts(self, step):
-    """Returns (B,), where the windows of a step's batch begin in the data, on all hosts."""
+    """Returns (B,), the positions in the data where the windows of a step's batch begin, for all hosts."""
 
 
 class RandomWindows(Windows):
-  """Windows at random places, drawn independently and with replacement; of examples, each window begins with one.
+  """Draws windows at random, independently and with replacement; windows of examples begin with an example.
 
-  So windows of a batch may overlap or be the same, also those of two hosts, each of which has its own rows of the
-  batch.
+  Windows of a batch may therefore overlap or coincide, on one host or across hosts.
   """
 
   def starts(self, step):
@@ -87,18 +86,17 @@ class RandomWindows(Windows):
 
 
 class Epochs(Windows):
-  """Windows behind each other, each once in an epoch and in an order of its own in each epoch, whichever host's they
-  are.
+  """Visits consecutive windows, each once per epoch across all hosts, in a new order in each epoch.
 
-  In running text the first window of an epoch begins at a random token, so that texts are cut elsewhere in each epoch;
-  the fewer than 2 L tokens before the first and after the last window are left out for that epoch. Examples are all
-  taken, but for the last ones where L holds several. Batches run on from one epoch into the next.
+  In running text, the first window of an epoch begins at a random token, so that each epoch cuts texts elsewhere. The
+  fewer than 2 L tokens before the first and after the last window are left out of that epoch. Examples are all used,
+  except for a remainder if L holds several. Batches continue from one epoch into the next.
   """
 
   _known = None, None
 
   def starts(self, step):
-    # Computed for many steps at once: most of the time goes into calls of NumPy, whatever the number of windows.
+    # Many steps are computed at once: the overhead of NumPy calls dominates, whatever the number of windows.
     many = -(-_STARTS_AT_ONCE // self._batch_size)
     block, within = divmod(step, many)
     if self._known[0] != block:
@@ -106,9 +104,9 @@ class Epochs(Windows):
     return self._known[1][within * self._batch_size:(within + 1) * self._batch_size]
 
   def _compute(self, first, n):
-    """Returns where n windows begin, counted from the first one of all epochs."""
+    """Returns where n windows begin, from window number `first` of all epochs on."""
     size, length, unit = len(self._data), self._length, self._data.example_length
-    # All epochs are of one length, so that a window's epoch is known; where texts begin to be cut needs room.
+    # All epochs have one length, so that a window's epoch is known. The random offset takes the spare tokens.
     n_epoch = max(1, size // length if unit else (size - length + 1) // length)
     room = min(length - 1, size - n_epoch * length) // (unit or 1)
     starts = []

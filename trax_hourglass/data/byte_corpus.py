@@ -1,7 +1,7 @@
-"""Files as one long sequence of bytes with a train, a valid and a test split.
+"""Reads files as one long sequence of bytes with a train, a valid and a test split.
 
-Bytes are read from the files when they are asked for, so memory does not grow with the corpus; packed files are
-unpacked into the cache once.
+Bytes are read on demand, so memory does not grow with the corpus. Compressed files are decompressed into the cache
+once.
 """
 
 import os
@@ -18,15 +18,14 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class ByteCorpus(Corpus):
-  """Bytes of a file, of all files below a folder or in an archive, or of the running Python's standard library.
+  """Holds the bytes of a file, of all files of a folder or an archive, or of the running Python's standard library.
 
-  Files that are packed as .gz, .xz, .bz2 or .zst, whatever their names, count as what they hold; links are followed;
-  binary files beside texts are left out, see `text_files.without_binaries`.
+  Files compressed as .gz, .xz, .bz2 or .zst are decompressed, whatever their names. Links are followed. Binary files
+  beside texts are left out, see `text_files.leave_out_binaries`.
 
-  Splits are those that a user has made, see `splits.named`. Where there are none, a folder of at least 100 files is
-  split by file, each file's split depending on its name alone (a hash of its path relative to the folder), so that it
-  stays where other files come and go. Anything else is split by position: the first 90 % are train, then 5 % valid and
-  5 % test.
+  Splits named by the user are kept, see `splits.named`. Otherwise, a folder of at least 100 files is split by file, by
+  a hash of each file's path relative to the folder. Adding or removing files does not change the splits of others.
+  Anything else is split by position: the first 90 % are train, then 5 % valid and 5 % test.
   """
 
   def __init__(self, path=None, splits='named'):
@@ -35,11 +34,11 @@ class ByteCorpus(Corpus):
     Args:
       path: a file, a folder, or a .zip or .tar of files; None takes the standard library's .py files, without tests and
         site-packages.
-      splits: 'named'; or 'shared', which takes no splits from names and all files as they are, as runs of version 0.2
-        and before.
+      splits: 'named', or 'shared', which ignores split names and reads all files as stored, as runs of version 0.2 and
+        before do.
 
     Raises:
-      InputError: the path does not exist, `splits` is another word, or there are too few bytes for splits.
+      InputError: the path does not exist, `splits` has another value, or there are too few bytes for splits.
     """
     if not isinstance(path, (str, os.PathLike, type(None))):
       raise InputError(f'corpus path is {path!r}: give the name of a file or folder, or None')
@@ -78,7 +77,7 @@ def _by_file(files):
 
 
 def _by_name(files, by_split, how):
-  """Returns the splits by their names, valid from the end of train where it is missing, and how they came about."""
+  """Returns the named splits, a missing valid cut from the end of train, and a description of the splits."""
   found, file_of = {}, {file.name: file for file in files}
   for split, names in by_split.items():
     of_split = [file_of[name] for name in names]
@@ -97,7 +96,7 @@ def _by_position(files, total):
 
 
 def _cut(files, names, bounds):
-  """Cuts the files' concatenation: {name: Tokens between two bounds}."""
+  """Cuts the concatenated files at the bounds and returns {name: Tokens}."""
   splits = {}
   for name, first, last in zip(names, bounds, bounds[1:]):
     stretches, position = [], 0

@@ -1,6 +1,6 @@
-"""Files made once from other files or downloads, and kept; a file of this cache is whole or not there.
+"""Caches files that are derived from other files or downloads, and writes them atomically.
 
-They are written under another name, which ends in '.unfinished', and renamed when all of it is on the disk.
+A file is written under a name that ends in '.unfinished', and renamed once all of it is on disk.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def folder(cache_dir=None):
 
 
 def fingerprint(files, *settings):
-  """Returns 16 hexadecimal digits that change when a file (its path, size or time) or a setting does."""
+  """Returns 16 hexadecimal digits that change with a file (its path, size or time) or a setting."""
   digest = hashlib.sha256(repr(settings).encode())
   for file in files:
     status = os.stat(file)
@@ -30,11 +30,11 @@ def fingerprint(files, *settings):
 
 
 def build(path, chunks, what):
-  """Writes a file unless it is there. Of several processes that want it, one writes and the others wait.
+  """Writes a file unless it exists; of several processes, one writes and the others wait.
 
   Args:
-    path: pathlib.Path in a folder that is created if need be.
-    chunks: function of no argument that yields the content as bytes-like objects; an error it raises leaves nothing.
+    path: pathlib.Path in a folder that is created if missing.
+    chunks: function of no argument that yields the content as bytes-like objects; if it raises, no file remains.
     what: what the file holds, for the progress bar or line.
 
   Returns:
@@ -68,7 +68,7 @@ def build(path, chunks, what):
 
 
 def finish(file, unfinished, path):
-  """Closes a written file and gives it its name, when it is on the disk and not only on its way there."""
+  """Closes a written file and renames it, once its content is synced to disk."""
   file.flush()
   os.fsync(file.fileno())
   file.close()
@@ -77,7 +77,7 @@ def finish(file, unfinished, path):
 
 @contextlib.contextmanager
 def locked(path):
-  """Creates the path's folder and holds its lock; the system frees it should the process die."""
+  """Creates a path's folder and holds a lock on the path; the system frees the lock if the process dies."""
   with clear_write_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = open(path.with_name(f'.{path.name}.lock'), 'ab')
@@ -88,7 +88,7 @@ def locked(path):
 
 @contextlib.contextmanager
 def clear_write_errors(path):
-  """Turns what the file system refuses into an InputError that names the file and the remedy."""
+  """Turns file-system errors into an InputError that names the file and the remedy."""
   try:
     yield
   except OSError as error:

@@ -1,7 +1,7 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32, in its binary or python version or by
-TFDS.
+"""Reads CIFAR-10 (Krizhevsky 2009), 50,000 training and 10,000 test images of 32 x 32, from files or through TFDS.
 
-Both versions hold planes, all R, then all G, then all B; tokens are pixel by pixel, see image_tokens.py.
+Files are of the binary or the python version. Both store colour planes, all R, then all G, then all B; tokens go pixel
+by pixel, see image_tokens.py.
 """
 
 import functools
@@ -23,12 +23,12 @@ from trax_hourglass.runtime import restricted_pickle
 _SIZE = 32
 _ROW = 1 + 3 * _SIZE * _SIZE  # Bytes of an image in the binary version, its label first.
 _CLASSES = 10
-_PICKLE = b'\x80', b'(', b'}'  # First bytes; that of the binary version is a label.
+_PICKLE = b'\x80', b'(', b'}'  # First bytes; files of the binary version begin with a label.
 _ARCHIVES = '.tar.gz', '.tgz', '.tar', '.zip'
 _OF_CIFAR100 = ({'train', 'test', 'meta'}, {'train.bin', 'test.bin', 'fine_label_names.txt'})
 _ANOTHER = 'fetch it again, or give other images by a file with another name'
 _BATCH_BYTES = 10_000 * _ROW
-_PUBLISHED = {  # Bytes, algorithm and digest of all files of both versions, of 10,000 images each.
+_PUBLISHED = {  # Bytes, algorithm and checksum of all files of both versions, of 10,000 images each.
     'data_batch_1.bin': (_BATCH_BYTES, 'sha1', 'aadd24acce27caa71bf4b10992e9e7b2d74c2540'),
     'data_batch_2.bin': (_BATCH_BYTES, 'sha1', 'c0ba65cce70568cd57b4e03e9ac8d2a5367c1795'),
     'data_batch_3.bin': (_BATCH_BYTES, 'sha1', '1dd00a74ab1d17a6e7d73e185b69dbf31242f295'),
@@ -45,27 +45,27 @@ _PUBLISHED = {  # Bytes, algorithm and digest of all files of both versions, of 
 
 
 class Cifar10(Corpus):
-  """CIFAR-10; valid is cut from the end of the training images."""
+  """Holds CIFAR-10, with valid cut from the end of the training images."""
   unit = 'dim'
 
   def __init__(self, path=None, n_valid=5000, size=_SIZE, data_dir=None, cache_dir=None):
     """Finds the files.
 
     Args:
-      path: a folder with data_batch_1.bin .. 5 and test_batch.bin at any depth (or the same without .bin, the python
-        version), some of which are enough, and which must be those that are published; cifar-10-binary.tar.gz or
-        cifar-10-python.tar.gz, or another archive of these files; or one file in either form, which may have any other
-        name and then any number of images. None takes them from TFDS.
-      n_valid: images at the end of the training images that are valid and not train. 0 trains on all 50,000, and valid
-        is then the test images, as in the authors' configs.
-      size: side of the images in pixels, 32, or fewer by averages over squares of pixels, for models that a CPU can
-        train: 768 tokens with 16. Bits of one size do not compare to those of another.
-      data_dir: TFDS's folder; None for TFDS's own choice.
+      path: a folder, an archive or a file; None takes the images from TFDS. A folder holds data_batch_1.bin .. 5 and
+        test_batch.bin at any depth, or the same without .bin, the python version. Some of these files suffice, but they
+        must be as published. An archive is cifar-10-binary.tar.gz, cifar-10-python.tar.gz or another one of these
+        files. A file in either form may have any other name, and then any number of images.
+      n_valid: number of images at the end of the training images that are valid instead of train. With 0, all 50,000
+        are train, and valid is the test images, as in the authors' configs.
+      size: side of the images in pixels: 32, or smaller by averages over squares of pixels, for models that a CPU can
+        train. 16 gives 768 tokens. Bits of different sizes are not comparable.
+      data_dir: TFDS's folder; None for TFDS's default.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      InputError: there are no such files, n_valid is not a number of images, or 32 is no multiple of size. Asking for a
-        split: a file is damaged or another, or the cache cannot be written.
+      InputError: the files do not exist, n_valid is not a number of images, or 32 is no multiple of size. On access to
+        a split: a file is damaged or not of CIFAR-10, or the cache cannot be written.
     """
     if not checks.is_whole(n_valid) or n_valid < 0:
       raise InputError(f'n_valid is {n_valid!r}: give a number of images, or 0')
@@ -111,7 +111,7 @@ class Cifar10(Corpus):
 
 
 def _from_tfds(data_dir):
-  """Returns {'train', 'test': function that yields arrays}, and what the result depends on."""
+  """Returns {'train', 'test': function that yields arrays}, and a key of their source for the cache."""
   made = tfds_source.builder('cifar10', data_dir)
   by_hand = "fetch the binary version from https://www.cs.toronto.edu/~kriz/cifar.html and give Cifar10.path = 'FOLDER'"
 
@@ -124,7 +124,7 @@ def _from_tfds(data_dir):
 
 
 def _from_files(path):
-  """The same from files."""
+  """Returns the same as `_from_tfds`, from files."""
   if not path.exists():
     raise InputError(f'CIFAR-10: {str(path)!r} does not exist: give a folder or a file')
   found, contents, files = _find(path)
@@ -140,7 +140,7 @@ def _from_files(path):
 
 
 def _find(path):
-  """Returns names of batches, a function of names that yields (name, content), and the files on the disk."""
+  """Returns the names of batches, a function of names that yields (name, content), and the files on disk."""
   if path.is_file() and not sources.is_archive(path):
     return [path.name], lambda _: [(path.name, b''.join(archives.content(path)))], [path]
   source = sources.Folder(path) if path.is_dir() else sources.Archive(path)
@@ -173,12 +173,12 @@ def _read(file, name, content):
   """Returns uint8 (N, 3072) of a file of either version.
 
   Args:
-    file: where it is, for messages.
-    name: its own, without folders.
-    content: its bytes.
+    file: path of the file, for messages.
+    name: name of the file, without folders.
+    content: bytes of the file.
 
   Raises:
-    InputError: it is no file of CIFAR-10, or has the name of a published one and is another.
+    InputError: the file is not of CIFAR-10, or differs from the published file of its name.
   """
   if name in _PUBLISHED:
     size, algorithm, known = _PUBLISHED[name]
@@ -192,7 +192,7 @@ def _read(file, name, content):
 def _read_binary(file, content):
   """Returns uint8 (N, 3072) of a file of the binary version."""
   content = np.frombuffer(content, np.uint8)
-  if content.size and content.size % _ROW and not content.size % (_ROW + 1):  # A coarse and a fine label.
+  if content.size and content.size % _ROW and not content.size % (_ROW + 1):  # CIFAR-100 has a coarse and a fine label.
     raise InputError(f'{str(file)!r} is of CIFAR-100 in its binary version: give files of CIFAR-10')
   if not content.size or content.size % _ROW:
     raise InputError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 '
@@ -205,7 +205,7 @@ def _read_binary(file, content):
 
 
 def _read_pickle(file, content):
-  """Returns uint8 (N, 3072) of a file of the python version, without running anything it names."""
+  """Returns uint8 (N, 3072) of a file of the python version, without running any code that the file names."""
   contents = restricted_pickle.unpickle(file, content, encoding='bytes')
   contents = {str(name, 'latin1') if isinstance(name, bytes) else name: value
               for name, value in (contents.items() if isinstance(contents, dict) else ())}

@@ -1,4 +1,4 @@
-"""Serves all corpora: the names of splits, and tokens that are read from files on demand.
+"""Defines corpora, the names of their splits, and tokens that are read from files on demand.
 
 A corpus has `name`, `unit`, `vocab_size` and `split(name)`; a split has `len`, `read(start, length)` and
 `example_length`. Positions and lengths are in tokens, which are bytes unless a corpus says otherwise.
@@ -16,14 +16,14 @@ SPLITS = ('train', 'valid', 'test')
 
 
 class Corpus:
-  """Splits by name.
+  """Holds splits by name.
 
   Attributes:
-    name: for messages.
-    unit: what a token is, 'byte', 'dim' (one colour of one pixel) or 'token' (a piece of a learnt vocabulary); bits are
-      counted per unit. A class says it for most of its corpora, so that it is known before data are looked for.
+    name: name of the corpus, for messages.
+    unit: kind of token, 'byte', 'dim' (one colour of one pixel) or 'token' (a piece of a learnt vocabulary). Bits are
+      counted per unit. Most classes define the unit, so that it is known before data are located.
     vocab_size: tokens are 0 .. vocab_size - 1.
-    summary: a line on what there is and how the splits came about, or None where they are the published ones.
+    summary: one line about the data and the origin of the splits, or None.
   """
   unit = 'byte'
   summary = None
@@ -32,10 +32,10 @@ class Corpus:
     """Creates the corpus.
 
     Args:
-      name: for messages.
-      splits: {split name: function of no argument that returns its `Tokens`}, called when the split is first asked for.
+      name: name of the corpus, for messages.
+      splits: {split name: function of no argument that returns its `Tokens`}, called on first access to the split.
       vocab_size: see above.
-      missing: {split name: why it is not there and what to do}.
+      missing: {split name: why the split is missing and what to do}.
     """
     self.name, self.vocab_size = name, vocab_size
     self._makers, self._missing, self._made = splits, missing or {}, {}
@@ -59,21 +59,21 @@ class Corpus:
 
 
 class Tokens:
-  """Stretches of files behind each other.
+  """Concatenates stretches of files.
 
-  They are read, not mapped: a page of a map that was touched counts as resident memory, and random windows touch all
-  of a file in time. What is read stays in the system's page cache just the same, so it is as fast.
+  Files are read and not memory-mapped: touched pages of a map count as resident memory, and random windows eventually
+  touch the whole file. Reads are as fast, since the system's page cache serves them too.
 
   Attributes:
     example_length: tokens of one example (an image), or None for running text; windows begin at its multiples.
   """
 
   def __init__(self, stretches, dtype=np.uint8, example_length=None):
-    """Takes stretches of files.
+    """Stores the stretches.
 
     Args:
       stretches: list of (file, first token, number of tokens).
-      dtype: of the tokens in the files, in the machine's order of bytes.
+      dtype: type of the tokens in the files, in native byte order.
       example_length: see above.
     """
     self.example_length = example_length
@@ -85,14 +85,14 @@ class Tokens:
     return self._ends[-1] if self._ends else 0
 
   def read(self, start, length):
-    """Returns the tokens from `start` on, (length,) of the files' type.
+    """Returns (length,) tokens from `start` on, in the files' type.
 
     Args:
       start: position of the first token.
       length: number of tokens.
 
     Raises:
-      InputError: not all of them exist, or a file became shorter.
+      InputError: the tokens do not all exist, or a file has become shorter.
     """
     if start < 0 or start + length > len(self):
       raise InputError(f'tokens {start} .. {start + length - 1} are not all within 0 .. {len(self) - 1}')
@@ -111,7 +111,7 @@ class Tokens:
 def _read(file, first, into):
   """Fills an array with a file's tokens from number `first` on."""
   view, at = memoryview(into).cast('B'), first * into.itemsize
-  # Opened anew each time: a few microseconds, and there is no number of open files to care for, nor of threads.
+  # Opening takes a few microseconds each time, and avoids limits on open files and sharing between threads.
   descriptor = os.open(file, os.O_RDONLY)
   try:
     while view:

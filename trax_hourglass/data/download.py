@@ -1,4 +1,4 @@
-"""Downloads over HTTP that go on where they were cut off."""
+"""Downloads files over HTTP and resumes interrupted downloads."""
 
 import http.client
 import os
@@ -15,18 +15,18 @@ _CHUNK = 1 << 16
 
 
 def fetch(url, path):
-  """Downloads a file; what an earlier try left in PATH.unfinished is kept and only the rest is asked for.
+  """Downloads a file; if an earlier attempt left PATH.unfinished, only the rest is requested.
 
-  The caller verifies the content, and removes the file if it is wrong: that it came from one and the same version on
-  the server is not known before.
+  The caller verifies the content and removes a wrong file, since the file on the server may have changed between
+  attempts.
 
   Args:
     url: address.
-    path: pathlib.Path; exists only when as many bytes have come as the server announced.
+    path: pathlib.Path; exists only once as many bytes have arrived as the server announced.
 
   Raises:
-    InputError: no network, an answer other than the file, a transfer that is cut off again and again, or a file that
-      cannot be written.
+    InputError: no network, an answer other than the file, repeatedly interrupted transfers, or a file that cannot be
+      written.
   """
   unfinished = path.with_name(f'{path.name}.unfinished')
   with cache.locked(path):
@@ -43,7 +43,7 @@ def fetch(url, path):
 
 
 def _try(url, unfinished):
-  """Returns whether all of the file is there now."""
+  """Requests the rest of the file and returns whether the file is complete."""
   have = _size(unfinished)
   request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
   try:
@@ -51,7 +51,7 @@ def _try(url, unfinished):
   except urllib.error.HTTPError as error:
     with error:
       if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        if error.headers.get('Content-Range') == f'bytes */{have}':  # It was all there, but not renamed.
+        if error.headers.get('Content-Range') == f'bytes */{have}':  # Complete, but not renamed.
           return True
         unfinished.unlink()
         return False
@@ -76,7 +76,7 @@ def _try(url, unfinished):
 
 
 def _copy(response, file, unfinished, bar):
-  """Copies until the end; returns False if the connection broke."""
+  """Copies the response to its end; returns False if the connection broke."""
   while True:
     try:
       chunk = response.read(_CHUNK)

@@ -1,8 +1,7 @@
-"""enwik8 and text8 with their standard splits: the first 90 million bytes train, then 5 million valid and 5 million
-test.
+"""Reads enwik8 and text8 with their standard splits: 90 million bytes train, then 5 million valid and 5 million test.
 
-Both are Matt Mahoney's (http://mattmahoney.net/dc/textdata): enwik8 is the first 10^8 bytes of an English Wikipedia
-dump of 2006, text8 10^8 characters of its text in the letters a-z and single spaces.
+Matt Mahoney published both (http://mattmahoney.net/dc/textdata). The bytes of enwik8 are the first 10^8 of an English
+Wikipedia dump of 2006. The file text8 is 10^8 characters of the dump's text, in the letters a-z and single spaces.
 """
 
 import dataclasses
@@ -22,15 +21,15 @@ from trax_hourglass.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Publication:
-  """A file that everyone means the same by.
+  """Describes a published file.
 
   Attributes:
-    name: of the file.
-    url: of the .zip that holds it.
-    begins: its first bytes, which tell another file from a damaged one.
+    name: name of the file.
+    url: address of the .zip that holds the file.
+    begins: first bytes of the file, which distinguish another file from a damaged one.
     checksum: (algorithm, hexadecimal digest) of the whole file.
-    split_sha256: {split: hexadecimal digest}, of those splits for which it is known.
-    alphabet: the bytes it consists of, or None for all 256.
+    split_sha256: {split: hexadecimal digest} of the splits with a known one.
+    alphabet: the bytes that occur in the file, or None for all 256.
     sizes: bytes of train, valid and test.
   """
   name: str
@@ -53,7 +52,7 @@ ENWIK8 = Publication(
     checksum=('sha1', '57b8363b814821dc9d47aa4d41f58733519076b2'),
     split_sha256={'train': 'f8978bd9ca51fbea387d5145d310652ab39904bcbc8ab2647932c8c2e0539e64',
                   'valid': '16b8b889f05ebeb5684d497d49383e8e55eb3634cee2f9a023dcab68cbf64f17'})
-# Of a part of text8 no checksum is published: its first words and its alphabet have to do.
+# No checksum of a part of text8 is published, so a part is checked by its first words and its alphabet.
 TEXT8 = Publication(
     name='text8',
     url='http://mattmahoney.net/dc/text8.zip',
@@ -63,20 +62,20 @@ TEXT8 = Publication(
 
 
 class PublishedText(Corpus):
-  """A published text and its splits; the file may lack the last of them."""
+  """Holds a published text and its splits; the file may lack the last splits."""
 
   def __init__(self, publication, path=None, cache_dir=None):
-    """Finds, unpacks or fetches the file, and verifies it.
+    """Finds, decompresses or downloads the file, and verifies it.
 
     Args:
       publication: the Publication.
-      path: the file, raw or as .zip, .gz or .xz, whole or without its last splits; None downloads it. A packed file is
-        unpacked once, into the cache.
+      path: the file, raw or as .zip, .gz, .xz, .bz2 or .zst, whole or without its last splits; None downloads it. A
+        compressed file is decompressed once, into the cache.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      InputError: the file is none, damaged, another or of another length; it cannot be downloaded; the cache cannot be
-        written.
+      InputError: the file does not exist, is damaged, has another content or length, or cannot be downloaded, or the
+        cache cannot be written.
     """
     folder = cache.folder(cache_dir)
     path = path if path is None else pathlib.Path(path).expanduser()
@@ -102,23 +101,23 @@ class PublishedText(Corpus):
 
 
 class Enwik8(PublishedText):
-  """enwik8, as bytes."""
+  """Holds enwik8 as bytes."""
 
   def __init__(self, path=None, cache_dir=None):
-    """See `PublishedText`."""
+    """Reads the file, see `PublishedText`."""
     super().__init__(ENWIK8, path, cache_dir)
 
 
 class Text8(PublishedText):
-  """text8, as bytes."""
+  """Holds text8 as bytes."""
 
   def __init__(self, path=None, cache_dir=None):
-    """See `PublishedText`."""
+    """Reads the file, see `PublishedText`."""
     super().__init__(TEXT8, path, cache_dir)
 
 
 def _download(publication, folder):
-  """Returns the raw file, downloaded if the cache does not hold it."""
+  """Returns the path of the raw file, downloaded if the cache does not hold it."""
   path = folder / publication.name
   if path.exists():
     return path
@@ -131,12 +130,12 @@ def _download(publication, folder):
                      f"{name[0].upper() + name[1:]}.path = 'FILE'") from error
   try:
     return cache.build(path, lambda: _verified(publication, packed, whole=True), publication.name)
-  finally:  # Unpacked it is needed no more, and if it is wrong the next try must not go on with it.
+  finally:  # No longer needed once decompressed; if it is wrong, the next attempt must not resume it.
     packed.unlink(missing_ok=True)
 
 
 def _verified(publication, path, whole=False):
-  """Yields the content of a file in chunks; raises InputError at the end, or before, unless it is the publication's."""
+  """Yields a file's content in chunks; raises InputError, at the latest at the end, unless it is the publication's."""
   name, ends = publication.name, publication.ends
   digests = [hashlib.sha256() for _ in ends]
   digest_of_all = hashlib.new(publication.checksum[0])

@@ -1,26 +1,26 @@
-"""Fingerprints a split, so that a run notices on resuming that its data changed."""
+"""Fingerprints a split, so that a resumed run notices changed data."""
 
 import hashlib
 import math
 
 from trax_hourglass.runtime.checks import check_vocabulary
 
-_WHOLE = 1 << 30  # Tokens up to which all are read: 0.16 s for 100 million bytes that are in memory.
+_WHOLE = 1 << 30  # Up to this many tokens, all are hashed: 0.16 s for 100 million bytes in memory.
 _PIECES, _PIECE = 512, 1 << 16
 
 
 def fingerprint(split, vocab_size=math.inf):
-  """Returns a string that is the same for the same tokens.
+  """Returns a string that depends on the tokens alone.
 
-  Above 1,074 million tokens, 512 evenly spread pieces of 65,536 stand for all of them, the first and the last included.
+  Above 1,074 million tokens, only 512 evenly spaced pieces of 65,536 are hashed, including the first and the last.
 
   Args:
     split: has `len` and `read(start, length)`.
-    vocab_size: what its tokens must be below.
+    vocab_size: exclusive upper bound of the tokens.
 
   Raises:
-    InputError: one of the tokens that are read is not. Then all hosts hear of it before the first step, where later
-      only the one whose batch it is in would.
+    InputError: a token that was read is out of bounds. All hosts then raise before the first step; later, only the
+      host whose batch holds the token would.
   """
   n = len(split)
   digest = hashlib.sha256()

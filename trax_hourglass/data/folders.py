@@ -1,4 +1,4 @@
-"""The files below a folder, links followed."""
+"""Lists the files below a folder, following links."""
 
 import collections
 import os
@@ -6,16 +6,16 @@ import pathlib
 
 
 def files_below(root, follow_folders=True):
-  """Returns the files below a folder, and what is not among them.
+  """Returns the files below a folder, and counts of what is left out.
 
-  Links are followed. Left out are hidden files and folders, broken links, and links to a folder that they lie in.
+  Links are followed. Left out are hidden files and folders, broken links, and links to a folder around them.
 
   Args:
     root: path of the folder.
     follow_folders: False leaves out linked folders without counting them.
 
   Returns:
-    ([name relative to the folder, with slashes], sorted; Counter {what was left out: how many}).
+    ([name relative to the folder, with slashes], sorted; Counter {kind of what was left out: number}).
   """
   found, left_out = [], collections.Counter()
 
@@ -43,6 +43,6 @@ def files_below(root, follow_folders=True):
 
 
 def told(left_out):
-  """Returns '; left out: 2 hidden, 1 broken links' of a Counter, '' of an empty one."""
+  """Returns a Counter as text, such as '; left out: 2 hidden, 1 broken links', or '' for an empty one."""
   counts = ', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()) if n)
   return counts and f'; left out: {counts}'

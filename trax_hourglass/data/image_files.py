@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG ... whatever Pillow reads) as RGB arrays of one size.
+"""Reads images (PNG, JPEG and other formats of Pillow) as RGB arrays of one size.
 
 Letters: S side in pixels.
 """
@@ -17,14 +17,14 @@ from PIL import ImageOps
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
-# Known by their first bytes only: another program or a plug-in has to draw them.
+# Pillow only recognises these; decoding them takes another program or a plug-in.
 _NO_PIXELS = ('BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF')
-_DEEP = ('I;16', 'I;16B', 'I;16L', 'I;16N')  # 16 bits of grey; Pillow's own conversion would cut them at 255.
-_UNSCALED = ('I', 'F')  # Grey of 32 bits, whose range the file does not say.
+_DEEP = ('I;16', 'I;16B', 'I;16L', 'I;16N')  # 16-bit greyscale; Pillow's own conversion would clip at 255.
+_UNSCALED = ('I', 'F')  # 32-bit greyscale of unknown range.
 
 
 def is_image(name):
-  """Returns whether a file's name ends as that of a picture which Pillow reads without another program's help."""
+  """Returns whether a file name has the extension of a format that Pillow decodes without another program."""
   return pathlib.PurePosixPath(name).suffix.lower() in _endings()
 
 
@@ -36,15 +36,15 @@ def _endings():
 
 
 def arrays(source, names, size, other_sizes='error', corrupt='error', turned=True):
-  """Yields uint8 (1, S, S, 3) of each image, and says once at the end what had to be changed.
+  """Yields each image as uint8 (1, S, S, 3), and reports all conversions once at the end.
 
   Args:
     source: a `Folder` or `Archive` of sources.py.
-    names: of the files wanted.
+    names: names of the wanted files.
     size: S.
-    other_sizes: 'error', or 'resize': the shorter side is scaled to S (Lanczos), the longer one cut on both ends alike.
+    other_sizes: 'error', or 'resize': the shorter side is scaled to S (Lanczos), the longer one center-cropped.
     corrupt: 'error', or 'skip'.
-    turned: as the files' EXIF says.
+    turned: whether to apply the files' EXIF orientation.
 
   Raises:
     InputError: an image that cannot be read, or is of another size.
@@ -83,19 +83,19 @@ def arrays(source, names, size, other_sizes='error', corrupt='error', turned=Tru
 
 
 class TooLarge(InputError):
-  """Says of a sound image that it has more pixels than Pillow unpacks."""
+  """Signals that an intact image has more pixels than Pillow decodes."""
 
 
 def read(content, turned=True):
-  """Returns the Pillow image of a file's bytes, in the mode it has, as viewers show it: turned as its EXIF says.
+  """Returns the Pillow image of a file's bytes in its stored mode, turned by its EXIF orientation as in viewers.
 
   Args:
     content: the file's bytes.
-    turned: False leaves it as it is stored.
+    turned: False ignores the EXIF orientation.
 
   Raises:
-    TooLarge: it has too many pixels.
-    InputError: it is no image, or damaged.
+    TooLarge: the image has too many pixels.
+    InputError: the file is not an image, or is damaged.
   """
   try:
     with warnings.catch_warnings():
@@ -108,16 +108,16 @@ def read(content, turned=True):
     raise TooLarge(f'too large: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down') from error
   except Image.UnidentifiedImageError as error:
     raise InputError('it begins like no known kind of image') from error
-  except Exception as error:  # Damaged images make Pillow raise anything at all.  pylint: disable=broad-except
+  except Exception as error:  # Damaged images make Pillow raise arbitrary errors.  pylint: disable=broad-except
     raise InputError(str(error) or type(error).__name__) from error
   return image
 
 
 def to_rgb(image):
-  """Returns a Pillow image in RGB, transparency dropped.
+  """Converts a Pillow image to RGB, without transparency.
 
   Raises:
-    InputError: its pixels have 32 bits.
+    InputError: the pixels have 32 bits.
   """
   if image.mode in _UNSCALED:
     raise InputError(f'has pixels of 32 bits (mode {image.mode}), whose range is not known: convert it to 8 bits')

@@ -1,4 +1,4 @@
-"""Any folder of images as a corpus."""
+"""Reads any folder of images as a corpus."""
 
 import pathlib
 
@@ -18,10 +18,10 @@ _CHOICES = {'other_sizes': ('resize', 'error'), 'corrupt': ('error', 'skip')}
 
 
 class ImageFolder(Corpus):
-  """The images below a folder, at one size, in the order of their names.
+  """Holds the images below a folder, at one size, in the order of their names.
 
-  Splits are those that a user has made, see `splits.named`; else images are shared out by the rules of splits.py: 90 %
-  train, 5 % valid, 5 % test.
+  Splits named by the user are kept, see `splits.named`. Otherwise, images are split by the rules of splits.py into 90 %
+  train, 5 % valid and 5 % test.
   """
   unit = 'dim'
 
@@ -32,16 +32,16 @@ class ImageFolder(Corpus):
     Args:
       path: the folder, or a .zip or .tar of it; required.
       size: side of all images in pixels; required.
-      other_sizes: what to do with images of another size: 'resize' scales the shorter side (Lanczos) and cuts the
-        longer one on both ends alike; 'error'.
-      corrupt: what to do with images that cannot be read, 'error' or 'skip'.
+      other_sizes: treatment of images of another size: 'error', or 'resize', which scales the shorter side (Lanczos)
+        and center-crops the longer one.
+      corrupt: treatment of images that cannot be read, 'error' or 'skip'.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
-      splits: 'named'; or 'shared', the rule of version 0.2 and before: the first subfolder of a path that is named
-        train, valid, validation, val or test, where one is named train; else images are shared out. Links to folders
-        are not followed then, and pictures not turned as their EXIF says.
+      splits: 'named', or 'shared', the rule of version 0.2 and before. With 'shared', the first subfolder in a path
+        named train, valid, validation, val or test decides, if any is named train. Otherwise, images are split as
+        above. Links to folders are not followed, and EXIF orientation is ignored.
 
     Raises:
-      InputError: there is no such folder, it holds no images, or an argument is none of its choices. Asking for a
+      InputError: the folder does not exist or holds no images, or an argument is none of its choices. On access to a
         split: an image cannot be read or has another size (unless arguments allow it), or the cache cannot be written.
     """
     if path is None:
@@ -81,7 +81,7 @@ def _open_source(path, follow_folders):
   """Returns the `Folder` or `Archive` of a path.
 
   Raises:
-    InputError: it is neither, or without images.
+    InputError: the path is neither, or holds no images.
   """
   path = pathlib.Path(path).expanduser()
   if not path.exists():

@@ -1,4 +1,6 @@
-"""Images as running tokens: each image row by row, each pixel's R, G and B in turn; 3 S^2 tokens of an image of side S.
+"""Stores images as sequences of tokens.
+
+An image of side S has 3 S^2 tokens, row by row, with each pixel's R, G and B in turn.
 
 Letters: N images, S side in pixels.
 """
@@ -13,7 +15,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def flat_file(path, arrays, size, what):
-  """Returns the whole of some images as `Tokens`, from a file that is made once.
+  """Returns all of some images as `Tokens`, from a file that is written once.
 
   Args:
     path: pathlib.Path of the file, in the cache.
@@ -22,7 +24,7 @@ def flat_file(path, arrays, size, what):
     what: name of the images, for messages.
 
   Raises:
-    InputError: there are no images, or they have another size; what `arrays` raises; the file cannot be written.
+    InputError: there are no images, an image has another size, `arrays` raises, or the file cannot be written.
   """
   def chunks():
     n = 0
@@ -40,7 +42,7 @@ def flat_file(path, arrays, size, what):
 
 
 def part(path, size, first=0, n=None):
-  """Returns N images of a flat file from number `first` on as `Tokens`; None for all that follow."""
+  """Returns n images of a flat file from number `first` on as `Tokens`, or all that follow if n is None."""
   length = 3 * size * size
   n = os.path.getsize(path) // length - first if n is None else n
   return Tokens([(path, first * length, n * length)], example_length=length)
@@ -52,8 +54,9 @@ def from_planes(rows, size):
 
 
 def averaged(images, size):
-  """Returns uint8 (N, size, size, 3), each pixel the rounded mean of a square of (N, S, S, 3); other images as they
-  are.
+  """Downsamples (N, S, S, 3) to uint8 (N, size, size, 3), each pixel the rounded mean of a square of pixels.
+
+  Images of side `size`, or of a side that is no multiple of `size`, are returned unchanged.
   """
   factor, rest = divmod(images.shape[1], size)
   if factor == 1 or rest:

@@ -1,9 +1,12 @@
-"""Downsampled ImageNet, of which there are two that must not be compared: each has a class of its own.
+"""Reads the two versions of downsampled ImageNet, whose results must not be compared, by a class for each.
 
-van den Oord et al. 2016 (arXiv 1601.06759): 1,281,149 training and 49,999 validation images, the one of the paper and
-its rivals, in TFDS as `downsampled_imagenet`. Chrabaszcz et al. 2017 (arXiv 1707.08819): 1,281,167 and 50,000 images
-scaled with a smoother filter, which gives lower bits per dim, as .npz with labels, at first as pickles. Neither has a
-test split; results are reported on the validation images, here `valid`.
+The version of van den Oord et al. 2016 (arXiv 1601.06759) has 1,281,149 training and 49,999 validation images. The
+paper and its competitors use this version, which TFDS calls `downsampled_imagenet`.
+
+The version of Chrabaszcz et al. 2017 (arXiv 1707.08819) has 1,281,167 and 50,000 images. They are scaled with a
+smoother filter, which gives lower bits per dim, and published as .npz with labels, at first as pickles.
+
+Neither version has a test split; results are reported on the validation images, here `valid`.
 """
 
 import contextlib
@@ -28,18 +31,18 @@ from trax_hourglass.runtime import restricted_pickle
 
 _SIZES = (32, 64)
 _NO_TEST = 'results are reported on the split valid'
-_ROWS = 1000  # Images of an .npz read at a time.
+_ROWS = 1000  # Images of an .npz per read.
 _VAN_DEN_OORD, _CHRABASZCZ = 'van den Oord', 'Chrabaszcz'
 _N_IMAGES = {_VAN_DEN_OORD: {'train': 1_281_149, 'valid': 49_999}, _CHRABASZCZ: {'train': 1_281_167, 'valid': 50_000}}
-_BATCHES = [f'train_data_batch_{i}' for i in range(1, 11)]  # Chrabaszcz's training images.
+_BATCHES = [f'train_data_batch_{i}' for i in range(1, 11)]  # Files of Chrabaszcz's training images.
 
 
 class _Imagenet(Corpus):
-  """One of the two."""
+  """Holds one of the two versions."""
   unit = 'dim'
 
   def __init__(self, authors, size, path, arrays, key, cache_dir):
-    """Makes splits of {split: function that yields arrays}, which depend on `key`."""
+    """Creates splits from {split: function that yields arrays}; `key` identifies their source in the cache."""
     name = f'ImageNet {size}x{size} ({authors})'
 
     def tokens(split):
@@ -61,15 +64,16 @@ class VanDenOordImagenet(_Imagenet):
 
     Args:
       size: 32 or 64, side of the images.
-      path: folder that holds, for each split wanted, images as `train_32x32` and `valid_32x32`: a folder of .png, a
-        .zip or .tar of it, or a .npy or .npz with one array (N, S, S, 3) or (N, 3, S, S); or a .zip or .tar with the
-        two folders. None takes them from TFDS, whose own download is gone: it must be prepared.
-      data_dir: TFDS's folder; None for TFDS's own choice.
+      path: folder that holds each wanted split, named such as `train_32x32` or `valid_32x32`. A split is a folder of
+        .png, a .zip or .tar of one, or a .npy or .npz with one array (N, S, S, 3) or (N, 3, S, S). A .zip or .tar with
+        the two folders is accepted too. None takes the images from TFDS, whose download no longer exists, so that
+        they must be prepared already.
+      data_dir: TFDS's folder; None for TFDS's default.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      InputError: another size, or no such files. Asking for a split: files that are damaged or of the newer data set,
-        TFDS has not prepared it, or the cache cannot be written.
+      InputError: another size, or missing files. On access to a split: files that are damaged or of the newer data
+        set, images that TFDS has not prepared, or a cache that cannot be written.
     """
     _check_size(size)
     if path is None:
@@ -88,12 +92,12 @@ class ChrabaszczImagenet(_Imagenet):
     Args:
       size: 32 or 64, side of the images.
       path: folder that holds, at any depth, train_data_batch_1.npz .. 10 and val_data.npz, or the older pickles of the
-        same names without an ending.
+        same names without an extension.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      InputError: another size, or no such files. Asking for a split: files that are damaged or of the older data set,
-        or the cache cannot be written.
+      InputError: another size, or missing files. On access to a split: files that are damaged or of the older data
+        set, or a cache that cannot be written.
     """
     _check_size(size)
     if path is None:
@@ -122,10 +126,10 @@ class ChrabaszczImagenet(_Imagenet):
 
 
 def _counted(arrays, name, authors, split):
-  """Yields the arrays; says at the end if there are not as many as published.
+  """Yields the arrays; reports at the end if the number of images is not the published one.
 
   Raises:
-    InputError: there are as many images as only the other data set has.
+    InputError: the number of images is that of the other data set.
   """
   n = 0
   for array in arrays():
@@ -140,7 +144,7 @@ def _counted(arrays, name, authors, split):
 
 
 def _newer_files(root):
-  """Returns {split: files of Chrabaszcz's data set below a folder}, .npz where there are any, else pickles."""
+  """Returns {split: files of Chrabaszcz's data set below a folder}, .npz if there are any, else pickles."""
   names = folders.files_below(root)[0] if root.is_dir() else []
   for end in ('.npz', ''):
     found = {}
@@ -178,7 +182,7 @@ def _check_size(size):
 
 
 def _from_tfds(size, data_dir):
-  """Returns {split: function that yields arrays}, and what the result depends on."""
+  """Returns {split: function that yields arrays}, and a key of their source for the cache."""
   made = tfds_source.builder(f'downsampled_imagenet/{size}x{size}', data_dir)
   by_hand = "its download is gone; give the files by VanDenOordImagenet.path = 'FOLDER'"
 
@@ -192,7 +196,7 @@ def _from_tfds(size, data_dir):
 
 
 def _older_files(path, size):
-  """The same from files."""
+  """Returns the same as `_from_tfds`, from files."""
   arrays, looked_at = {}, []
   for split in ('train', 'valid'):
     name = f'{split}_{size}x{size}'
@@ -214,7 +218,7 @@ def _older_files(path, size):
 
 
 def _older_arrays(file):
-  """Yields (N, S, S, 3) of a .npy or .npz, whose images may also have their colours first."""
+  """Yields (N, S, S, 3) of a .npy or .npz, whose images may also be stored as (3, S, S)."""
   member = None
   if file.suffix == '.npz':
     names = _members(file)
@@ -235,10 +239,10 @@ def _members(file):
 
 
 def _rows(file, member):
-  """Yields the array of a .npy, or a member of a .npz, some rows at a time: of ImageNet 64, all would be gigabytes.
+  """Yields the array of a .npy, or of a member of a .npz, in chunks of rows: ImageNet 64 takes gigabytes.
 
   Raises:
-    InputError: it is damaged, or no uint8 array.
+    InputError: the file is damaged, or holds no uint8 array.
   """
   try:
     with contextlib.ExitStack() as stack:
@@ -252,7 +256,7 @@ def _rows(file, member):
         n = min(_ROWS, shape[0] - first)
         content = f.read(n * int(np.prod(shape[1:])))
         yield np.frombuffer(content, np.uint8).reshape(n, *shape[1:])
-      if f.read(1):  # The check sum is compared when all is read.
+      if f.read(1):  # Reading to the end also verifies the checksum.
         raise InputError(f'it is longer than its {shape[0]:,} rows')
   except (OSError, KeyError, ValueError, *archives.DAMAGED) as error:
     raise InputError(f'{str(file)!r}: {member or "its array"} cannot be read ({error})') from error

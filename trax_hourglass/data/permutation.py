@@ -1,21 +1,23 @@
-"""A random order of n things in no memory: where one of them goes is computed alone.
+"""Computes single elements of a random permutation of n numbers, without storing the permutation.
 
-A Feistel network over the smallest domain of 2^(2b) numbers that holds n, whose rounds mix one half of b bits into the
-other by a hash (so that it is a bijection, whatever the hash); a number that comes out at n or above goes through again
-until it is below ("cycle walking", Black and Rogaway 2002), which takes 4 turns at most on average.
+A Feistel network permutes the smallest domain of 2^(2b) numbers that holds n. Its rounds mix one half of b bits into
+the other by a hash, and form a bijection for any hash.
+
+A number that comes out at n or above goes through the network again until it is below ("cycle walking", Black and
+Rogaway 2002). This takes at most 4 passes on average.
 """
 
 import numpy as np
 
-N_KEYS = 8  # Rounds; halves are a few bits only where n is small.
+N_KEYS = 8  # Rounds; only for small n, halves have just a few bits.
 
 
 def permuted(numbers, n, keys):
-  """Returns where a permutation of 0 .. n - 1 takes some numbers.
+  """Applies a permutation of 0 .. n - 1 to some numbers.
 
   Args:
     numbers: whole numbers of 0 .. n - 1, any shape.
-    n: how many there are, 1 .. 2^62.
+    n: size of the permutation, 1 .. 2^62.
     keys: N_KEYS random uint64, which choose the permutation.
 
   Returns:
@@ -37,7 +39,7 @@ def _feistel(x, half, keys):
 
 
 def _hash(x):
-  """The finaliser of splitmix64 (Steele et al. 2014); products wrap."""
+  """Applies the finaliser of splitmix64 (Steele et al. 2014), whose products wrap."""
   x = (x ^ x >> np.uint64(30)) * np.uint64(0xbf58476d1ce4e5b9)
   x = (x ^ x >> np.uint64(27)) * np.uint64(0x94d049bb133111eb)
   return x ^ x >> np.uint64(31)

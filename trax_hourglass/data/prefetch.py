@@ -1,4 +1,4 @@
-"""Batches made ahead in a thread, so that the device need not wait for them."""
+"""Prefetches batches in a thread, so that the device need not wait for data."""
 
 import collections
 from concurrent import futures
@@ -8,20 +8,21 @@ from trax_hourglass.runtime import checks
 
 
 class Prefetched:
-  """An iterator over another one's batches, some of which are always ready.
+  """Iterates over another iterator's batches, some of which are always ready.
 
-  The thread ends when this object is closed or forgotten. Like the iterator it wraps it has no state but `step`.
+  The thread ends when this object is closed or garbage-collected. Like the wrapped iterator, this object has no state
+  but `step`.
 
   Attributes:
-    seconds_waited: that `next` had to wait for batches since this object was made.
+    seconds_waited: seconds that `next` has waited for batches since this object was created.
   """
 
   def __init__(self, batches, depth=2):
-    """Takes an iterator; the thread begins with the first `next`.
+    """Wraps an iterator; the thread starts with the first `next`.
 
     Args:
-      batches: endless iterator with a `step` that can be set, see batches.Windows. It now belongs to this object.
-      depth: batches that are ready at most.
+      batches: endless iterator with a `step` that can be set, see batches.Windows; now owned by this object.
+      depth: largest number of batches that are ready.
 
     Raises:
       InputError: a depth below 1.
@@ -34,7 +35,7 @@ class Prefetched:
 
   @property
   def step(self):
-    """The step that the next batch is for; set it to go on from another."""
+    """Returns the step of the next batch; setting `step` resumes from another."""
     return self._step
 
   @step.setter
@@ -47,12 +48,12 @@ class Prefetched:
     return self
 
   def __next__(self):
-    """Returns the next batch; raises what making it raised."""
+    """Returns the next batch, or raises the error of computing it."""
     started = time.perf_counter()
     if self._worker is None:
       self._batches.step = self._step
       self._worker = futures.ThreadPoolExecutor(1, 'prefetch')
-    while len(self._made) <= self._depth:  # One more than are to be ready: it is taken now.
+    while len(self._made) <= self._depth:  # One more than `depth`, which is taken now.
       self._made.append(self._worker.submit(next, self._batches))
     try:
       batch = self._made.popleft().result()
@@ -64,7 +65,7 @@ class Prefetched:
     return batch
 
   def close(self):
-    """Ends the thread; `next` begins another."""
+    """Ends the thread; `next` starts another."""
     if self._worker is not None:
       self._worker.shutdown(cancel_futures=True)
       self._worker = None

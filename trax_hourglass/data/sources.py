@@ -1,4 +1,4 @@
-"""Folders and archives as sources of files: what they hold by name, and the contents.
+"""Reads files by name from folders and archives.
 
 A name is relative to the folder or archive, with slashes.
 """
@@ -25,24 +25,24 @@ _LONGEST_LINK = 4096  # Characters; Linux has no longer paths.
 
 
 def is_archive(path):
-  """Returns whether a file is a .zip, be it damaged, or a .tar, which may be packed again, as .tar.gz."""
+  """Returns whether a file is a .zip, even a damaged one, or a .tar, possibly compressed, as .tar.gz."""
   if archives.kind(path) == 'zip':
     return True
   try:
     with tarfile.open(path) as archive:
-      return archive.next() is not None  # Zeros are an empty one.
+      return archive.next() is not None  # A file of zeros is an empty .tar.
   except (OSError, *archives.DAMAGED):
     return False
 
 
 class Folder:
-  """The wanted files below a folder, see folders.py.
+  """Holds the wanted files below a folder, see folders.py.
 
   Attributes:
     path: the folder.
-    names: of the files, sorted.
-    files: what `cache.fingerprint` is to look at.
-    left_out: Counter {what is not among the names: how many}.
+    names: sorted names of the files.
+    files: paths for `cache.fingerprint`.
+    left_out: Counter {kind of what was left out: number}.
   """
 
   def __init__(self, path, wanted=None, kind='files', follow_folders=True):
@@ -50,8 +50,8 @@ class Folder:
 
     Args:
       path: the folder.
-      wanted: function of a name that returns whether it counts; None for all.
-      kind: what wanted files are, for messages, such as 'pictures'.
+      wanted: function of a name that returns whether the file is wanted; None for all.
+      kind: noun for wanted files, for messages, such as 'pictures'.
       follow_folders: see `folders.files_below`.
     """
     self.path = path
@@ -66,9 +66,10 @@ class Folder:
 
 
 class Archive:
-  """The wanted files of a .zip or .tar (which may be packed again, as .tar.gz), as `Folder` has them.
+  """Holds the wanted files of a .zip or .tar (possibly compressed, as .tar.gz), with the interface of `Folder`.
 
-  Of files of one name in an archive the last one counts, as when it is unpacked. Links in it are left out.
+  Of several files with one name, the last one counts, as in unpacking. Links within the archive are followed, see
+  archive_links.py.
 
   Attributes: see `Folder`.
   """
@@ -82,7 +83,7 @@ class Archive:
       kind: see `Folder`.
 
     Raises:
-      InputError: it is no .zip or .tar, damaged, cut off or encrypted.
+      InputError: the file is no .zip or .tar, or is damaged, truncated or encrypted.
     """
     self.path, self.files = path, [path]
     try:
@@ -107,7 +108,7 @@ class Archive:
     """Yields (name, bytes of the file) in the order of the names.
 
     Raises:
-      InputError: the archive is damaged, or no longer holds one of them.
+      InputError: the archive is damaged, or no longer holds one of the names.
     """
     with self._clear_errors(), self._reader(names) as open_file:
       for name in names:
@@ -116,7 +117,7 @@ class Archive:
         yield name, content
 
   def chunks(self):
-    """Yields the contents of all files behind each other in pieces of at most a megabyte.
+    """Yields the concatenated contents of all files in chunks of at most a megabyte.
 
     Raises:
       InputError: as `contents`.
@@ -128,7 +129,7 @@ class Archive:
             yield chunk
 
   def sizes(self):
-    """Returns the bytes of each file, in the order of the names."""
+    """Returns the size of each file in bytes, in the order of the names."""
     return [self._stored[name][1] for name in self.names]
 
   @contextlib.contextmanager
@@ -142,7 +143,7 @@ class Archive:
 
   @contextlib.contextmanager
   def _reader(self, names):
-    """Opens the archive for a function of a name that opens the file, to be called in the order of `names`."""
+    """Opens the archive and yields a function that opens a file by name, to be called in the order of `names`."""
     with contextlib.ExitStack() as stack:
       if zipfile.is_zipfile(self.path):
         archive = stack.enter_context(zipfile.ZipFile(self.path))
@@ -154,13 +155,13 @@ class Archive:
                  if name in self._stored and self._stored[name][0] in by_name}
       places = [member.offset_data for member in members.values()]
       if not isinstance(archive.fileobj, io.BufferedReader) and places != sorted(places):
-        # Each step back in a packed file would unpack it from its beginning.
+        # Each backward seek in a compressed file would decompress it from its beginning.
         archive = tarfile.TarFile(fileobj=stack.enter_context(_unpacked(archive.fileobj, self.path)))
       yield lambda name: archive.extractfile(members[name])
 
 
 class _Header(tarfile.TarInfo):
-  """A member's header; a damaged, cut off or missing one is an error, which tarfile takes for the archive's end."""
+  """Reads a member's header; raises if it is damaged, truncated or missing, where tarfile assumes the archive's end."""
 
   @classmethod
   def frombuf(cls, buf, encoding, errors):
@@ -177,7 +178,7 @@ def _is_hidden(part):
 
 
 def _files_of_zip(archive):
-  """Returns {name: (name in the archive, bytes)}, {name: what it links to}, and whether any is encrypted."""
+  """Returns {name: (name in the archive, bytes)}, {name: link target}, and whether any file is encrypted."""
   files, links, encrypted = {}, {}, False
   for info in archive.infolist():
     name = info.filename.replace('\\', '/')  # Some programs for Windows write backslashes.
@@ -190,10 +191,10 @@ def _files_of_zip(archive):
 
 
 def _members_of_tar(archive):
-  """Returns {name: header} and {name: what it links to} of an open .tar.
+  """Returns {name: header} and {name: link target} of an open .tar.
 
   Raises:
-    tarfile.ReadError: it does not end with zeros only.
+    tarfile.ReadError: the .tar does not end with zeros only.
   """
   members, links = {}, {}
   for info in archive:
@@ -201,7 +202,7 @@ def _members_of_tar(archive):
       members[info.name] = info
     elif info.issym():
       links[info.name] = info.linkname
-    elif info.islnk():  # Another name of a file before it.
+    elif info.islnk():  # A hard link to an earlier file.
       links[info.name] = posixpath.relpath(info.linkname, posixpath.dirname(info.name) or '.')
   while block := archive.fileobj.read(1 << 20):
     if block.count(0) < len(block):
@@ -210,7 +211,7 @@ def _members_of_tar(archive):
 
 
 def _unpacked(packed, path):
-  """Returns a temporary file with the content of an open packed one, all of which could be read before."""
+  """Returns a temporary file with the content of an open compressed one, which was read without errors before."""
   packed.seek(0)
   unpacked = tempfile.TemporaryFile()
   try:
@@ -224,7 +225,7 @@ def _unpacked(packed, path):
 
 
 def _chosen(names, wanted, kind, left_out):
-  """Returns the wanted names; counts the others by their endings."""
+  """Returns the wanted names, and counts the others by extension in `left_out`."""
   chosen = [name for name in names if wanted is None or wanted(name)]
   for name in set(names) - set(chosen):
     left_out[f'that are no {kind} ({pathlib.PurePosixPath(name).suffix.lower() or "no ending"})'] += 1

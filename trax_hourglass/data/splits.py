@@ -1,4 +1,4 @@
-"""The splits of a user's own files: as their names say, or shared out, 90 % train, 5 % valid and 5 % test."""
+"""Splits a user's own files as their names say, or else into 90 % train, 5 % valid and 5 % test."""
 
 import bisect
 import hashlib
@@ -12,28 +12,30 @@ _PERCENT = (90, 5, 5)  # As for enwik8.
 _NAMES = {'train': ('train', 'training'), 'valid': ('valid', 'validation', 'val', 'dev'), 'test': ('test', 'testing')}
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 RULES = ('named', 'shared')
-FEW = 100  # From this many files on each goes by its name; fewer are too uneven a lot.
+FEW = 100  # From this many files on, splits are drawn by file name; fewer would be too uneven.
 
 
 def check_rule(rule):
-  """Raises InputError unless it is one of RULES."""
+  """Raises InputError unless the rule is one of RULES."""
   if rule not in RULES:
     raise InputError(f'splits is {rule!r}: choose one of {", ".join(map(repr, RULES))}')
 
 
 def named(names):
-  """Returns the splits that a user has made, and how they came about.
+  """Returns the splits that a user has named, and a description of them.
 
-  What lies at the top, files or folders, must be named after splits, in letters of any case: train or training; valid,
-  validation, val or dev; test or testing. A file's name may have other words before and after, such as wiki.train.raw.
-  Two splits at least must be there, and nothing else beside them: so a class of images called `train` is none. A folder
-  that holds all there is does not count.
+  All top-level files and folders must be named after splits, in any letter case. The names are train or training, then
+  valid, validation, val or dev, and test or testing. A file name may have other words before and after, such as
+  wiki.train.raw.
+
+  At least two splits must exist, with nothing else beside them, so that an image class called `train` is not a split. A
+  folder around everything is ignored.
 
   Args:
-    names: of the files, relative to the corpus' folder, with slashes.
+    names: names of the files, relative to the corpus' folder, with slashes.
 
   Returns:
-    ({split: names} or None, what to tell the user). Without a valid split there is none in the dictionary.
+    ({split: names} or None, text for the user). A missing valid split is not in the dictionary.
   """
   rows = [name.split('/') for name in names]
   while rows and all(len(row) > 1 and row[0] == rows[0][0] for row in rows) and rows[0][0].lower() not in _SPLIT_OF:
@@ -58,18 +60,18 @@ def _split_of(name, is_folder):
 
 
 def held_out(n):
-  """Returns how many of n things are taken from the end of train where there is no valid split."""
+  """Returns the number of n items that are held out from the end of train if there is no valid split."""
   return max(1, n * _PERCENT[1] // 100)
 
 
 def of_name(name):
-  """Returns a file's split, which depends on its name alone, so that it stays where other files come and go."""
+  """Returns a file's split, which depends on its name alone and so does not change with other files."""
   lot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'big') % 100
   return SPLITS[bisect.bisect_right(list(itertools.accumulate(_PERCENT)), lot)]
 
 
 def of_names(names):
-  """Returns {split: names}: by `of_name`, or by position where there are fewer than `FEW`.
+  """Returns {split: names}, by `of_name`, or by position for fewer than `FEW` names.
 
   Raises:
     InputError: there are fewer names than splits.
@@ -86,6 +88,6 @@ def of_names(names):
 
 
 def positions(n):
-  """Returns where the splits of n things in a row begin, and n; each gets at least one of three or more."""
+  """Returns where the splits of n items in order begin, and n; from three items on, each split gets at least one."""
   each = held_out(n)
   return [0, n - 2 * each, n - each, n]

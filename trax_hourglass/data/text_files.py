@@ -1,4 +1,4 @@
-"""The texts of a user's file, folder or archive: where each lies, unpacked, and which are none."""
+"""Locates the texts of a user's file, folder or archive, decompresses them, and leaves out binary files."""
 
 import collections
 import pathlib
@@ -10,18 +10,18 @@ from trax_hourglass.data import folders
 from trax_hourglass.data import sources
 
 _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
-_HEAD = 8192  # Bytes that are looked at.
-_UTF_16 = b'\xff\xfe', b'\xfe\xff'  # Its texts have zeros, and begin so.
+_HEAD = 8192  # Bytes that are inspected.
+_UTF_16 = b'\xff\xfe', b'\xfe\xff'  # Byte order marks; UTF-16 texts contain zeros.
 
 
 class TextFile(typing.NamedTuple):
-  """Bytes of a corpus that belong together.
+  """Locates the bytes of one file of a corpus.
 
   Attributes:
-    name: relative to the folder or archive, with slashes.
-    path: of the file they lie in.
-    first: place of the first of them there.
-    size: how many.
+    name: name relative to the folder or archive, with slashes.
+    path: path of the file that holds the bytes.
+    first: offset of the first byte in that file.
+    size: number of bytes.
   """
   name: str
   path: pathlib.Path
@@ -30,11 +30,13 @@ class TextFile(typing.NamedTuple):
 
 
 def as_they_are(root, python_sources_only=False):
-  """Returns a file, or the files below a folder without following links to folders, and a Counter of what is left out.
+  """Returns a file, or the files below a folder, as stored, and a Counter of what is left out.
+
+  Links to folders are not followed.
 
   Args:
     root: path of the file or folder.
-    python_sources_only: leaves out tests and what does not end in .py, without counting.
+    python_sources_only: leaves out tests, installed packages and what does not end in .py, without counting.
   """
   if root.is_file():
     return [_whole(root.name, root)], collections.Counter()
@@ -46,9 +48,7 @@ def as_they_are(root, python_sources_only=False):
 
 
 def unpacked(root):
-  """Returns what a file, a folder or an archive holds, packed files as their content, and a Counter of what is left
-  out.
-  """
+  """Returns the files of a file, a folder or an archive, decompressed, and a Counter of what is left out."""
   if root.is_dir():
     names, left_out = folders.files_below(root)
     return [_whole(name, _content(root / name)) for name in names], left_out
@@ -58,13 +58,13 @@ def unpacked(root):
 
 
 def leave_out_binaries(files):
-  """Removes binary files from a list where they lie beside texts; returns a Counter of them.
+  """Removes binary files from a list if they lie beside texts; returns a Counter of them.
 
-  A file is binary if a byte of its first 8,192 is zero (Git's rule), unless it begins as UTF-16. All stay where texts
-  are the fewer files and less than a hundredth of the bytes: a README beside data makes these no less wanted.
+  A file is binary if a byte of its first 8,192 is zero (Git's rule), unless it begins as UTF-16. All files stay if
+  texts are the minority and less than a hundredth of the bytes, such as a README beside data.
 
   Args:
-    files: [TextFile], which is changed.
+    files: [TextFile], modified in place.
   """
   binary = [file for file in files if _is_binary(file)]
   n_texts = len(files) - len(binary)
@@ -83,7 +83,7 @@ def _whole(name, path):
 
 
 def _content(file):
-  """Returns the file, or that of the cache with what it holds packed."""
+  """Returns the path of a file, or of its decompressed copy in the cache."""
   if archives.kind(file) not in archives.PACKED:
     return file
   path = cache.folder() / f'unpacked-{file.name}-{cache.fingerprint([file])}'
@@ -91,7 +91,7 @@ def _content(file):
 
 
 def _of_archive(path):
-  """Returns an archive's files, which lie behind each other in a file of the cache."""
+  """Returns an archive's files, concatenated in one file of the cache, and a Counter of what is left out."""
   source = sources.Archive(path)
   flat = cache.folder() / f'unpacked-{path.name}-{cache.fingerprint([path])}'
   cache.build(flat, source.chunks, str(path))

@@ -1,4 +1,4 @@
-"""Examples of data sets that TensorFlow Datasets (TFDS) prepares, in the order of its files."""
+"""Reads examples of data sets that TensorFlow Datasets (TFDS) prepares, in the order of its files."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from trax_hourglass.runtime import deferred_imports
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import progress
 
-# TFDS tries a download for minutes before it gives up; this tells sooner. Its own data lie on this host.
+# TFDS tries a download for minutes before it fails; a probe of the host of its data fails sooner.
 _PROBE = 'https://storage.googleapis.com/tfds-data'
 _PROBE_SECONDS = 10
 
@@ -20,10 +20,10 @@ def builder(name, data_dir):
 
   Args:
     name: TFDS's name, such as 'wiki40b/en'.
-    data_dir: TFDS's folder, in which it is or will be; None for TFDS's own choice.
+    data_dir: TFDS's folder, which holds or will hold the data set; None for TFDS's default.
 
   Raises:
-    InputError: TFDS does not know it.
+    InputError: TFDS does not know the name.
   """
   tfds = deferred_imports.import_quietly('tensorflow_datasets')  # Takes seconds.
   try:
@@ -33,22 +33,22 @@ def builder(name, data_dir):
 
 
 def examples(made, split, feature, by_hand, change=lambda value: value):
-  """Yields one feature of all examples of a split; downloads and prepares the data set if need be.
+  """Yields one feature of all examples of a split; downloads and prepares the data set if needed.
 
   Args:
     made: a builder.
-    split: TFDS's name of it.
-    feature: its name.
-    by_hand: what to do if TFDS cannot prepare the data set, ends the message.
+    split: TFDS's name of the split.
+    feature: name of the feature.
+    by_hand: remedy if TFDS cannot prepare the data set, which ends the message.
     change: function of a tensor, run within tf.data.
 
   Raises:
-    InputError: it is not prepared and cannot be, or its files are damaged, cut off or missing.
+    InputError: the data set is not prepared and cannot be, or its files are damaged, truncated or missing.
   """
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
   try:
     data = made.as_dataset(split=split, shuffle_files=False)
-  except AssertionError:  # TFDS's way to say that it is not prepared.
+  except AssertionError:  # TFDS raises this for an unprepared data set.
     _prepare(made, by_hand)
     data = made.as_dataset(split=split, shuffle_files=False)
   data = data.map(lambda example: change(example[feature]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -64,17 +64,17 @@ def examples(made, split, feature, by_hand, change=lambda value: value):
 
 
 def _prepare(made, by_hand):
-  """Downloads and prepares; a half-prepared data set stays under TFDS's own temporary name."""
+  """Downloads and prepares a data set; a partial one stays under TFDS's own temporary name."""
   try:
     _check_network()
-    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints; stdout belongs to results.
+    with contextlib.redirect_stdout(sys.stderr):  # TFDS prints, and stdout belongs to results.
       made.download_and_prepare()
-  except Exception as error:  # Its downloads and parsers raise anything at all.  pylint: disable=broad-except
+  except Exception as error:  # Its downloads and parsers raise arbitrary errors.  pylint: disable=broad-except
     reason = ' '.join((str(error) or type(error).__name__).split())
     raise InputError(f'TFDS has not prepared {made.info.full_name} in {made.data_dir} and cannot ({reason}): '
                      f'{by_hand}') from error
 
 
 def _check_network():
-  with contextlib.suppress(urllib.error.HTTPError):  # An answer all the same.
+  with contextlib.suppress(urllib.error.HTTPError):  # An error answer also proves a connection.
     urllib.request.urlopen(urllib.request.Request(_PROBE, method='HEAD'), timeout=_PROBE_SECONDS).close()

@@ -1,9 +1,11 @@
-"""Wiki-40B, English (Guo et al. 2020), through TensorFlow Datasets, as bytes or as SentencePiece pieces.
+"""Reads Wiki-40B, English (Guo et al. 2020), through TensorFlow Datasets, as bytes or as SentencePiece pieces.
 
-The articles of a split stand behind each other in the order of TFDS's files, each as it is published: it begins with a
-line break and the line `_START_ARTICLE_`, followed by the title, sections and paragraphs behind markers of the same
-form, and within a paragraph `_NEWLINE_` stands for a line break. The markers are left as they are, since bits per byte
-of a text made over could not be compared with anyone's, and they are all the separation that articles need.
+The articles of a split are concatenated in the order of TFDS's files, each as published. An article begins with a line
+break and the line `_START_ARTICLE_`, followed by the title. Sections and paragraphs follow behind markers of the same
+form. Within a paragraph, `_NEWLINE_` stands for a line break.
+
+The markers are kept, since bits per byte of a modified text would not be comparable with published results. Articles
+need no other separators.
 """
 
 import os
@@ -25,18 +27,19 @@ _BY_HAND = ('prepare it where there is a network, by python -c "import tensorflo
 
 
 class Wiki40b(Corpus):
-  """The articles' text; each split is read from TFDS once, into a flat file of the cache."""
+  """Holds the articles' text; each split is read from TFDS once, into a flat file of the cache."""
 
   def __init__(self, data_dir=None, sentencepiece=None, cache_dir=None):
     """Finds the data set.
 
     Args:
-      data_dir: TFDS's folder, in which it is or will be prepared; None for TFDS's own choice.
+      data_dir: TFDS's folder, which holds or will hold the data set; None for TFDS's default.
       sentencepiece: file of a SentencePiece model, whose pieces are the tokens; None for bytes.
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      InputError: the model is none. Asking for a split: TFDS cannot prepare it, or the cache cannot be written.
+      InputError: the file is no SentencePiece model. On access to a split: TFDS cannot prepare the data set, or the
+        cache cannot be written.
     """
     made = tfds_source.builder(_NAME, data_dir)
     model, vocab_size = (None, 256) if sentencepiece is None else _read_model(sentencepiece)

@@ -1,1 +1,1 @@
-"""Carries everything else: Trax on today's JAX, hosts and devices, files, gin, errors, progress."""
+"""Holds the infrastructure: Trax on current JAX, hosts and devices, files, gin, errors, progress."""

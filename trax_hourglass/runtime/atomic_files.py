@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, and renamed when all is written."""
+"""Writes files atomically: under another name first, renamed once complete."""
 
 import contextlib
 import os
@@ -7,10 +7,12 @@ import pathlib
 
 @contextlib.contextmanager
 def unfinished(path):
-  """Gives the path to write to, which becomes `path` at the end of the block, or goes if that fails; folders are made.
+  """Yields a path to write to, which is renamed to `path` at the end of the block, or removed if the block fails.
+
+  Missing folders are created.
 
   Args:
-    path: of the file.
+    path: final path of the file.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,6 +26,6 @@ def unfinished(path):
 
 
 def write(path, text):
-  """Writes a text, as UTF-8."""
+  """Writes a text atomically, as UTF-8."""
   with unfinished(path) as other:
     other.write_text(text, encoding='utf-8')

@@ -1,4 +1,4 @@
-"""Checks of arguments that several packages make."""
+"""Checks arguments for several packages."""
 
 from trax_hourglass.runtime.errors import InputError
 
@@ -12,12 +12,12 @@ def check_vocabulary(tokens, vocab_size):
 
 
 def is_whole(value):
-  """Returns whether it is a whole number of Python; True and False are none."""
+  """Returns whether a value is an integer of Python; True and False are not."""
   return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_seed(seed):
-  """Raises InputError unless it is a whole number that 63 bits hold."""
+  """Raises InputError unless a seed is a whole number from 0 up to 2^63 - 1."""
   if not is_whole(seed) or not 0 <= seed < 1 << 63:
     raise InputError(f'seed is {seed!r}: give a whole number, not below 0 and below 2^63')
 
@@ -36,7 +36,7 @@ def check_choice(temperature, top_k, top_p):
 def check_sizes(**sizes):
   """Raises InputError unless each size, by its argument's name, is a whole number above 0 and below 2^40.
 
-  NumPy and XLA have errors of their own, without names, for what 63 bits do not hold.
+  For sizes beyond 63 bits, errors of NumPy and XLA would not name the argument.
   """
   for name, size in sizes.items():
     if not is_whole(size) or size < 1:

@@ -1,9 +1,9 @@
-"""Leaves out, while Trax is imported, TensorFlow and the parts of Trax that are built on it, until something uses them.
+"""Defers the imports of TensorFlow, and of the parts of Trax that are built on it, until their first use.
 
-Trax imports TensorFlow, its data sets and Gym in almost every module: half of the seconds that importing Trax takes. A
-model, its training and its decoding need nothing of them. While Trax is imported, `Deferred` modules stand in their
-places; each imports the real module when it is first asked for something. Afterwards `sys.modules` holds real modules
-only, so that an `import` by anyone else finds what it names.
+Trax imports TensorFlow, its data sets and Gym in almost every module, which is half of Trax's import time. A model, its
+training and its decoding do not need them. While Trax is imported, `Deferred` modules take their places; each imports
+the real module on first access. Afterwards, `sys.modules` holds real modules only, so that any other `import` works as
+usual.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ _OTHERS = ('tensorflow', 'tensorflow.compat', 'tensorflow.compat.v1', 'tensorflo
            'tensorflow_text')
 # Parts of Trax that cannot be imported without TensorFlow, Gym, or matplotlib.
 _OF_TRAX = ('trax.fastmath.tf', 'trax.jaxboard', 'trax.rl', 'trax.trax2keras')
-# TensorFlow's on its own features and on GPUs that it misses (JAX does the computing), and Gym's on its end of life.
+# Notices of TensorFlow on its features and on missing GPUs (JAX does the computing), and of Gym on its end of life.
 _NOTICES = ('WARNING: All log messages before absl::InitializeLog()', 'I0000 ', 'To enable the following instructions',
             'Gym has been unmaintained', 'Please upgrade to Gymnasium', 'Users of this version of Gym',
             'See the migration guide at https://gymnasium')
-_TYPES = 'Tensor', 'TensorShape', 'DType'  # Trax asks whether what it is given is one of them.
+_TYPES = 'Tensor', 'TensorShape', 'DType'  # Trax tests its arguments for these types.
 
 
 def import_quietly(name):
-  """Imports a module, holding back known notices that it writes to file descriptor 2; other lines get through.
+  """Imports a module and drops known notices that it writes to file descriptor 2; other lines pass.
 
-  C++ code writes them before its log can be told to be silent.
+  C++ code writes these notices before its log can be silenced.
 
   Args:
-    name: of the module, which is TensorFlow or imports it.
+    name: name of the module, TensorFlow or one that imports it.
 
   Returns:
     The module.
@@ -55,25 +55,25 @@ def import_quietly(name):
 
 
 class _NotMadeYet:
-  """Stands in for a type of TensorFlow while TensorFlow is not imported and no object of that type can exist."""
+  """Replaces a type of TensorFlow while TensorFlow is not imported and no object of the type can exist."""
 
 
 class Deferred(types.ModuleType):
-  """A module that imports the one of its name when it is first asked for an attribute."""
+  """Imports the real module of its name on first access to an attribute."""
 
   def __init__(self, name, **names):
-    """Creates it.
+    """Creates the stand-in.
 
     Args:
-      name: of the real module.
-      **names: attributes that it has without importing anything.
+      name: name of the real module.
+      **names: attributes that are available without an import.
     """
     super().__init__(name)
     self.__spec__ = importlib.machinery.ModuleSpec(name, None)
     self.__dict__.update(names)
 
   def __getattr__(self, name):
-    if sys.modules.get(self.__name__) is self:  # Trax is being imported: all it may want is whether this is a package.
+    if sys.modules.get(self.__name__) is self:  # During Trax's import, only for the test whether this is a package.
       raise AttributeError(name)
     if name in _TYPES and 'tensorflow' not in sys.modules:
       return _NotMadeYet
@@ -81,7 +81,7 @@ class Deferred(types.ModuleType):
 
 
 class _Backend:
-  """Stands in for the dictionary of functions by which Trax computes with TensorFlow's NumPy."""
+  """Replaces Trax's dictionary of TensorFlow NumPy functions."""
 
   def __getitem__(self, name):
     return self._functions()[name]
@@ -96,7 +96,10 @@ class _Backend:
 
 @contextlib.contextmanager
 def deferred():
-  """Within it, Trax is imported without what it need not have; nothing happens where TensorFlow is there already."""
+  """Defers the imports within the block, in which Trax is imported.
+
+  Has no effect if TensorFlow or Trax is imported already.
+  """
   if 'tensorflow' in sys.modules or 'trax' in sys.modules:
     yield
     return
@@ -122,7 +125,7 @@ def deferred():
 
 
 def _defer_attribute(package, name, module):
-  """Lets a package import a module when it is asked for it, or for that module's object of this name."""
+  """Lets a package import a module on first access to an attribute: the module, or its object of that name."""
   package = sys.modules[package]
   vars(package).pop(name, None)
   before = vars(package).get('__getattr__')

@@ -1,5 +1,4 @@
-"""Several hosts as one: every host starts the same command, and `connect` makes their devices one set
-(`jax.distributed`).
+"""Connects several hosts: every host starts the same command, and `connect` joins their devices by `jax.distributed`.
 
 Letters: H hosts.
 """
@@ -21,21 +20,21 @@ from trax_hourglass.runtime.errors import InputError
 _RETRY_SECONDS = 0.2
 _GRACE_SECONDS = 5.0
 _GO = 'go'
-_spoken = [False]  # Whether this host has told the others how it fares, in `together`.
+_spoken = [False]  # Whether this host has reported to the others in `together`.
 
 
 def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
-  """Joins the other hosts; call it before anything touches a device.
+  """Connects this host to the others; must be called before any use of a device.
 
   Args:
-    coordinator: 'ADDRESS:PORT' of host 0, free there and reachable from all; None leaves all three to what JAX detects
-      of the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU.
+    coordinator: 'ADDRESS:PORT' of host 0, a free port that all hosts can reach. None takes all three from the cluster
+      that JAX detects: SLURM, Open MPI, Kubernetes, Cloud TPU.
     n_hosts: H.
     host: number of this host, 0 .. H - 1.
-    seconds: how long to wait for the other hosts.
+    seconds: timeout for the other hosts.
 
   Raises:
-    InputError: numbers that contradict each other, no cluster to be detected, or hosts that do not come up in time.
+    InputError: contradictory numbers, no detectable cluster, or hosts that do not connect in time.
   """
   local_devices = None
   if coordinator is None:
@@ -47,7 +46,7 @@ def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
     raise InputError(f'n_hosts is {n_hosts!r}: give the number of hosts')
   if not isinstance(host, int) or not 0 <= host < n_hosts:
     raise InputError(f"host is {host!r} of {n_hosts} hosts: give this one's number, from 0 to {n_hosts - 1}")
-  # JAX would wait as well, but end the process with a C++ stack trace when a host is missing.
+  # JAX would wait as well, but abort the process with a C++ stack trace if a host is missing.
   deadline = time.monotonic() + seconds
   if host == 0:
     _wait_for_all(coordinator, int(port), n_hosts, deadline)
@@ -57,8 +56,8 @@ def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
 
 
 def _detected(seconds):
-  """Returns (coordinator, n_hosts, host, local device numbers or None) of the cluster that JAX finds itself on."""
-  # `initialize` alone would find the same, but cannot tell hosts that are missing; JAX has no public name for it.
+  """Returns (coordinator, n_hosts, host, local device numbers or None) of the cluster that JAX detects."""
+  # `initialize` detects the same, but cannot name missing hosts. JAX has no public function for the detection.
   try:
     found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
   except (ValueError, RuntimeError, KeyError) as error:
@@ -69,7 +68,7 @@ def _detected(seconds):
 
 
 def _wait_for_all(coordinator, port, n_hosts, deadline):
-  """Returns when each of the other hosts has called, and tells them to go."""
+  """Waits until all other hosts have connected, and answers each with `_GO` or an error."""
   callers, answer = {}, None
   try:
     with socket.create_server(('', port)) as server:
@@ -91,14 +90,14 @@ def _wait_for_all(coordinator, port, n_hosts, deadline):
 
 
 def _take_calls(server, n_hosts, deadline, callers):
-  """Collects a connection from each of the other hosts; each says its number and how many hosts it counts."""
+  """Accepts a connection from each of the other hosts, which sends its number and its number of hosts."""
   while len(callers) < n_hosts - 1:
     server.settimeout(max(_RETRY_SECONDS, deadline - time.monotonic()))
     connection, (address, *_) = server.accept()
     connection.settimeout(1.0)
     try:
       host, theirs = map(int, connection.makefile().readline().split())
-    except (OSError, ValueError):  # Not one of ours.
+    except (OSError, ValueError):  # Not a host of this run.
       connection.close()
       continue
     known = host in callers
@@ -110,12 +109,12 @@ def _take_calls(server, n_hosts, deadline, callers):
 
 
 def _wait_for_first(coordinator, address, n_hosts, host, deadline):
-  """Returns when host 0 says that all are there."""
+  """Waits until host 0 reports that all hosts are connected."""
   while True:
     left = max(_RETRY_SECONDS, deadline - time.monotonic())
     try:
       with socket.create_connection(address, timeout=left) as connection:
-        connection.settimeout(left + _GRACE_SECONDS)  # Host 0 waits as long, and then says who is missing.
+        connection.settimeout(left + _GRACE_SECONDS)  # Host 0 waits as long, then names the missing hosts.
         connection.sendall(f'{host} {n_hosts}\n'.encode())
         answer = connection.makefile().readline().strip()
       if answer != _GO:
@@ -129,8 +128,8 @@ def _wait_for_first(coordinator, address, n_hosts, host, deadline):
 
 
 def end_by_sigterm():
-  """Lets SIGTERM end this process of several, for good: `connect` has made it a notice that only training looks at."""
-  # Elsewhere Python allows no handlers.
+  """Restores SIGTERM's default action in a multi-host run; `connect` made it a notice that only training checks."""
+  # Python allows signal handlers in the main thread only.
   if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -141,11 +140,11 @@ def is_first():
 
 
 def check_same(what, text):
-  """Raises InputError, on all hosts, if they hold different texts.
+  """Raises InputError on all hosts if their texts differ.
 
   Args:
-    what: what it says, in the plural, for the message.
-    text: this host's.
+    what: noun for the text, in the plural, for the message.
+    text: the text of this host.
   """
   if jax.process_count() == 1:
     return
@@ -156,7 +155,7 @@ def check_same(what, text):
 
 
 def first_says(number):
-  """Returns the whole number that the first host gives; all hosts must call it together."""
+  """Broadcasts the first host's integer and returns it on every host; all hosts must call this function."""
   if jax.process_count() == 1:
     return number
   return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
@@ -164,17 +163,17 @@ def first_says(number):
 
 @contextlib.contextmanager
 def together(what):
-  """Lets all hosts raise if the block within raised on any, so that none waits for another in vain.
+  """Raises on all hosts if the block raised on any, so that no host waits forever.
 
-  A host on which the block raised passes its error on, the others raise InputError.
+  A host whose block raised reraises its error; the others raise InputError.
 
   Args:
-    what: what the block does, for the message of those that it went well on.
+    what: noun for the block, for the message on the other hosts.
   """
   error = None
   try:
     yield
-  except Exception as raised:  # Of whatever kind, the others must hear of it.  pylint: disable=broad-except
+  except Exception as raised:  # The other hosts must learn of any error.  pylint: disable=broad-except
     error = raised
   if jax.process_count() > 1:
     refused = np.flatnonzero(_tell(error is not None))
@@ -186,18 +185,18 @@ def together(what):
 
 @contextlib.contextmanager
 def from_the_start():
-  """Lets others hear of an error that this host meets before it gets to `together`, where they wait for it."""
+  """Reports an error that this host meets before `together` to the other hosts, which wait there."""
   try:
     yield
   except Exception:
     if jax.process_count() > 1 and not _spoken[0]:
-      # What keeps hosts apart, such as unequal devices, keeps them from talking too.
+      # The cause, such as unequal devices, may prevent communication too.
       with contextlib.suppress(Exception):
         _tell(True)
     raise
 
 
 def _tell(failed):
-  """Returns of all hosts whether they have failed."""
+  """Gathers from all hosts whether they have failed."""
   _spoken[0] = True
   return multihost_utils.process_allgather(np.asarray(failed))

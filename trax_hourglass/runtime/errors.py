@@ -1,4 +1,4 @@
-"""Errors: a user's mistakes in one line, and whose code an error comes from."""
+"""Reports a user's mistakes in one line, and finds whose code raised an error."""
 
 import pathlib
 import re
@@ -8,13 +8,13 @@ import traceback
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _PYTHON = tuple(pathlib.Path(sysconfig.get_path(name)) for name in ('stdlib', 'platstdlib'))
 _INSTALLED = 'site-packages', 'dist-packages'
-# Whose errors tell of values that were handed to them. Other installed packages may be a user's own plug-ins.
+# Libraries whose errors concern values passed to them. Other installed packages may be a user's own plug-ins.
 _LIBRARIES = frozenset(('absl', 'gin', 'jax', 'jaxlib', 'numpy', 'orbax', 'PIL', 'tensorflow', 'tensorflow_datasets',
                         'tensorflow_text', 'trax'))
 
 
 class InputError(ValueError):
-  """A user's mistake, or a damaged file; the message says what is wrong and what to do, in one line."""
+  """Signals a user's mistake or a damaged file; the one-line message names the problem and the remedy."""
 
 
 def one_line(error):
@@ -24,7 +24,7 @@ def one_line(error):
 
 
 def cause(error):
-  """Returns the exception that began it: Trax replaces one in a layer by a `LayerError` that holds text alone."""
+  """Returns the original exception: Trax replaces one in a layer by a `LayerError` that holds only text."""
   while type(error).__name__ == 'LayerError' and error.__context__ is not None:
     error = error.__context__
   return error
@@ -36,7 +36,7 @@ def users_frames(error):
 
 
 def _is_users(filename):
-  if filename.startswith('<'):  # Of no file: a generated function, or Python's own import.
+  if filename.startswith('<'):  # Not a file: a generated function, or Python's own import.
     return False
   path = pathlib.Path(filename)
   installed = [place for place, part in enumerate(path.parts) if part in _INSTALLED]

@@ -1,4 +1,4 @@
-"""A process's hold on a folder, which the system ends with the process, however it ends."""
+"""Locks a folder for one process; the system releases the lock when the process ends, however it ends."""
 
 import fcntl
 import os
@@ -8,23 +8,23 @@ from trax_hourglass.runtime.errors import InputError
 
 
 class Held(InputError):
-  """Another process has the folder."""
+  """Signals that another process holds the lock of a folder."""
 
 
 def take(folder, name, does):
-  """Makes a folder and locks a file in it.
+  """Creates a folder and locks a file in it.
 
   Args:
     folder: pathlib.Path.
-    name: of the file.
-    does: what its holder does, for messages, such as 'trains'.
+    name: name of the file.
+    does: activity of the lock's holder, for messages, such as 'trains'.
 
   Returns:
-    A file descriptor, which holds the folder until it is closed.
+    A file descriptor, which holds the lock until it is closed.
 
   Raises:
-    Held: another process holds it.
-    OSError: the file system refuses.
+    Held: another process holds the lock.
+    OSError: the folder or the file cannot be created.
   """
   folder.mkdir(parents=True, exist_ok=True)
   lock = os.open(folder / name, os.O_RDWR | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""Reads gin files, and what gin is configured for."""
+"""Reads gin files and bindings, and the values that gin is configured with."""
 
 import contextlib
 import copy
@@ -16,29 +16,28 @@ from trax_hourglass.runtime import gin_mistakes
 from trax_hourglass.runtime.errors import InputError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-# Within the package where it was installed, beside it in a checkout.
+# Inside the package if installed, beside the package in a checkout.
 GIN_FOLDER = next((folder for folder in (_PACKAGE / 'gin', _PACKAGE.parent / 'gin') if folder.is_dir()),
                   _PACKAGE / 'gin')
 
 
-# By the last part of a gin name: where data lie.
+# Parameters, by the last part of their gin names, that hold paths of data.
 PLACES = frozenset(('path', 'cache_dir', 'data_dir', 'sentencepiece'))
 
 
 def parse_gin(files, bindings):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
 
-  What a file includes may also lie beside that file. Relative paths of data, see `PLACES`, are made absolute, so that a
-  run can be opened from any folder.
+  Paths of included files may also be relative to the including file. Relative paths of data, see `PLACES`, are made
+  absolute, so that a run can be opened from any folder.
 
-  Our models, layers and data have names in gin once `trax_hourglass.registry` is imported, which is left to the
-  callers.
+  Callers must import `trax_hourglass.registry` first, which registers models, layers and data with gin.
 
   Raises:
     InputError: a file is missing, gin refuses a line, or a binding refers to itself.
   """
   gin.clear_config()
-  logging.disable(logging.ERROR)  # gin calls it an error when a file is not in the first of its folders.
+  logging.disable(logging.ERROR)  # gin logs an error when a file is not in the first of its folders.
   places = [*gin.config._LOCATION_PREFIXES, str(GIN_FOLDER)]
   reader = (lambda path: _opened(path, places)), lambda path: os.path.isfile(os.path.expanduser(path))
   try:
@@ -46,7 +45,7 @@ def parse_gin(files, bindings):
       gin.parse_config_files_and_bindings(files, bindings)
   except Exception as error:
     if errors.users_frames(error) or str(getattr(error, 'filename', '')).endswith('.py'):
-      raise  # A module of the user's own that cannot be imported.
+      raise  # A user's own module cannot be imported.
     raise InputError(_refused(error, files, bindings)) from error
   finally:
     logging.disable(logging.NOTSET)
@@ -57,7 +56,7 @@ def parse_gin(files, bindings):
 
 @contextlib.contextmanager
 def _opened(path, places):
-  """Opens a gin file, a byte order mark left out; meanwhile its folder is the last of the places of files."""
+  """Opens a gin file without its byte order mark; meanwhile, its folder is the last search path."""
   path = os.path.expanduser(path)
   before = places[:]
   places[:] = [*before[:before.index(str(GIN_FOLDER)) + 1], os.path.dirname(path)]
@@ -71,10 +70,10 @@ def _opened(path, places):
 def _make_places_absolute():
   for (scope, selector), parameters in gin.config._CONFIG.items():
     for name in PLACES & parameters.keys():
-      # gin makes what a macro stands for when it is copied; other references stay what they are.
+      # gin resolves a macro when it is copied; other references are not resolved.
       value = parameters[name]
       if isinstance(value, gin.config.ConfigurableReference) and value.config_key[1] == 'gin.macro':
-        with contextlib.suppress(ValueError):  # Nothing is bound to the macro, which is said where it is used.
+        with contextlib.suppress(ValueError):  # An unbound macro is reported where it is used.
           value = gin.query_parameter(f'{value.config_key[0]}/gin.macro.value')
       if isinstance(value, str) and not os.path.isabs(value) and os.path.exists(value):
         with gin.unlock_config():
@@ -82,9 +81,9 @@ def _make_places_absolute():
 
 
 def _refused(error, files, bindings):
-  """Returns what gin refuses, where, and what it was probably meant to be."""
+  """Returns a message with gin's error, its location, and the likely correction."""
   open_ended = next((binding for binding in bindings if gin_mistakes.has_no_end(binding)), None)
-  if isinstance(error, tokenize.TokenError):  # Python 3.12 and later: of a text without an end, which is not named.
+  if isinstance(error, tokenize.TokenError):  # Python 3.12 and later: unterminated text, which is not named.
     line = open_ended
     where = f'--config {line!r}' if line else ' or '.join(files)
     return f'{where}: {error.args[0]}; the quotes do not match'
@@ -102,9 +101,9 @@ def _refused(error, files, bindings):
 
 
 def bound(parameter):
-  """Returns what a gin parameter such as 'Hourglass.hierarchy' is bound to, macros and references resolved.
+  """Returns the value of a gin parameter such as 'Hourglass.hierarchy', with macros and references resolved.
 
   Raises:
-    ValueError: nothing is bound to it.
+    ValueError: the parameter is unbound.
   """
-  return copy.deepcopy(gin.query_parameter(parameter))  # gin makes a reference's object when it is copied.
+  return copy.deepcopy(gin.query_parameter(parameter))  # gin creates a reference's object when it is copied.

@@ -1,4 +1,4 @@
-"""Guesses what a gin line that gin refuses was meant to be."""
+"""Suggests corrections of lines that gin rejects."""
 
 import difflib
 import inspect
@@ -14,7 +14,7 @@ _LINE = re.compile(r'\s*([\w./]+)\s*=\s*(\S.*?)\s*$')
 
 
 def meant(message):
-  """Returns '; did you mean ...?' for gin's message about a name that it does not know, or ''."""
+  """Returns '; did you mean ...?' for gin's message about an unknown name, or ''."""
   if found := _NO_PARAMETER.search(message):
     known, name = _parameters(found[1]), found[2]
   elif found := _NO_CONFIGURABLE.search(message):
@@ -25,7 +25,7 @@ def meant(message):
   return f'; did you mean {close[0]!r}?' if close else ''
 
 
-# gin has no public way to either.  pylint: disable=protected-access
+# gin has no public access to either.  pylint: disable=protected-access
 def _configurables():
   return {selector.rpartition('.')[2] for selector, _ in config._REGISTRY.items()}
 
@@ -37,7 +37,7 @@ def _parameters(name):
 
 # pylint: disable=protected-access
 def circle():
-  """Returns a binding of the configuration that cannot be made without being made before, as text, or None."""
+  """Returns a binding that refers to itself, directly or through others, as text, or None."""
   made_with = {}
   for (scope, selector), parameters in config._CONFIG.items():
     for name, value in parameters.items():
@@ -58,7 +58,7 @@ def circle():
 
 
 def _references(value):
-  """Yields the keys of all that a value calls for when it is made."""
+  """Yields the keys of all references that are evaluated with a value."""
   if isinstance(value, config.ConfigurableReference):
     if value.evaluate:
       yield value.config_key
@@ -69,7 +69,7 @@ def _references(value):
 
 
 def quoted(line):
-  """Returns '; text stands in quotes: set ...' for a line whose value is text without quotes, or ''."""
+  """Returns a hint for a line whose value is text without quotes or with unmatched quotes, or ''."""
   found = _LINE.match(line or '')
   if not found:
     return ''
@@ -84,6 +84,6 @@ def has_no_end(text):
   """Returns whether a quote or bracket of a text is never closed."""
   try:
     list(tokenize.generate_tokens(io.StringIO(text).readline))
-  except (tokenize.TokenError, SyntaxError):  # The second of Python 3.12 and later, for quotes.
+  except (tokenize.TokenError, SyntaxError):  # SyntaxError for quotes, in Python 3.12 and later.
     return True
   return False

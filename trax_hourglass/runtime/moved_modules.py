@@ -1,6 +1,4 @@
-"""Modules of the flat package of version 0.1 that have moved: an import of one says where it is now, or finds it
-there.
-"""
+"""Redirects imports of modules that have moved since the flat package of version 0.1, or reports their new names."""
 
 import importlib
 import importlib.abc
@@ -8,7 +6,7 @@ import importlib.util
 import sys
 
 _PACKAGE = 'trax_hourglass'
-# README and notebooks of version 0.1 named these, so they are found.
+# The README and notebooks of version 0.1 named these, so their imports still work.
 _FOUND = {
     'attention_maps': 'inference.attention_maps', 'command_line': 'runtime.gin_config', 'configurables': 'registry',
     'decoding': 'inference.decoding', 'evaluation': 'inference.scoring', 'hierarchy': 'models.hierarchy',
@@ -36,13 +34,13 @@ _SAID = {
 
 
 def install():
-  """Lets imports of moved modules be found, or say where the module is, in this process."""
+  """Installs the import hook for moved modules in this process."""
   if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
     sys.meta_path.append(_Moved())
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-  """Finds modules that no other finder has found."""
+  """Finds moved modules that no other finder has found."""
 
   def find_spec(self, fullname, path=None, target=None):
     package, _, name = fullname.partition('.')

@@ -1,4 +1,4 @@
-"""Shows progress: a bar on a terminal, plain lines elsewhere, both on stderr."""
+"""Shows progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import sys
@@ -11,15 +11,15 @@ _LINE_SECONDS = 15.0
 
 
 class Progress:
-  """Shows how far something is, its speed and the time left, none of which count compilation or pauses."""
+  """Shows progress, throughput and remaining time, excluding compilation and pauses."""
 
   def __init__(self, what, unit, per_item=1, is_shown=True):
-    """Creates it; nothing is shown yet.
+    """Creates the display; nothing is shown yet.
 
     Args:
-      what: said before the count of items, such as 'step'.
-      unit: what speed counts, such as 'token'.
-      per_item: how many of them an item is.
+      what: noun for an item, such as 'step', shown before the count.
+      unit: unit of the throughput, such as 'token'.
+      per_item: units per item.
       is_shown: False on all hosts but the first.
     """
     self._what, self._unit, self._per_item = what, unit, per_item
@@ -36,11 +36,11 @@ class Progress:
     self.close()
 
   def close(self):
-    """Takes the bar away."""
+    """Removes the bar."""
     self._bar.close()
 
   def begin(self, done, total):
-    """Says that the first item, whose program has to be compiled, is being worked at."""
+    """Reports the start of the first item, whose program has to be compiled."""
     self._bar.initial = self._bar.n = done
     self._bar.total = total
     self._bar.set_postfix_str('compiling ...')
@@ -49,13 +49,13 @@ class Progress:
       print('compiling ...', file=sys.stderr, flush=True)
 
   def show(self, done, total, note, seconds_paused=0.0):
-    """Shows the items that are done.
+    """Shows the number of finished items.
 
     Args:
-      done: items that are done.
-      total: items in all.
-      note: said of them, such as bits so far.
-      seconds_paused: that something else took since the beginning, such as evaluations.
+      done: finished items.
+      total: items in total.
+      note: text about the finished items, such as bits so far.
+      seconds_paused: seconds since the beginning spent on other work, such as evaluations.
     """
     now = time.monotonic()
     worked = now - seconds_paused
@@ -77,7 +77,7 @@ class Progress:
 
 @contextlib.contextmanager
 def ticking(what):
-  """Is a context that shows how long something of unknown length has been going on, each second on a terminal."""
+  """Shows the elapsed time of a block of unknown duration, each second on a terminal."""
   with progress(what, unit='s') as bar:
     done = threading.Event()
 
@@ -95,7 +95,7 @@ def ticking(what):
 
 
 def progress(what, total=None, initial=0, unit='B'):
-  """Returns a tqdm bar, of bytes or another unit, on a terminal; elsewhere says in one line what begins."""
+  """Returns a tqdm bar, of bytes or another unit, on a terminal; elsewhere prints one line at the start."""
   on_terminal = sys.stderr.isatty()
   if not on_terminal:
     say(what)

@@ -1,7 +1,7 @@
-"""Reads pickles without running anything that they hold.
+"""Reads pickles without running any code that they name.
 
-A pickle can name any function to be called on reading. This reader knows NumPy arrays, plain containers and the two
-classes that Trax itself puts into its checkpoints, and refuses everything else by name.
+A pickle can name any function to be called on reading. This reader accepts NumPy arrays, plain containers and the two
+classes that Trax itself puts into its checkpoints, and rejects everything else by name.
 """
 
 import collections
@@ -25,14 +25,14 @@ except ImportError:
 
 
 def _jax_array(function, args, array_state, *_):
-  """Stands in for JAX's own function of that name and makes a NumPy array."""
+  """Replaces JAX's functions that reconstruct arrays, and returns a NumPy array."""
   array = function(*args)
   array.__setstate__(array_state)
   return array
 
 
 def _encode(text, encoding):
-  """Stands in for `codecs.encode`, by which protocols 0 to 2 keep Python 3's bytes."""
+  """Replaces `codecs.encode`, by which protocols 0 to 2 store Python 3's bytes."""
   if encoding != 'latin1':
     raise InputError(f'it encodes by {encoding!r}')
   return text.encode('latin1')
@@ -60,7 +60,7 @@ _ADMITTED = {
 
 
 class _Unpickler(pickle._Unpickler):
-  """Python's own reader in Python: that in C makes room for as many memos, or bytes, as a file says that it has."""
+  """Extends Python's unpickler in Python; the one in C allocates as many memos, or bytes, as a file claims to have."""
   dispatch = dict(pickle._Unpickler.dispatch)
 
   def load_bytearray8(self):
@@ -79,17 +79,17 @@ class _Unpickler(pickle._Unpickler):
 
 
 def unpickle(path, data, encoding='ASCII'):
-  """Returns what a pickle holds, numpy arrays and plain containers.
+  """Returns the content of a pickle: NumPy arrays and plain containers.
 
   Args:
-    path: where it was read, for messages.
-    data: its bytes.
-    encoding: of strings that Python 2 wrote; 'bytes' leaves them as bytes.
+    path: source of the pickle, for messages.
+    data: bytes of the pickle.
+    encoding: encoding of strings that Python 2 wrote; 'bytes' leaves them as bytes.
 
   Raises:
-    InputError: it is damaged, or holds anything else.
+    InputError: the pickle is damaged, or holds anything else.
   """
   try:
     return _Unpickler(io.BytesIO(data), encoding=encoding).load()
-  except Exception as error:  # A damaged pickle can raise anything at all.
+  except Exception as error:  # A damaged pickle can raise any error.
     raise InputError(f'{path}: refused, {error}') from None

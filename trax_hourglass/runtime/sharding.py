@@ -1,14 +1,13 @@
-"""All devices of all hosts as one line, along which a batch is divided; each host reads its own rows of it.
+"""Shards batches, and with FSDP weights, over all devices of all hosts, which form a mesh with one axis.
 
-A host is one process of `jax.distributed` (see distributed.py); without it there is one. Every host runs the same
-program with the same weights, and brings the rows of the batch that lie on its own devices.
+A host is one process of `jax.distributed` (see distributed.py); without it there is one host. Every host runs the same
+program with the same weights, and reads the rows of the batch that lie on its own devices.
 
-XLA's partitioner divides a program written for the whole batch, but not everything in it: it does not look into Pallas
-kernels, nor see that a loop over rows has a share for each device, and lets every device do all of it. Within `divided`
-such functions say so by `on_own_rows`.
+XLA's partitioner shards a program written for the whole batch, with two exceptions: Pallas kernels and loops over rows.
+Every device would run these on all rows. Within `divided`, they are therefore wrapped in `on_own_rows`.
 
-With FSDP (arXiv 2004.13336, 2304.11277) weights, optimizer slots and gradients lie in shares, one a device. Within
-`divided` a weight is `gathered` where it is used, and its gradient goes back as a share.
+With FSDP (arXiv 2004.13336, 2304.11277), weights, optimizer slots and gradients are sharded, one shard per device.
+Within `divided`, a weight is `gathered` where it is used, and its gradient is returned as a shard.
 
 Letters: N layers of a stack.
 """
@@ -30,22 +29,21 @@ from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
 
-# Not 'batch', as Trax's own pmap calls its axis, within which rows are the device's own already.
+# Not 'batch', the axis of Trax's own pmap, within which rows are already the device's own.
 _ROWS = 'hourglass_rows'
 _PLATFORMS = {'cuda': 'gpu', 'rocm': 'gpu'}
-# The mesh of the FSDP step that is traced.
+# The mesh of the FSDP step being traced.
 _fsdp = contextvars.ContextVar('fsdp', default=None)
 
 
 def over_devices(n_devices=None):
-  """Returns a `Mesh` with one axis, along which batches are divided, each host's devices next to each other.
+  """Returns a `Mesh` with one axis, over which batches are sharded, each host's devices being adjacent.
 
   Args:
-    n_devices: devices in all, as many on each host; None for all there are.
+    n_devices: devices in total, the same number on each host; None for all.
 
   Raises:
-    InputError: more devices than there are, a number that does not divide among the hosts, or hosts with unequal
-      numbers.
+    InputError: more devices than exist, a number that does not divide among the hosts, or hosts with unequal numbers.
   """
   n_hosts, present = jax.process_count(), jax.device_count()
   n_devices = present if n_devices is None else n_devices
@@ -63,7 +61,7 @@ def over_devices(n_devices=None):
 
 def in_line(devices):
   """Returns the `Mesh` of devices with one axis."""
-  # Trax's layers mix arrays without saying how they are sharded, which explicit axes would refuse.
+  # Trax's layers mix arrays of unspecified sharding, which explicit axes would reject.
   return Mesh(np.array(devices), (_ROWS,), axis_types=(AxisType.Auto,))
 
 
@@ -74,24 +72,24 @@ def nowhere(n_devices=1, platform_name='cpu'):
 
 
 def everywhere(mesh):
-  """Returns the sharding of an array that is whole on every device."""
+  """Returns the sharding of an array that is replicated on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def along(mesh, axis):
-  """Returns the sharding of an array of which each device holds its share of an axis."""
+  """Returns the sharding of an array whose given axis is divided among the devices."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, _ROWS))
 
 
 def share(mesh, shape, in_stack=False):
-  """Returns the sharding of a weight, slot or gradient of FSDP: along its longest axis that divides among the devices.
+  """Returns the FSDP sharding of a weight, slot or gradient: along its longest axis that divides among the devices.
 
-  Of a stack of layers, (N, ...), the first axis serves only if no other does: a layer is not one device's.
+  In a stack of layers, (N, ...), the first axis is a last resort, so that no device holds a whole layer alone.
 
   Args:
     mesh: see `over_devices`.
-    shape: of the array.
-    in_stack: whether the array is a layer of a stack and lies as it does there.
+    shape: shape of the array.
+    in_stack: whether the array is a layer of a stack and is sharded as in the stack.
   """
   axes = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
   axes = [axis for axis in axes if axis or len(shape) == 1 or in_stack] or axes
@@ -100,11 +98,11 @@ def share(mesh, shape, in_stack=False):
 
 @contextlib.contextmanager
 def divided(mesh, fsdp=False):
-  """Is a context for tracing functions whose batches are divided among the mesh's devices.
+  """Provides the context for tracing functions whose batches are sharded over the mesh's devices.
 
   Args:
-    mesh: a `Mesh`, or an `AbstractMesh` that says for which platform is traced.
-    fsdp: whether weights lie in shares.
+    mesh: a `Mesh`, or an `AbstractMesh` that names the target platform.
+    fsdp: whether weights are sharded.
   """
   abstract = mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh
   token = _fsdp.set(mesh if fsdp and mesh.size > 1 else None)
@@ -116,7 +114,7 @@ def divided(mesh, fsdp=False):
 
 
 def platform():
-  """Returns what is traced for, 'cpu', 'gpu' or 'tpu': the mesh's devices within `divided`, else the default ones."""
+  """Returns the platform of tracing, 'cpu', 'gpu' or 'tpu': the mesh's within `divided`, else the default."""
   # `jax.default_device` takes a device, or a platform's name.
   device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
   name = jax.default_backend() if device is None else getattr(device, 'platform', device)
@@ -130,19 +128,19 @@ def device_kind():
 
 
 def gathered(weights, in_stack=False):
-  """Returns a tree of weights whole on every device; as they are, where they lie so anyway.
+  """Gathers a tree of weights on every device; without FSDP, returns the weights as they are.
 
-  Gradients are added up over the devices and come out as shares.
+  Gradients are summed over the devices and returned as shards.
 
   Args:
-    weights: tree of arrays, shares within `divided` by FSDP.
-    in_stack: whether they are a layer of a stack.
+    weights: tree of arrays, sharded within `divided` with FSDP.
+    in_stack: whether the weights are a layer of a stack.
   """
   mesh = _fsdp.get()
 
   def whole(w):
-    # Their gradients are constrained likewise: whole first, or XLA would share out the product that one comes from, and
-    # activations with it.
+    # Gradients are constrained in reverse: replicated first, or XLA would shard the matmul that computes a gradient,
+    # and its activations.
     w = jax.lax.with_sharding_constraint(w, share(mesh, w.shape, in_stack))
     return jax.lax.with_sharding_constraint(w, everywhere(mesh))
   return weights if mesh is None else jax.tree.map(whole, weights)
@@ -150,7 +148,7 @@ def gathered(weights, in_stack=False):
 
 @contextlib.contextmanager
 def all_gathered():
-  """Is a context for tracing what takes weights that were `gathered` before."""
+  """Provides the context for tracing code whose weights are already `gathered`."""
   token = _fsdp.set(None)
   try:
     yield
@@ -159,9 +157,9 @@ def all_gathered():
 
 
 def gathers_weights(forward):
-  """Decorates a layer's `forward`, by which FSDP gathers its weights, and once more for the gradient; shares are kept.
+  """Decorates a layer's `forward`: FSDP gathers its weights, again for the gradient, and saves only shards.
 
-  For layers outside of stacks, without state, that make nothing again by themselves.
+  Serves stateless layers outside of stacks that do not rematerialize by themselves.
   """
   @functools.wraps(forward)
   def gathering(layer, inputs):
@@ -183,16 +181,16 @@ def gathers_weights(forward):
 
 
 def own_rows(x):
-  """Returns activations (B, ...) of which FSDP leaves each device its rows."""
+  """Constrains activations (B, ...) of FSDP to be sharded by rows."""
   mesh = _fsdp.get()
   return x if mesh is None else jax.lax.with_sharding_constraint(x, along(mesh, 0))
 
 
 def not_gathered(function, **options):
-  """Returns a function for whose gradient FSDP gathers weights again, and keeps what else there is.
+  """Wraps a function: for its gradient, FSDP gathers weights again and saves everything else.
 
   Args:
-    function: of trees of arrays.
+    function: function of trees of arrays.
     **options: further arguments of `jax.checkpoint`.
   """
   if _fsdp.get() is None:
@@ -202,34 +200,34 @@ def not_gathered(function, **options):
 
 
 def on_own_rows(function, in_rows, out_rows):
-  """Returns a function of arrays that each device works out for its own rows, where batches are `divided`.
+  """Wraps a function of arrays so that each device computes its own rows, where batches are `divided`.
 
   Args:
-    function: takes a function (number of its rows) -> number of the first one, a function that adds up an array over
-      all devices, and then the arguments.
-    in_rows: for each argument whether its first axis is the batch, as a tree that is a prefix of theirs; arguments of
-      which this is not so are whole on every device.
+    function: takes two functions, and then the arguments. The first one maps the number of local rows to the index of
+      the first local row in the batch. The second one sums an array over all devices.
+    in_rows: whether each argument's first axis is the batch, as a prefix of the arguments' tree; other arguments are
+      replicated.
     out_rows: the same for the result.
   """
   if jax.sharding.get_abstract_mesh().shape.get(_ROWS, 1) == 1:
     return functools.partial(function, lambda n_rows: 0, lambda x: x)
   own = functools.partial(function, lambda n_rows: n_rows * jax.lax.axis_index(_ROWS), lambda x: jax.lax.psum(x, _ROWS))
   in_specs, out_specs = jax.tree.map(lambda is_batch: PartitionSpec(*[_ROWS] * is_batch), (in_rows, out_rows))
-  # With the check, loops would have to say of each array whether it differs from device to device.
+  # With the check, loops would have to declare which arrays differ between devices.
   return jax.shard_map(own, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def place(x, sharding):
-  """Returns a copy, on the devices, of an array that is the same on all hosts."""
+  """Copies an array that is the same on all hosts to the devices."""
   x = np.array(x)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def place_rows(batch, mesh):
-  """Returns a tree of batches (B, ...) over the mesh, from each host's own rows (B / hosts, ...)."""
+  """Returns a tree of batches (B, ...) sharded over the mesh, from each host's own rows (B / hosts, ...)."""
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(along(mesh, 0), np.asarray(x)), batch)
 
 
 def own_copy(tree):
-  """Returns a tree of arrays that are whole everywhere as arrays of this host's first device."""
+  """Returns the copy of a tree of replicated arrays on this host's first device."""
   return jax.tree.map(lambda x: x.addressable_data(0), tree)

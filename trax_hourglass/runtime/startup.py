@@ -1,4 +1,4 @@
-"""Finds out how this process was started, which decides how much `import trax_hourglass` does."""
+"""Determines how this process was started, which decides how much `import trax_hourglass` does."""
 
 import os
 import pathlib
@@ -9,10 +9,10 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
 
 def is_command():
-  """Returns whether one of our commands is starting, so that --help and errors in flags need not wait for Trax.
+  """Returns whether a command of this package is starting, so that --help and flag errors need not wait for Trax.
 
-  Python imports the package before the module that `-m` names, with '-m' in the place of the script; then the arguments
-  that Python was started with say which module that is. It may be a module of another package that imports this one.
+  Python imports the package before the module that `-m` names, with '-m' in place of the script. Python's original
+  arguments then name the module, which may belong to another package that imports this one.
   """
   if sys.argv[:1] != ['-m']:
     return pathlib.PurePath(*sys.argv[:1]).stem == SCRIPT
@@ -21,9 +21,9 @@ def is_command():
 
 
 def open_standard_streams():
-  """Opens stdin, stdout and stderr that whoever started this process has closed, as nothing.
+  """Opens stdin, stdout and stderr on the null device where the parent process has closed them.
 
-  Else the next file that is opened takes their numbers, and what is meant for the terminal is written into it.
+  Otherwise, the next opened file would take their descriptors and receive the output meant for the terminal.
   """
   number = os.open(os.devnull, os.O_RDWR)
   while number <= 2:
@@ -35,9 +35,7 @@ def open_standard_streams():
 
 
 def other_copies():
-  """Returns folders of this package, but the one in use, that are in the working directory or where Python looks for
-  modules.
-  """
+  """Returns the folders of other copies of this package, in the working directory or on Python's search path."""
   found = (pathlib.Path(folder or os.curdir) / _PACKAGE.name for folder in (os.curdir, *sys.path))
   copies = (copy.resolve() for copy in found if (copy / '__init__.py').is_file())
   return [copy for copy in dict.fromkeys(copies) if copy != _PACKAGE]

@@ -1,8 +1,8 @@
-"""Trax 1.4.1 on today's JAX: one small patch for each thing that JAX, Python or NumPy removed or now warns about.
+"""Patches Trax 1.4.1 for current JAX, Python and NumPy, one small patch for each removed or deprecated feature.
 
-Import this before trax. Each patch names what went and since when, and has a test that fails without it
-(tests/runtime/test_trax_compat.py), so that it can be deleted when Trax moves. Names are replaced inside Trax's modules
-only; JAX, gzip and NumPy stay as they are for everybody else.
+Import this module before trax. Each patch names the feature and the version that removed it, and has a test that fails
+without the patch (tests/runtime/test_trax_compat.py). The patch can thus be deleted when Trax is updated. Names are
+replaced inside Trax's modules only; other code sees JAX, gzip and NumPy unchanged.
 """
 
 import functools
@@ -18,7 +18,7 @@ from trax_hourglass.runtime import deferred_imports
 
 
 def _frames():
-  """Stands in for `inspect.stack` where only frames are wanted: [(frame,), ...], the caller's first."""
+  """Replaces `inspect.stack`, with frames only: [(frame,), ...], the caller's first."""
   frame, frames = sys._getframe(1), []
   while frame is not None:
     frames.append((frame,))
@@ -27,19 +27,19 @@ def _frames():
 
 
 def _place(frame):
-  """Stands in for `inspect.getframeinfo` where only file and line are wanted."""
+  """Replaces `inspect.getframeinfo`, with file and line only."""
   return types.SimpleNamespace(filename=frame.f_code.co_filename, lineno=frame.f_lineno)
 
 
-# Trax's `assert_shape` asks Python where it was called from, once a layer class. Python then looks for the module of
-# each frame among all that are loaded, thousands with TensorFlow: nine tenths of the time that importing Trax takes.
+# Trax's `assert_shape` asks Python for its caller, once per layer class. Python then searches all loaded modules for
+# the one of each frame, thousands with TensorFlow. This takes nine tenths of Trax's import time.
 _QUICK = {'stack': _frames, 'getframeinfo': _place}
 
-# What fails in TensorFlow is raised too; without a GPU it complains when data are first read.
+# TensorFlow raises its failures anyway; without a GPU, its log complains when data are first read.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# Or it takes all memory of a GPU, which JAX needs, to read a file.
+# Otherwise, TensorFlow takes all memory of a GPU, which JAX needs, to read a file.
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
-# Trax compares with `is ()`, which Python says when it compiles a module; installers that compile none leave it that.
+# Trax compares with `is ()`, about which Python warns when a module is compiled, with some installers on import.
 warnings.filterwarnings('ignore', category=SyntaxWarning, module=r'.*[/\\](trax|gym)[/\\]')
 with deferred_imports.deferred(), mock.patch.multiple(inspect, **_QUICK):
   import gzip
@@ -58,11 +58,11 @@ with deferred_imports.deferred(), mock.patch.multiple(inspect, **_QUICK):
   from trax.supervised import trainer_lib
   from trax.supervised import training
 
-replaced = {}  # Patch name -> [(module or dict, name, value before)].
+replaced = {}  # Patch name -> [(module or dict, name, previous value)].
 
 
 def _patch(apply):
-  """Applies a patch, a function that is handed `replace(owner, name, new value)`, and records what it replaced."""
+  """Applies a patch, a function of `replace(owner, name, new value)`, and records the replaced values."""
   before = replaced[apply.__name__] = []
 
   def replace(owner, name, value):
@@ -77,7 +77,7 @@ def _patch(apply):
 
 
 class _Module(types.ModuleType):
-  """A module as one of Trax's modules shall see it: another module, with some names added or replaced."""
+  """Wraps a module for one of Trax's modules, with some names added or replaced."""
 
   def __init__(self, module, **names):
     super().__init__(module.__name__)
@@ -90,17 +90,20 @@ class _Module(types.ModuleType):
 
 @_patch
 def assert_shape(replace):
-  """Not removed but slow, see above: layers of ours and of others that are defined later ask too."""
+  """Speeds up `assert_shape`, see above, for layers that are defined later as well."""
   replace(sys.modules['trax.layers.assert_shape'], 'inspect', _Module(inspect, **_QUICK))
 
 
 @_patch
 def tree_unflatten(replace):
-  """NumPy 2.x: comparing an array with () raises, which `tree in copy_from_tree` does when a run is resumed."""
+  """Avoids comparing an array with (), which raises in NumPy 2.x.
+
+  Trax's `tree in copy_from_tree` compares so when a run is resumed.
+  """
   original = fastmath.tree_unflatten
 
   class Markers(list):
-    """Marks like () and None, found by type and value, so that no array is ever compared."""
+    """Holds markers such as () and None, found by type and value, so that no array is ever compared."""
 
     def __contains__(self, tree):
       return any(type(tree) is type(marker) and tree == marker and not fastmath.tree_leaves(tree) for marker in self)
@@ -114,7 +117,7 @@ def tree_unflatten(replace):
 
 @_patch
 def device_put_replicated(replace):
-  """JAX 0.10 has no `jax.device_put_replicated`; Trax needs it as soon as there are two devices."""
+  """Provides `jax.device_put_replicated`, which JAX 0.10 lacks and Trax needs from two devices on."""
   def put(x, devices):
     copies = np.broadcast_to(np.asarray(x), (len(devices),) + np.shape(x))
     return jax.device_put(copies, _one_row_per_device(devices, 'batch'))
@@ -124,7 +127,7 @@ def device_put_replicated(replace):
 
 @_patch
 def pmap(replace):
-  """JAX 0.8: `pmap` refuses committed arrays that do not lie on its devices yet; Trax leaves the move to it."""
+  """Moves arrays to the devices before `pmap`, which since JAX 0.8 rejects committed arrays that are elsewhere."""
   @functools.wraps(jax.pmap)
   def patched(f, axis_name, **options):
     mapped = jax.pmap(f, axis_name, **options)
@@ -141,7 +144,10 @@ def _one_row_per_device(devices, axis_name):
 
 @_patch
 def step_compiled_once(replace):
-  """The first training step has weights that JAX may move and a learning rate of another type than the second has."""
+  """Commits the arguments of a training step, so that the first two steps share one program.
+
+  In the first step, JAX may move the weights, and the learning rate has another type than in the second.
+  """
   original = trainer._accelerate_update_fn
 
   @functools.wraps(original)
@@ -161,7 +167,7 @@ def step_compiled_once(replace):
 
 @_patch
 def gzip_mode(replace):
-  """Python 3.9: `GzipFile` warns on writing unless it is told the mode; Trax leaves it to be guessed."""
+  """Passes `GzipFile` the mode, which Trax omits; since Python 3.9, writing without it warns."""
   class GzipFile(gzip.GzipFile):
 
     def __init__(self, fileobj, compresslevel):
@@ -173,7 +179,7 @@ def gzip_mode(replace):
 
 @_patch
 def host_count(replace):
-  """JAX 0.3: `jax.host_count` and `jax.host_id` became `process_count` and `process_index`, and warn."""
+  """Replaces `jax.host_count` and `jax.host_id` by `process_count` and `process_index`, since JAX 0.3 warns."""
   jax_with_hosts = _Module(jax, host_count=jax.process_count, host_id=jax.process_index)
   for module in (training, inputs, tf_inputs):
     replace(module, 'jax', jax_with_hosts)
@@ -181,13 +187,13 @@ def host_count(replace):
 
 @_patch
 def tree_map(replace):
-  """JAX 0.6: `jax.tree_map` is `jax.tree.map`; Trax's BERT uses it to read published weights."""
+  """Replaces `jax.tree_map` by `jax.tree.map`, for JAX 0.6; Trax's BERT uses it to read published weights."""
   replace(bert, 'jax', _Module(jax, tree_map=jax.tree.map))
 
 
 @_patch
 def xla_computation(replace):
-  """JAX 0.4.36: `jax.xla_computation` went; Trax saves a model's computation with it when asked to."""
+  """Provides `jax.xla_computation`, removed in JAX 0.4.36, which Trax uses to save a model's computation on request."""
   def computation(f):
     return lambda *args, **kwargs: jax.jit(f).lower(*args, **kwargs).compiler_ir('hlo')
 
@@ -195,7 +201,7 @@ def xla_computation(replace):
 
 
 def xla_extension():
-  """JAX 0.8: `jax.lib.xla_extension` went, which `trax.trainer`, Trax's command line, imports for GPU clusters."""
+  """Provides `jax.lib.xla_extension`, removed in JAX 0.8 and imported by Trax's command line for GPU clusters."""
   name = 'jax.lib.xla_extension'
   if importlib.util.find_spec(name) is None:
     sys.modules[name] = types.ModuleType(name, 'Stands in for what JAX removed; clusters use jax.distributed now.')
