@@ -1,4 +1,4 @@
-"""Models that come with the package: what is shipped, and opening them by name from every place that takes a name."""
+"""Models that come with the package: what is shipped, and opening them by name from every place that takes one."""
 
 import json
 import re
@@ -20,8 +20,8 @@ from trax_hourglass.training import checkpoints
 from trax_hourglass.training import export_run
 
 
-TEXT = (b'The city is the capital of the country, and one of the largest in the world. It was founded by the Romans, and '
-        b'became the seat of the king in the twelfth century. Many of its buildings were destroyed in the war.')
+TEXT = (b'The city is the capital of the country, and one of the largest in the world. It was founded by the Romans, '
+        b'and became the seat of the king in the twelfth century. Many of its buildings were destroyed in the war.')
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_what_is_shipped_is_small_knows_text_and_has_a_card(name, tmp_path):
   run = th.pretrained(name)
   log_probs, = th.decoding.score(run.model, [TEXT])
   assert -log_probs.mean() / np.log(2) < 2.8  # 8 without training.
-  runs.run(tmp_path / 'run', f"include 'models/{name.replace('-', '_')}.gin'", f"fit.init_from = '{name}'", 'n_steps = 1',
-           'warmup_steps = 1', 'WarmupCosine.peak = 0.0')
+  runs.run(tmp_path / 'run', f"include 'models/{name.replace('-', '_')}.gin'", f"fit.init_from = '{name}'",
+           'n_steps = 1', 'warmup_steps = 1', 'WarmupCosine.peak = 0.0')
   for array, wanted in zip(checkpoints.Store(tmp_path / 'run').read(1)['weights'], jax.tree.leaves(run.model.weights),
                            strict=True):
     np.testing.assert_array_equal(array, wanted)

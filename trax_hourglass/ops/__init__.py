@@ -1,1 +1,1 @@
-"""Pure functions on arrays: attention and its forms, positions, caches, dropout, random keys, remat. Knows no Trax."""
+"""Provides pure array functions without Trax: attention, positions, KV caches, dropout, random keys and remat."""

@@ -1,22 +1,22 @@
-"""Causal attention at one rate or across two, with relative or rotary positions, as pure functions.
+"""Computes causal attention at one rate or across two, with relative or rotary positions, in pure functions.
 
-One geometry covers the three uses in an Hourglass. Queries and keys come in M groups; one group is `queries_per_group`
-queries and `keys_per_group` keys, of which one is always 1:
+One geometry covers the three uses in an Hourglass. Queries and keys come in M groups. A group has `queries_per_group`
+queries and `keys_per_group` keys, and one of the two numbers is always 1:
 
     within a level      1 query, 1 key      query i sees keys <= i
     shortening by k     1 query, k keys     coarse query i sees the fine keys of groups <= i
     upsampling by k     k queries, 1 key    fine query i sees coarse keys <= i // k
 
-A query of group m sees the keys of groups 0 .. m. There are three forms of the same function:
+A query of group m sees the keys of groups 0 .. m. The function has three implementations, called forms:
 
     'tiles'     plain JAX, tiled_attention.py: all platforms, all types; default on CPU and GPU
     'tpu'       Pallas kernels, tpu_attention.py: TPU v5e and later, all types; default there
     'cudnn'     cuDNN's fused attention, cudnn_attention.py: GPU, bfloat16, no dropout of weights
 
-What a form cannot take goes to the tiles.
+Attention that a form does not support falls back to 'tiles'.
 
-Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys, and as many
-distances, D model width, E width of a head.
+Letters: B batch, H heads, D model width, E width of a head. P queries per group, A keys per group; M groups, Q = M P
+queries, K = M A keys and as many distances.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.errors import InputError
 
 FORMS = ('tiles', 'tpu', 'cudnn')
-DELETED = ('pallas',)  # Runs of earlier versions may name them.
+DELETED = ('pallas',)  # Forms of earlier versions, which the configurations of old runs may name.
 _used = contextvars.ContextVar('used', default=None)
 
 
 def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None, form=None):
   """Returns the output (B, Q, H, E) of Transformer-XL's attention, before the output projection.
 
-  Scores are content (q + c) . k_j and position (q + l) . e(r), where r is the distance from query to key and e a
-  projected sinusoid, over sqrt(E) (arXiv 1901.02860, section 3.3; paper section 2).
+  A score is the content term (q + c) . k_j plus the position term (q + l) . e(r), divided by sqrt(E). Here r is the
+  distance from query to key and e a projected sinusoid (arXiv 1901.02860, section 3.3; paper section 2).
 
   Args:
     q: queries (B, Q, H, E).
@@ -51,12 +51,12 @@ def relative_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=No
     e: projected distances (P, K, H, E), in the order of `distances`.
     context_bias: (H, E), c.
     location_bias: (H, E), l.
-    rate: dropout of attention weights, in [0, 1).
-    key: JAX PRNG key uint32 (2,); needed where rate > 0.
+    rate: dropout rate of attention weights, in [0, 1).
+    key: JAX PRNG key uint32 (2,); needed if rate > 0.
     form: one of FORMS, or None for the platform's default.
 
   Raises:
-    InputError: the lengths are not whole groups.
+    InputError: the lengths are not whole groups, or do not match the distances.
   """
   queries_per_group, n_keys = e.shape[:2]
   n_groups = max(1, q.shape[1] // queries_per_group)
@@ -78,8 +78,8 @@ def rotary_attention(q, k, v, rate=0.0, key=None, form=None):
     q: queries (B, L, H, E), `rotated`.
     k: keys (B, L, H, E), `rotated`.
     v: values (B, L, H, E).
-    rate: dropout of attention weights, in [0, 1).
-    key: JAX PRNG key uint32 (2,); needed where rate > 0.
+    rate: dropout rate of attention weights, in [0, 1).
+    key: JAX PRNG key uint32 (2,); needed if rate > 0.
     form: one of FORMS, or None for the platform's default.
   """
   taken = _taken(form, q, k, None, 1, rate)
@@ -93,9 +93,9 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None,
   """Returns the output (B, L, H, E) of relative attention within a window of W vectors; see local_attention.py.
 
   Args:
-    q, k, v, context_bias, location_bias, rate, key, form: as `relative_attention` takes them, within a level.
-    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0; W is how many vectors a query sees, itself
-      among them, and more than L are as good as L.
+    q, k, v, context_bias, location_bias, rate, key, form: as for `relative_attention`, within a level.
+    e: projected distances (W, H, E) of r = key - query = -(W - 1) .. 0. A query sees W vectors, itself included; W > L
+      acts like W = L.
   """
   if form != 'cudnn' and _taken(form, q, k, e[None], 1, rate) == 'tpu':
     return _tpu_attention().attend(q, k, v, (e[None], context_bias, location_bias), key, 1, rate)
@@ -104,13 +104,13 @@ def local_attention(q, k, v, e, context_bias, location_bias, rate=0.0, key=None,
 
 
 def scaled(q, bias):
-  """Returns queries (..., H, E) plus a bias (H, E), which every query shares, over sqrt(E)."""
+  """Returns queries (..., H, E) plus a bias (H, E) shared by all queries, divided by sqrt(E)."""
   return ((q + wide_sums.widened(bias)) * float(q.shape[-1])**-0.5).astype(q.dtype)
 
 
 @contextlib.contextmanager
 def recording():
-  """Gives the set of the forms that attention takes where it is traced within this context."""
+  """Yields a set that collects the forms of all attention traced within this context."""
   token = _used.set(set())
   try:
     yield _used.get()
@@ -119,7 +119,7 @@ def recording():
 
 
 def _taken(asked, q, k, e, queries_per_group, rate):
-  """Returns the form that works an attention out; says once why it is not the one that was asked for."""
+  """Returns the form that computes an attention; reports a fallback from the requested form once, with the reason."""
   platform = sharding.platform()
   form = asked if asked in FORMS else 'tpu' if platform == 'tpu' else 'tiles'
   refusal = None
@@ -128,7 +128,7 @@ def _taken(asked, q, k, e, queries_per_group, rate):
   elif form == 'tpu':
     refusal = 'is for TPUs' if platform != 'tpu' else _tpu_attention().refusal(q, k, e, queries_per_group)
   elif form == 'cudnn' and platform == 'gpu' and q.dtype == jnp.float32:
-    form = 'tiles'  # Initialisation and evaluation are in float32.
+    form = 'tiles'  # Initialisation and evaluation run in float32.
   elif form == 'cudnn':
     refusal = 'is for GPUs' if platform != 'gpu' else cudnn_attention.refusal(q, rate)
   if refusal is not None:
@@ -145,6 +145,6 @@ def _say_once(line):
 
 
 def _tpu_attention():
-  """Imports Pallas where it is asked for, since that takes a second."""
+  """Returns the Pallas module, imported on demand because the import takes a second."""
   from trax_hourglass.ops import tpu_attention  # pylint: disable=g-import-not-at-top
   return tpu_attention

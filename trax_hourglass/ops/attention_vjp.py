@@ -1,4 +1,4 @@
-"""Gives an attention a gradient of its own, and each device its own rows of the batch.
+"""Gives attention functions a custom gradient and runs them on each device's own rows of the batch.
 
 Letters: B batch, H heads, P queries per group, Q queries, K keys or distances, E width of a head. See attention.py for
 the geometry.
@@ -14,26 +14,26 @@ from trax_hourglass.ops import prng
 from trax_hourglass.ops import wide_sums
 from trax_hourglass.runtime import sharding
 
-NAME = 'trax_hourglass.attend'  # By which models/flops.py knows it: with its dot, no function that a user defines.
-MASKED = -1e9  # The score of a key in the future; as in Trax.
+NAME = 'trax_hourglass.attend'  # models/flops.py finds attention by this name; no user function has a dot in its name.
+MASKED = -1e9  # The score of a masked key; as in Trax.
 
 
 def in_rows(positions, position_rows=(True, False)):
-  """Returns which of q, k, v, positions and head keys have the batch as first axis."""
+  """Returns whether each of q, k, v, positions and head keys has the batch as first axis."""
   return True, True, True, positions and position_rows, False
 
 
 def with_gradient(forward, backward, position_rows=(True, False)):
-  """Returns an attention with a gradient of its own, traced once where attentions are equal.
+  """Returns an attention function with a custom gradient, traced once for equal arguments.
 
-  On several devices each works out its own rows of the batch, with the masks that these rows have on a single one.
+  Each of several devices computes its own rows of the batch, with the same dropout masks as on a single device.
 
   Args:
-    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, tree of what backward
-      needs besides these, all with the batch as first axis).
-    backward: function (queries_per_group, rate, forward's first five arguments, what it kept, gradient of the output)
-      -> gradients of the first four.
-    position_rows: for each of the positions whether the batch is its first axis.
+    forward: function (q, k, v, positions, head keys (H, 2), queries_per_group, rate) -> (output, residuals). Residuals
+      are a tree of what backward needs besides the arguments, all with the batch as first axis.
+    backward: function (queries_per_group, rate, forward's first five arguments, residuals, gradient of the output) ->
+      gradients of the first four arguments.
+    position_rows: for each array of positions, whether its first axis is the batch.
   """
   @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
   def output(*args):
@@ -72,10 +72,10 @@ def with_gradient(forward, backward, position_rows=(True, False)):
       k: keys (B, K, H, E).
       v: values (B, K, H, E).
       positions: None, or (queries of the position scores (B, Q, H, E), divided by sqrt(E); embedded distances (P, K, H,
-        E)); a form may take others.
-      key: JAX PRNG key uint32 (2,); needed where rate > 0.
+        E)). The 'tpu' form takes others (tpu_attention.py).
+      key: JAX PRNG key uint32 (2,); needed if rate > 0.
       queries_per_group: P.
-      rate: dropout of attention weights, in [0, 1).
+      rate: dropout rate of attention weights, in [0, 1).
     """
     head_keys = prng.split(key, q.shape[2]) if rate > 0.0 else None
     return output(q, k, v, positions, head_keys, queries_per_group, rate)
@@ -85,5 +85,5 @@ def with_gradient(forward, backward, position_rows=(True, False)):
 
 
 def _keys_of_rows(head_keys, q, first_row):
-  """Head keys for the rows from `first_row` (number of rows) on, of queries (B, Q, H, E)."""
+  """Returns the head keys of this device's queries (B, Q, H, E); `first_row`(B) is its first row of the batch."""
   return None if head_keys is None else dropout.key_from_row(head_keys, first_row(q.shape[0]) * q.shape[1])

@@ -1,9 +1,9 @@
-"""Affine maps, with gradients as plain products of matrices.
+"""Computes affine maps, with gradients as plain matrix products.
 
-Left to itself JAX differentiates products of (B, L, D) arrays, and XLA on a CPU then writes gradients out a second
-time, transposed, before it multiplies: elements that lie apart in memory, slower to move than to compute with.
+By default JAX differentiates products of (B, L, D) arrays. XLA on a CPU then writes a transposed copy of the gradients
+before it multiplies. That copy moves elements far apart in memory, which takes longer than the product itself.
 
-Gradients of weights are added up in float32, over vectors and over devices, and rounded to the weights' type after it.
+Gradients of weights are summed in float32, over vectors and devices, and then rounded to the weights' type.
 
 Letters: D width of inputs, F width of outputs.
 """

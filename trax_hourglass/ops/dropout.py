@@ -1,9 +1,8 @@
-"""Dropout whose mask is a pure function of (key, position).
+"""Applies dropout whose mask is a pure function of (key, position).
 
-`jax.random.bernoulli` costs about 16 ns an element on a CPU core; in a step of the authors' Hourglass it takes longer
-than half of all matrix products. A mask here is a hash of the element's coordinates, some 50 times cheaper. Being
-addressed by position it also needs no memory: any block of it can be made again, in any order, on any device, in the
-forward or the backward pass, and is always the same.
+`jax.random.bernoulli` costs about 16 ns per element on a CPU core. In a step of the authors' Hourglass it takes more
+time than half of the matrix products. A mask here is a hash of the element's coordinates, some 50 times cheaper. The
+mask needs no memory: any block can be recomputed from its positions, in any order, on any device, in either pass.
 
 Letters: R rows (all axes but the last, flattened), C columns (the last axis).
 """
@@ -15,7 +14,7 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def keep_mask(key, rows, columns, rate):
-  """Returns which elements survive dropout.
+  """Returns the mask of elements that survive dropout.
 
   Args:
     key: JAX PRNG key of two words, uint32 (2,).
@@ -24,23 +23,24 @@ def keep_mask(key, rows, columns, rate):
     rate: probability that an element is dropped, in [0, 1).
 
   Returns:
-    Boolean array of the broadcast shape, True with probability 1 - rate, the same for the same key, row and column.
+    Boolean array of the broadcast shape, True with probability 1 - rate; equal keys, rows and columns give equal
+    values.
   """
   return survivors(hashed(rows, key[0]), hashed(columns, key[1]), rate)
 
 
 def hashed(numbers, word):
-  """Returns hashes, uint32, of row numbers with a key's first word, or of column numbers with its second."""
+  """Returns uint32 hashes of row numbers with a key's first word, or of column numbers with its second word."""
   return prng.mix(prng.spread(numbers) + word)
 
 
 def survivors(rows, columns, rate):
-  """Returns `keep_mask` of `hashed` row and column numbers."""
+  """Returns the `keep_mask` for `hashed` row and column numbers."""
   return prng.mix(columns ^ rows) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def key_from_row(key, row):
-  """Returns the keys (..., 2) with which `keep_mask` gives row 0 what it gives row `row` with `key` (..., 2)."""
+  """Returns keys (..., 2) whose `keep_mask` at row 0 equals that of `key` (..., 2) at row `row`."""
   return key + jnp.stack([prng.spread(jnp.asarray(row)), jnp.uint32(0)])
 
 

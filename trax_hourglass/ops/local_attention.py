@@ -1,8 +1,8 @@
-"""Causal attention to a window of the last vectors, as a pure function: exact, of static shapes, linear in the length.
+"""Computes causal attention to a window of the last vectors: exact, with static shapes, linear in the length.
 
-Query i sees keys i - W + 1 .. i. Queries are cut into blocks of W, which see no key but those of their own and of the
-block before; so a block's scores are W x 2 W, whatever the length. Blocks go one after the other, in the backward pass
-again, and the scores of one exist at a time. In mode 'predict' the last W vectors are kept.
+Query i sees keys i - W + 1 .. i. Queries are cut into blocks of W, which see only keys of their own block and of the
+block before. So a block's scores are W x 2 W at any length. Blocks are computed one after the other and recomputed in
+the backward pass, so that only one block's scores exist at a time. Mode 'predict' keeps the last W vectors.
 
 Letters: B batch, H heads, L vectors, W window, N blocks, E width of a head, C vectors kept.
 """
@@ -19,19 +19,19 @@ from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import remat
 
-_MASKED = -1e9  # The score of a key that is not seen; as in Trax.
+_MASKED = -1e9  # The score of a masked key; as in Trax.
 
 
 def attend(content, position, k, v, e, key, rate):
   """Returns the output (B, L, H, E) of `attention.local_attention`, before the output projection.
 
   Args:
-    content, position: queries of both kinds of scores (B, L, H, E), divided by sqrt(E).
+    content, position: queries of the content and position scores (B, L, H, E), divided by sqrt(E).
     k: keys (B, L, H, E).
     v: values (B, L, H, E).
     e: projected distances (W, H, E).
-    key: JAX PRNG key uint32 (2,); needed where rate > 0.
-    rate: dropout of attention weights, in [0, 1).
+    key: JAX PRNG key uint32 (2,); needed if rate > 0.
+    rate: dropout rate of attention weights, in [0, 1).
   """
   length, window, n_heads = content.shape[1], min(content.shape[1], e.shape[0]), content.shape[2]
   e = e[e.shape[0] - window:]
@@ -46,9 +46,9 @@ def attend(content, position, k, v, e, key, rate):
 
 
 class Window(typing.NamedTuple):
-  """Holds the KV cache of the last C vectors in mode 'predict': C is W, or the room if that is less.
+  """Holds the KV cache of the last C vectors in mode 'predict': C is W, or the capacity if smaller.
 
-  Vector i stands at place i % C. A table's row d is the projected distance to a key d vectors back.
+  Vector i is stored at place i % C. Row d of the table is the projected distance to a key d vectors back.
   """
   keys: jax.Array
   values: jax.Array
@@ -56,7 +56,7 @@ class Window(typing.NamedTuple):
 
 
 def empty(batch, n_heads, width, capacity, dtype):
-  """Returns a Window with nothing in it: keys and values (B, H, C, E), table (H, C, E)."""
+  """Returns an empty Window: keys and values (B, H, C, E), table (H, C, E)."""
   zeros = lambda *first: jnp.zeros((*first, n_heads, capacity, width), dtype)
   return Window(zeros(batch), zeros(batch), zeros())
 
@@ -65,10 +65,10 @@ def begun(window, k, v, e):
   """Returns the Window after a sequence's first vectors.
 
   Args:
-    window: an empty one.
+    window: an empty Window.
     k: keys (B, n, H, E).
     v: values (B, n, H, E).
-    e: projected distances (n or W, H, E) of -(n - 1) .. 0, or -(W - 1) .. 0 if these are fewer.
+    e: projected distances (n or W, H, E) of -(n - 1) .. 0, or of -(W - 1) .. 0 if W < n.
   """
   n, capacity = k.shape[1], window.keys.shape[2]
   kept = np.arange(max(0, n - capacity), n)
@@ -78,12 +78,12 @@ def begun(window, k, v, e):
 
 
 def step(window, number, content, position, k, v, e):
-  """Returns the Window with one more vector, and what its query sees, (B, H, E) float32.
+  """Returns the Window with one more vector, and the attention output of its query, (B, H, E) float32.
 
   Args:
-    window: of the vectors before.
-    number: of the vector, from 0, int32 ().
-    content, position: its query for the scores of either kind, (B, H, E), divided by sqrt(E).
+    window: the Window of the vectors before.
+    number: number of the vector, from 0, int32 ().
+    content, position: its queries of the content and position scores, (B, H, E), divided by sqrt(E).
     k: its key (B, 1, H, E).
     v: its value (B, 1, H, E).
     e: projected distance (H, E) of -min(number, C - 1).
@@ -100,7 +100,7 @@ def step(window, number, content, position, k, v, e):
 
 
 def _block(length, rate, head_keys, e, number, content, position, k, v):
-  """Attention of one block: queries (B, W, H, E) twice, keys and values (B, 2 W, H, E) -> (B, W, H, E)."""
+  """Computes attention of a block: two queries (B, W, H, E), keys and values (B, 2 W, H, E) -> (B, W, H, E)."""
   window = content.shape[1]
   query = number * window + jnp.arange(window)[:, None]
   key = number * window + jnp.arange(-window, window)[None, :]
@@ -115,22 +115,22 @@ def _block(length, rate, head_keys, e, number, content, position, k, v):
 
 
 def _blocks(x, n_blocks, window):
-  """Pads at the end and cuts: (B, L, H, E) -> (N, B, W, H, E)."""
+  """Pads at the end and cuts into blocks: (B, L, H, E) -> (N, B, W, H, E)."""
   x = jnp.pad(x, ((0, 0), (0, n_blocks * window - x.shape[1]), (0, 0), (0, 0)))
   return x.reshape(x.shape[0], n_blocks, window, *x.shape[2:]).swapaxes(0, 1)
 
 
 def _with_block_before(x):
-  """Puts the block before in front of each: (N, B, W, H, E) -> (N, B, 2 W, H, E); zeros before the first."""
+  """Prepends to each block the block before, zeros to the first: (N, B, W, H, E) -> (N, B, 2 W, H, E)."""
   before = jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
   return jnp.concatenate([before, x], axis=2)
 
 
 def _skew(x):
-  """Moves scores from their distance to their key: (..., W, W) -> (..., W, 2 W).
+  """Moves scores from distances to keys: (..., W, W) -> (..., W, 2 W).
 
-  For query i of a block, place d of the distances belongs to key i + d + 1 of the two blocks. Rows lie behind each
-  other in memory, so that rows one number longer than they shall be move each by one more than the last.
+  For query i of a block, distance d belongs to key i + d + 1 of the two blocks. Rows are padded to 2 W + 1 numbers and
+  read as rows of 2 W. This shifts each row by one more than the row before.
   """
   *lead, window, _ = x.shape
   x = jnp.pad(x, ((0, 0),) * (len(lead) + 1) + ((1, window),))
@@ -138,5 +138,5 @@ def _skew(x):
 
 
 def _product(axes, a, b):
-  """Products added up in float32."""
+  """Computes an Einstein sum with a float32 result."""
   return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)

@@ -1,7 +1,7 @@
-"""Relative and rotary positions of queries and keys.
+"""Computes relative and rotary positions of queries and keys.
 
-Letters: B batch, L vectors of a level, H heads, M groups, P queries per group, A keys per group, K = M A keys, D model
-width, E width of a head. See attention.py for the geometry.
+Letters: B batch, L vectors of a level, H heads, D model width, E width of a head. P queries per group, A keys per
+group; M groups, K = M A keys. See attention.py for the geometry.
 """
 
 import jax
@@ -12,8 +12,8 @@ import numpy as np
 def skew(x, step):
   """Shifts row i of (..., n, width) left by (n - 1 - i) * step and keeps the first width - step columns.
 
-  The rows lie behind each other in memory, so the shift is a change of row length. The barrier makes XLA read that
-  memory in order, where it would otherwise compute row and column of each element anew.
+  Rows are contiguous in memory, so the shift is a change of row length. The barrier makes XLA read this memory in
+  order, instead of computing the row and column of each element.
   """
   *lead, n, width = x.shape
   flat = jax.lax.optimization_barrier(x.reshape(*lead, n * width))
@@ -24,7 +24,7 @@ def skew(x, step):
 def distances(n_groups, queries_per_group, keys_per_group):
   """Returns the relative positions r = key - query that occur, (P, K), in units of the finer of the two sequences.
 
-  Column s belongs to the key that lies s - A (M - 1) keys after the first key of the query's group.
+  Column s belongs to the key s - A (M - 1) places after the first key of the query's group.
 
   Args:
     n_groups: M.
@@ -36,7 +36,7 @@ def distances(n_groups, queries_per_group, keys_per_group):
 
 
 def sinusoids(positions, d_model):
-  """Returns (..., D) sines of all frequencies, then cosines, for positions (...); arXiv 1901.02860 as Trax has it."""
+  """Returns sines of all frequencies, then cosines, (..., D), for positions (...); arXiv 1901.02860, as in Trax."""
   angles = jnp.asarray(positions, jnp.float32)[..., None] * _frequencies(d_model)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -46,7 +46,7 @@ def _frequencies(width):
 
 
 def rotated(x, positions):
-  """Returns queries or keys (B, L, H, E), E even, turned by angles that grow with their positions (L,)."""
+  """Returns queries or keys (B, L, H, E), E even, rotated by angles proportional to their positions (L,)."""
   angles = positions[:, None] * _frequencies(x.shape[-1])
   sines, cosines = (f(angles)[None, :, None, :] for f in (jnp.sin, jnp.cos))
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

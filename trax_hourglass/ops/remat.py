@@ -1,12 +1,12 @@
-"""Rematerialises what the backward pass of a stack needs: memory against time.
+"""Rematerializes intermediates in the backward pass of a stack, trading time for memory.
 
-    'none'          keeps all that a block computes, but attention scores, which never exist as a whole
-    'elementwise'   keeps matrix products and attention's outputs, and makes norms, activations and dropout masks again
-    'products'      keeps attention's outputs, means and variances of norms, and the inputs of each block, and makes all
-                    else again
+    'none'          keeps all intermediates of a block; attention scores are never materialized as a whole
+    'elementwise'   keeps matrix products and attention outputs; recomputes norms, activations and dropout masks
+    'products'      keeps attention outputs, means and variances of norms, and the inputs of each block; recomputes the
+                    rest
     'blocks'        keeps the inputs of each block only, and computes each block twice
 
-Resamplings are no stacks, but the same is made again of them (layers/remade.py).
+Resampling layers are not stacks, but follow the same policies (layers/remade.py).
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ import numpy as np
 
 from trax_hourglass.runtime import sharding
 
-# Names that arrays carry, so that a policy knows them.
-PRODUCT = 'affine_product'  # Of a dense layer, whose product a policy does not see inside its own gradient rule.
-# Of attention: its output and the logarithm of the softmax's denominator; of layer norms: mean and variance.
+# Checkpoint names of arrays, by which policies find them.
+PRODUCT = 'affine_product'  # A dense layer's product; a policy cannot see the product inside a custom gradient rule.
+# Attention: the output and the logarithm of the softmax's denominator. Layer norms: mean and variance.
 SAVED = 'attention_output'
 
 
 def _is_fused_attention(primitive, *_, **__):
-  """Returns whether an operation is cuDNN's attention (cudnn_attention.py), known by its name only."""
+  """Returns whether an operation is cuDNN's attention (cudnn_attention.py), recognized by its name."""
   return primitive.name.startswith('dot_product_attention_fwd')
 
 
 def _saved_attention(*others):
-  """Returns the policy that keeps what attention comes to, and what has other names."""
+  """Returns the policy that keeps attention's named results, cuDNN's included, and arrays with the other names."""
   return jax.checkpoint_policies.save_from_both_policies(
       jax.checkpoint_policies.save_only_these_names(SAVED, *others), _is_fused_attention)
 
@@ -45,11 +45,11 @@ CHOICES = tuple(_POLICIES)
 
 
 def made_again(function, recompute):
-  """Returns a function whose backward pass makes again what `recompute` says, outside of loops too.
+  """Returns a function whose backward pass rematerializes as `recompute` selects, outside of loops too.
 
-  There XLA would take what is made again for what the forward pass has made, and keep it. So the backward pass begins
-  from inputs that depend on the gradient, by an arithmetic that no compiler sees through. It ends before the backward
-  pass of what comes before it begins, or its parts would be kept all the while.
+  Outside of loops, XLA would merge recomputed values with those of the forward pass, and keep them. So recomputation
+  starts from inputs that depend on the gradient, through arithmetic that no compiler simplifies. A barrier ends this
+  backward pass before that of earlier layers begins; otherwise its intermediates would stay in memory.
 
   Args:
     function: (inputs, others) -> (outputs, others), trees of arrays; only inputs and outputs have gradients.
@@ -86,21 +86,23 @@ def _no_gradient(x):
 
 
 def cast(tree, dtype):
-  """Returns a tree of arrays of which those in float32 are of the given type."""
+  """Returns a tree of arrays with those in float32 cast to the given type."""
   return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, tree)
 
 
 def looped(body, recompute, dtype='float32'):
-  """Returns a loop over layers or parts that keeps of each turn what `recompute` says.
+  """Returns a scan over layers or parts that rematerializes each iteration as `recompute` selects.
 
-  What is stacked is written into zeros that come to be with what the loop begins from: by itself `jax.lax.scan` lets
-  XLA make them at the beginning of a step, and those of all loops would be there at the peak. For TPUs it makes none.
+  Outputs, residuals and gradients are stacked into zeros that depend on the loop's inputs. With the constant zeros of
+  `jax.lax.scan`, XLA would allocate the stacks of all loops at the beginning of a step. All of them would then be live
+  at the memory peak. For TPUs XLA makes no zeros, and the loop is a plain scan.
 
   Args:
-    body: (x, shared, own, others) -> ((x, out), others) of a turn; trees of arrays, of which others have no gradients.
+    body: (x, shared, own, others) -> ((x, out), others) of an iteration; trees of arrays, others without gradients.
     recompute: one of CHOICES.
-    dtype: type that a turn gets own arrays in float32 in, and that their gradients are stacked in. All of them at once
-      in bfloat16 would lie beside those in float32 throughout the step, as on TPUs: XLA moves the cast out of the loop.
+    dtype: type to which an iteration casts its own float32 arrays, and in which their gradients are stacked. A cast
+      before the loop would keep bfloat16 copies of all iterations' arrays beside the float32 ones throughout the step.
+      This happens on TPUs, where XLA moves the cast out of the loop.
 
   Returns:
     (x, shared, own (N, ...), others (N, ...)) -> ((x, outs (N, ...)), others (N, ...)).
@@ -175,7 +177,7 @@ def looped(body, recompute, dtype='float32'):
     return (x, stacked(out)), stacked(new)
 
   def loop(x, shared, own, others):
-    if len(jax.tree.leaves(own)[0]) == 1:  # XLA makes no loop of it.
+    if len(jax.tree.leaves(own)[0]) == 1:  # XLA unrolls a loop of one iteration.
       return once(x, shared, own, others)
     return (run if sharding.platform() == 'tpu' else tied)(x, shared, own, others)
 
@@ -190,7 +192,7 @@ def _put(stack, one, i):
 
 @jax.custom_vjp
 def at_once(tree):
-  """Returns a tree of arrays, of which no gradient is used before all are there."""
+  """Returns the tree of arrays; the backward pass uses no gradient before all of the tree's gradients exist."""
   return tree
 
 
@@ -198,14 +200,14 @@ at_once.defvjp(lambda tree: (tree, None), lambda _, gradients: (jax.lax.optimiza
 
 
 def _never(tree):
-  """Returns False, by an arithmetic that depends on a tree's first array and that no compiler sees through."""
+  """Returns False, through arithmetic on a tree's first array that no compiler simplifies."""
   first = jax.tree.leaves(tree)[0]
-  one = first[(0,) * first.ndim]  # Not of a flattened one, for which devices would exchange all that they have.
+  one = first[(0,) * first.ndim]  # Indexing a flattened array would make devices gather the whole array.
   return (one < 0) & (one > 0)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Static:
-  """Holds what a residual has besides arrays."""
+  """Holds the static part of residuals, which is not arrays."""
   value: tuple

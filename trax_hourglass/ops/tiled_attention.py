@@ -1,18 +1,19 @@
-"""Causal softmax attention in tiles of scores: exact, and nothing of size L x L ever exists, forward or backward.
+"""Computes causal softmax attention in tiles of scores: exact, without an array of size L x L in either pass.
 
 Queries are cut into blocks, keys into spans; a tile is the scores of one block against one span (tiling.py). One loop
-goes over all tiles up to the diagonal, of all heads, so that one body is compiled and nothing is handed from loop to
-loop. The softmax is gathered span by span (arXiv 1805.02867); the backward pass makes each tile again from the queries,
-the keys and the logarithm of the softmax's denominator (arXiv 2205.14135), and so do dropout masks (see dropout.py).
+runs over the tiles up to the diagonal, of all heads, so that one body is compiled and no array passes between loops.
+The softmax is accumulated span by span (arXiv 1805.02867). The backward pass recomputes each tile from the queries, the
+keys and the logarithm of the softmax's denominator (arXiv 2205.14135). Dropout masks are recomputed too (dropout.py).
 
-Relative positions add to each score a product of the query with an embedded distance. Distances within a tile overlap
-from query to query, so a tile's position scores are one product with a slice of the embedding, whose rows are then
-skewed (arXiv 1809.04281, generalised to groups).
+Relative positions add to each score a product of the query with an embedded distance. The distances of a tile's queries
+overlap. So a tile's position scores are one product with a slice of the embedding, with its rows then skewed (arXiv
+1809.04281, generalized to groups).
 
-On a CPU heads and sequences go one after the other, so that a tile stays in the cache; elsewhere all go at once.
+On a CPU heads and sequences are computed one after the other, so that a tile stays in the CPU cache. Other platforms
+compute all heads and sequences at once.
 
-Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
-E width of a head; N blocks of G groups, and C keys in a span; h heads and b rows of the batch at once. See attention.py
+Letters: B batch, H heads, E width of a head. P queries per group, A keys per group; M groups, Q = M P queries, K = M A
+keys or distances. N blocks of G groups, and C keys in a span; h heads and b rows of the batch at once. See attention.py
 for the geometry.
 """
 
@@ -27,8 +28,8 @@ from trax_hourglass.ops import remat
 from trax_hourglass.ops import tiling as tiling_lib
 from trax_hourglass.runtime import sharding
 
-# On two cores smaller tiles have less above the diagonal to compute in vain, and slower products; larger ones leave the
-# cache. benchmarks/attention.py measures it.
+# On two CPU cores, smaller tiles waste less work above the diagonal but have slower products. Larger tiles exceed the
+# CPU cache. benchmarks/attention.py measures both.
 _BLOCK_QUERIES = 512
 _SPAN_KEYS = 512
 
@@ -60,22 +61,22 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
   out, log_total = kept
   tiling = _tiling(q, k, queries_per_group)
   padded_q, padded_k, padded_v, padded_positions = _padded_to(tiling, q, k, v, positions)
-  # The softmax's own part of the gradient: one number a query, the product of output and its gradient.
+  # The softmax's part of the gradient: one number per query, the product of the output and its gradient.
   inner = tiling.pad_queries((d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True))
   d_out = tiling.pad_queries((d_out / (1 - rate)).astype(d_out.dtype))
-  # XLA's products are fast with the reduced axis last on the left. Of these factors it would come first.
+  # XLA's products are fast if the left factor's reduced axis is last. Without a transpose it would come first here.
   q_columns, d_out_columns, position_columns = jax.lax.optimization_barrier(
       jax.tree.map(tiling.transposed, (padded_q, d_out, positions and padded_positions[0])))
 
   def tile(place, carry):
     dq, dk, dv, d_positions = carry
     weights = jnp.exp(_scores(place, padded_q, padded_k, padded_positions) - place.queries(log_total))
-    if rate > 0.0:  # Weights that dropout takes away go below zero: exponential and mask are worked out once.
+    if rate > 0.0:  # Dropped weights get a negative sign, so that exponential and mask are computed once.
       weights *= jnp.where(place.kept(head_keys, rate), place.constant(1), place.constant(-1))
     weights = jax.lax.optimization_barrier(weights)
     d_weights = _product_of_rows(_rows(place.queries(d_out)), place.keys(padded_v)).reshape(weights.shape)
     d_weights = jnp.where(weights > 0, d_weights, place.constant(0)) - place.queries(inner)
-    # Both are needed by several products; left to itself XLA would make them again for each.
+    # Several products need both arrays; without the barrier XLA would recompute them for each product.
     dropped, d_scores = jax.lax.optimization_barrier(
         (jnp.maximum(weights, 0).astype(v.dtype), (jnp.abs(weights) * d_weights).astype(k.dtype)))
     dv = place.add_keys(dv, _product(_flat(place.columns(d_out_columns)), _rows(dropped)))
@@ -91,7 +92,7 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
       d_positions = place.put_queries(d_position_q, place.queries(d_position_q) + here), de, scratch
     return dq, dk, dv, d_positions
 
-  # Zeros that are there from the gradient on: those of a constant XLA for CPUs makes at once, and keeps until then.
+  # Zeros that depend on the gradient: XLA for CPUs would allocate constant zeros at once, and keep them until then.
   zero = _zero_of(d_out).astype(jnp.float32)
   zeros = lambda x: jnp.full(x.shape, zero)
   d_positions = None
@@ -123,18 +124,18 @@ def _padded_to(tiling, q, k, v, positions):
 
 
 def _at_once(queries):
-  """Returns how many heads and rows of the batch of queries (B, Q, H, E) one turn takes."""
+  """Returns the numbers of heads and of rows of the batch, of queries (B, Q, H, E), that one iteration computes."""
   return (1, 1) if sharding.platform() == 'cpu' else (queries.shape[2], queries.shape[0])
 
 
 def _over_tiles(tiling, queries, tile, carry):
-  """Returns what `tile` (place, carry) -> carry makes of the carry, over all tiles of queries (B, Q, H, E)."""
+  """Returns the carry after `tile` (place, carry) -> carry for all tiles of queries (B, Q, H, E)."""
   n_heads, n_rows = _at_once(queries)
   blocks, spans = map(jnp.asarray, tiling.tiles)
   rows = queries.shape[0] // n_rows
 
   def turn(number, carry):
-    # Masks depend on the number and nothing else. They would be made once for all tiles of all layers, and stored.
+    # Masks depend on the number only. Without this XLA would compute the masks of all tiles once, and store them.
     number += _zero_of(queries)
     head_and_row, number = number // blocks.size, number % blocks.size
     head, row = n_heads * (head_and_row // rows), n_rows * (head_and_row % rows)
@@ -144,16 +145,16 @@ def _over_tiles(tiling, queries, tile, carry):
 
 
 def _zero_of(x):
-  """Returns 0, int32, as if it depended on an array (B, Q, H, E), and no compiler knows better.
+  """Returns 0, int32, through arithmetic on an array (B, Q, H, E) that no compiler simplifies.
 
-  A barrier would do, but XLA for GPUs evaluates the numbers of a loop's turns, and stops at one.
+  A barrier would also serve, but XLA for GPUs evaluates the iteration numbers of a loop, and fails at a barrier.
   """
   one = x[0, 0, 0, 0]
   return ((one < 0) & (one > 0)).astype(jnp.int32)
 
 
 def _scores(place, q, k, positions):
-  """Scores of a tile, float32 (h, b, P, G, C); padded arguments of `attend`."""
+  """Returns the scores of a tile, float32 (h, b, P, G, C), from padded arguments of `attend`."""
   block = place.queries(q)
   scores = _product_of_rows(_rows(block), place.keys(k)).reshape(block.shape[:-1] + (place.tiling.span_keys,))
   if positions is not None:
@@ -163,12 +164,12 @@ def _scores(place, q, k, positions):
 
 
 def _unskew(tiling, scratch, x):
-  """Undoes `skew`: x (h, b, P, G, C) -> (h, b, P, G, tile's distances), zeros where nothing came from.
+  """Inverts `skew`: x (h, b, P, G, C) -> (h, b, P, G, tile's distances), with zeros elsewhere.
 
   Args:
-    tiling: the tiles.Tiling.
-    scratch: zeros but for what earlier calls put in the same places, (h, b, P, G + 2, tile's distances - A); cheaper
-      than padding, which would write the zeros again each time, one by one.
+    tiling: the tiling.Tiling.
+    scratch: zeros, except where earlier calls wrote their tiles, (h, b, P, G + 2, tile's distances - A). This is
+      cheaper than padding, which would write the zeros in each call.
     x: a tile.
 
   Returns:
@@ -182,20 +183,21 @@ def _unskew(tiling, scratch, x):
 
 
 def _product(a, b):
-  """Matrix product of the last two axes, added up in float32."""
+  """Computes the matrix product over the last two axes, summed in float32."""
   return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def _product_of_rows(a, b):
-  """All products of rows: (h, x, ..., n, E) and (h, x or 1, ..., m, E) -> (h, x, ..., n, m), added up in float32."""
+  """Computes all products of rows, summed in float32: (h, x, ..., n, E), (h, x or 1, ..., m, E) -> (h, x, ..., n, m).
+  """
   return jnp.einsum('...ne,...me->...nm', a, b, preferred_element_type=jnp.float32)
 
 
 def _rows(x):
-  """(..., P, G, n) -> (..., P G, n)."""
+  """Flattens the rows of a tile: (..., P, G, n) -> (..., P G, n)."""
   return x.reshape(*x.shape[:-3], -1, x.shape[-1])
 
 
 def _flat(x):
-  """(..., P, G) -> (..., P G)."""
+  """Flattens the columns of a block: (..., P, G) -> (..., P G)."""
   return x.reshape(*x.shape[:-2], -1)

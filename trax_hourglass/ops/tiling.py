@@ -1,11 +1,10 @@
-"""Places the tiles of tiled_attention.py: which there are, and what belongs to one of queries, keys, distances and
-masks.
+"""Lists the tiles of tiled_attention.py and cuts each tile's queries, keys, distances and masks.
 
-All arrays stay as attention gets them, padded to whole blocks and spans; a tile's share is cut out of them where it is
-needed. That copies it once, and no array needs to be transposed as a whole.
+All arrays keep the layout of attention's arguments, padded to whole blocks and spans. A tile's part is sliced where it
+is needed, which copies the part once and avoids the transpose of whole arrays.
 
-Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys or distances,
-E width of a head; N blocks of G groups, and C keys in a span; h heads and b rows of the batch at once.
+Letters: B batch, H heads, E width of a head. P queries per group, A keys per group; M groups, Q = M P queries, K = M A
+keys or distances. N blocks of G groups, and C keys in a span; h heads and b rows of the batch at once.
 """
 
 import dataclasses
@@ -19,14 +18,14 @@ from trax_hourglass.ops import dropout as dropout_lib
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-  """Describes how a sequence is cut; all lengths static.
+  """Describes how a sequence is cut, with static lengths.
 
   Attributes:
     queries_per_group: P.
     keys_per_group: A.
     n_groups: M.
     n_blocks: N.
-    block_groups: G; N G groups are M and some padding.
+    block_groups: G; the N G groups are M groups and padding.
     n_spans: number of spans.
     span_keys: C.
   """
@@ -40,14 +39,14 @@ class Tiling:
 
   @classmethod
   def of(cls, n_queries, n_keys, queries_per_group, block_queries, span_keys):
-    """Cuts evenly: 600 groups make two blocks of 300, not one of 512 and one almost empty.
+    """Cuts evenly: 600 groups make two blocks of 300, not one of 512 and one mostly padding.
 
     Args:
       n_queries: Q.
       n_keys: K.
       queries_per_group: P.
-      block_queries: at most so many queries in a block, or keys if these are more.
-      span_keys: at most so many keys in a span.
+      block_queries: limit on the queries in a block, or on its keys if these are more.
+      span_keys: limit on the keys in a span.
     """
     n_groups = n_queries // queries_per_group
     keys_per_group = n_keys // n_groups
@@ -60,30 +59,30 @@ class Tiling:
 
   @property
   def block_keys(self):
-    """Keys of a block's groups."""
+    """Returns the number of keys of a block's groups."""
     return self.block_groups * self.keys_per_group
 
   @property
   def tile_distances(self):
-    """Different distances of a tile, a group more than occur: the skew cuts A from each row.
+    """Returns the number of distances of a tile, one group more than occur: the skew cuts A from each row.
 
-    A single tile lies on the diagonal, where distances to the future, half of them, need not be worked out: what the
-    skew reads in their place is another query's, and masked.
+    A single tile lies on the diagonal, where half of the distances are to the future and need no scores. In their place
+    the skew reads scores of another query, which are then masked.
     """
     return self.span_keys + (self.keys_per_group if self.n_blocks == self.n_spans == 1 else self.block_keys)
 
   @property
   def padding_groups(self):
-    """Groups added at the end."""
+    """Returns the number of padding groups at the end."""
     return self.n_blocks * self.block_groups - self.n_groups
 
   def spans_of(self, block):
-    """Returns how many spans a block's queries see."""
+    """Returns the number of spans that a block's queries see."""
     return ((block + 1) * self.block_keys + self.span_keys - 1) // self.span_keys
 
   @property
   def tiles(self):
-    """Blocks and spans of all tiles that a head has, two int32 (tiles,), block by block."""
+    """Returns the blocks and spans of a head's tiles, block by block, int32 (2, tiles)."""
     pairs = [(block, span) for block in range(self.n_blocks) for span in range(self.spans_of(block))]
     return np.array(pairs, np.int32).T
 
@@ -96,23 +95,23 @@ class Tiling:
     return _padded(x, 0, self.n_spans * self.span_keys - x.shape[1])
 
   def pad_distances(self, e):
-    """Pads embedded distances to what tiles may reach: (P, K, H, E) -> (P, more, H, E)."""
-    return _padded(e, self.padding_groups * self.keys_per_group, self.tile_distances)  # Behind lies the future: masked.
+    """Pads embedded distances to the range that tiles read: (P, K, H, E) -> (P, more, H, E)."""
+    return _padded(e, self.padding_groups * self.keys_per_group, self.tile_distances)  # The end is the future: masked.
 
   def unpad_distances(self, e):
-    """Undoes `pad_distances`."""
+    """Inverts `pad_distances`."""
     first = self.padding_groups * self.keys_per_group
     return e[:, first:first + self.n_groups * self.keys_per_group]
 
   def transposed(self, x):
-    """Padded queries (B, N P G, H, E) as columns of their blocks: (N, H, B, E, P, G)."""
+    """Transposes padded queries to columns of their blocks: (B, N P G, H, E) -> (N, H, B, E, P, G)."""
     x = x.reshape(x.shape[0], self.n_blocks, self.block_groups, self.queries_per_group, *x.shape[2:])
     return x.transpose(1, 4, 0, 5, 3, 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """One turn of the loop over tiles: the tiles at one place of h heads and b rows of the batch, at once.
+  """Locates one iteration of the loop over tiles: the tiles of h heads and b rows of the batch at one place.
 
   Attributes:
     tiling: the Tiling.
@@ -132,25 +131,25 @@ class Place:
   span: jax.Array
 
   def constant(self, value):
-    """Returns a float32 scalar that JAX takes for one of this turn; an array of another it makes once, and keeps."""
+    """Returns a float32 scalar tied to this iteration; JAX would compute arrays of a plain one once, and keep them."""
     return jnp.float32(value) + (0 * self.head).astype(jnp.float32)
 
   def queries(self, x):
-    """Takes a block's from padded queries: (B, N P G, H, E) -> (h, b, P, G, E)."""
+    """Slices the block out of padded queries: (B, N P G, H, E) -> (h, b, P, G, E)."""
     x = _take(x, *self._queries)
     return x.reshape(self.n_rows, -1, self.tiling.queries_per_group, *x.shape[2:]).transpose(3, 0, 2, 1, 4)
 
   def put_queries(self, x, block):
-    """Undoes `queries`: returns x with the block in its place."""
+    """Inverts `queries`: returns x with the block written to its place."""
     block = block.transpose(1, 3, 2, 0, 4)
     return jax.lax.dynamic_update_slice(x, block.reshape(self.n_rows, -1, *block.shape[3:]), self._queries[0])
 
   def columns(self, x):
-    """Takes a block's from transposed queries: (N, H, B, E, P, G) -> (h, b, E, P, G)."""
+    """Slices the block out of transposed queries: (N, H, B, E, P, G) -> (h, b, E, P, G)."""
     return _take(x, (self.block, self.head, self.row, 0, 0, 0), (1, self.n_heads, self.n_rows, *x.shape[3:]))[0]
 
   def keys(self, x):
-    """Takes a span's from padded keys: (B, K, H, E) -> (h, b, C, E)."""
+    """Slices the span out of padded keys: (B, K, H, E) -> (h, b, C, E)."""
     return _take(x, *self._keys).transpose(2, 0, 1, 3)
 
   def add_keys(self, total, x):
@@ -158,7 +157,7 @@ class Place:
     return _add(total, x.transpose(1, 3, 0, 2), *self._keys)
 
   def distances(self, x):
-    """Takes a tile's from padded distances: (P, more, H, E) -> (h, P, tile's distances, E)."""
+    """Slices the tile's range out of padded distances: (P, more, H, E) -> (h, P, tile's distances, E)."""
     return _take(x, *self._distances).transpose(2, 0, 1, 3)
 
   def add_distances(self, total, x):
@@ -166,14 +165,15 @@ class Place:
     return _add(total, x.transpose(1, 3, 0, 2), *self._distances)
 
   def visible(self):
-    """Returns which keys of the span the block's queries see, (1, 1, 1, G, C)."""
+    """Returns the mask of the span's keys that the block's queries see, (1, 1, 1, G, C)."""
     group = self.block * self.tiling.block_groups + jnp.arange(self.tiling.block_groups)
     key = self.span * self.tiling.span_keys + jnp.arange(self.tiling.span_keys)
     return (key < (group[:, None] + 1) * self.tiling.keys_per_group)[None, None, None]
 
   def kept(self, head_keys, rate):
-    """Returns which weights survive dropout, (h, b, P, G, C); queries are counted through a sequence, then the
-    batch.
+    """Returns the mask of weights that survive dropout, (h, b, P, G, C).
+
+    Queries are numbered along a sequence, then along the batch.
     """
     tiling = self.tiling
     group = self.block * tiling.block_groups + jnp.arange(tiling.block_groups)
@@ -201,12 +201,12 @@ class Place:
 
 
 def _padded(x, before, after):
-  """Zeros before and after the second axis."""
+  """Pads the second axis with zeros before and after."""
   return jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
 
 
 def _take(x, first, size):
-  """Cuts a window out of x; an axis of size None stays whole."""
+  """Slices a window out of x; an axis of size None stays whole."""
   return jax.lax.dynamic_slice(x, first, [n or all_ for n, all_ in zip(size, x.shape)])
 
 

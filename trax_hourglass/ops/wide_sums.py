@@ -1,7 +1,7 @@
-"""Sums of float32 that stay so over vectors and devices, whatever type they are rounded to after it.
+"""Keeps sums over vectors and devices in float32 until they are complete, and then rounds them.
 
-XLA narrows a sum over devices whose result is only rounded, which halves what moves and adds up in 8 bits. It does not
-where the rounding is an operation of its own.
+XLA computes a sum over devices in the narrow type if its result is only cast. This halves the traffic, but sums with 8
+bits of precision. With an explicit rounding operation XLA keeps the sum in float32.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def rounded(total, dtype):
-  """Returns a sum in another type, rounded when it is complete."""
+  """Returns a complete sum, rounded to another type."""
   if total.dtype == dtype:
     return total
   kept = jnp.finfo(dtype)
@@ -17,7 +17,7 @@ def rounded(total, dtype):
 
 
 def widened(weights):
-  """Returns weights in float32, whose gradient is added up in it: any shape -> the same."""
+  """Returns weights in float32, so that their gradient is summed in float32: any shape -> the same."""
   return weights if weights.dtype == jnp.float32 else _widened(weights)
 
 
