@@ -2,8 +2,8 @@
 
 cuDNN does not support relative positions, but adds a bias to the scores. The bias here is the position scores, skewed
 to align with their keys, and the causal mask. The bias holds Q x K numbers per head in the activations' type. Content
-scores and weights are never materialized. cuDNN computes the gradient of a bias only for a batch of one, so the
-sequences of a batch are passed as heads of a single sequence.
+scores and weights are never materialized. The bias has a gradient in cuDNN only for a batch of one. So the sequences of
+a batch are passed as heads of a single sequence.
 
 cuDNN takes bfloat16 only; initialisation and evaluation run in float32 and use the tiles. On other platforms XLA
 computes the same formula, for tests.

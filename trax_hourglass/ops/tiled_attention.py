@@ -147,7 +147,7 @@ def _over_tiles(tiling, queries, tile, carry):
 def _zero_of(x):
   """Returns 0, int32, through arithmetic on an array (B, Q, H, E) that no compiler simplifies.
 
-  A barrier would also serve, but XLA for GPUs evaluates the iteration numbers of a loop, and fails at a barrier.
+  A barrier would also serve, but XLA for GPUs evaluates the iteration numbers of a loop, and stops at a barrier.
   """
   one = x[0, 0, 0, 0]
   return ((one < 0) & (one > 0)).astype(jnp.int32)
@@ -188,8 +188,7 @@ def _product(a, b):
 
 
 def _product_of_rows(a, b):
-  """Computes all products of rows, summed in float32: (h, x, ..., n, E), (h, x or 1, ..., m, E) -> (h, x, ..., n, m).
-  """
+  """Computes all products of rows in float32: (h, x, ..., n, E) and (h, x or 1, ..., m, E) -> (h, x, ..., n, m)."""
   return jnp.einsum('...ne,...me->...nm', a, b, preferred_element_type=jnp.float32)
 
 

@@ -1,15 +1,15 @@
-"""Causal softmax attention for TPUs as two Pallas kernels, of the same function as tiled_attention.py's.
+"""Computes causal softmax attention on TPUs by two Pallas kernels, the same function as in tiled_attention.py.
 
-A group's queries, and its keys, are told apart by their place in it: queries of one place against keys of one place
-are attention within a level, of M queries and M keys. So one pair of kernels covers all geometries, and a window.
-One turn of a kernel's grid is one tile of scores; a table lists the tiles. The backward pass computes each tile once,
-for all gradients: those of keys, values and distances are added up in VMEM. Nothing of size Q x K exists in HBM.
+Queries and keys are indexed by their place in a group. Queries of one place against keys of one place are attention
+within a level, of M queries and M keys. So one pair of kernels covers all geometries, and a window. One step of a
+kernel's grid computes one tile of scores; a table lists the tiles. The backward kernel computes each tile once for all
+gradients, and accumulates those of keys, values and distances in VMEM. HBM holds no array of size Q x K.
 
-A turn takes as many heads as fill the 128 lanes of a register, so that arrays stay as projections give them. Elsewhere
-than on a TPU the kernels are interpreted, one operation after the other: slow, for tests.
+A grid step computes as many heads as fill the 128 lanes of a register, so that arrays keep the layout of the
+projections. On other platforms the kernels are interpreted, operation by operation, which is slow and serves tests.
 
-Letters: B batch, H heads, M groups, P queries per group, A keys per group, Q = M P queries, K = M A keys, W groups that
-a query sees, E width of a head. See attention.py for the geometry.
+Letters: B batch, H heads, E width of a head. P queries per group, A keys per group; M groups, Q = M P queries, K = M A
+keys, W groups that a query sees. See attention.py for the geometry.
 """
 
 import jax
@@ -25,16 +25,16 @@ from trax_hourglass.ops import tpu_tile
 from trax_hourglass.ops.tpu_layout import Layout
 from trax_hourglass.runtime import sharding
 
-# Bytes of VMEM by kind of device; kinds that are not here have the least of them. Earlier TPUs have 16 MiB, and cannot
+# Bytes of VMEM by kind of device; other kinds are assumed to have _LEAST_VMEM. Earlier TPUs have 16 MiB, and cannot
 # reorder the rows of a register.
 _VMEM = {'TPU v5 lite': 128 << 20, 'TPU v5e': 128 << 20, 'TPU v6 lite': 128 << 20, 'TPU v6e': 128 << 20}
 _LEAST_VMEM = 64 << 20
 _TOO_OLD = 'TPU v2', 'TPU v3', 'TPU v4'
-_NAMED, _ALL = 0.7, 0.9  # Shares of VMEM for what the kernels name, and with the values between their operations.
+_NAMED, _ALL = 0.7, 0.9  # Shares of VMEM: for the kernels' buffers, and for these with intermediate values.
 
 
 def refusal(q, k, e, queries_per_group):
-  """Returns why the kernels do not take an attention, or None; arguments are those of `attend`."""
+  """Returns why the kernels do not support an attention, or None if they do; arguments are as for `Layout.of`."""
   kind = sharding.device_kind()
   if kind.startswith(_TOO_OLD):
     return f'needs a TPU v5e or later, not a {kind}'
@@ -87,13 +87,13 @@ def _backward(queries_per_group, rate, inputs, kept, d_out):
   return layout.unfold(dq, q), dk, dv, d_positions
 
 
-# Positions are (projected distances (P, W A, H, E), context bias (H, E), location bias (H, E)), and queries are not yet
-# divided by sqrt(E): both are done in the kernels.
+# Positions are (projected distances (P, W A, H, E), context bias (H, E), location bias (H, E)). Queries are not yet
+# divided by sqrt(E): the kernels add the biases and divide.
 attend = attention_vjp.with_gradient(_forward, _backward, position_rows=(False, False, False))
 
 
 def _inputs(layout, q, k, v, positions):
-  """Returns what both kernels take, each with the part that a turn sees."""
+  """Returns the inputs of both kernels, each with the BlockSpec of a grid step's part."""
   inputs = [(layout.fold(q, layout.queries_per_group), layout.queries),
             *((layout.fold(x, layout.keys_per_group), layout.keys) for x in (k, v))]
   if positions is None:
@@ -107,15 +107,15 @@ def _call(kernel, layout, head_keys, inputs, outputs, scratch):
   """Runs a kernel for all blocks of heads, rows of the batch and tiles.
 
   Args:
-    kernel: function (layout, table, head keys or None, one reference or None an input, output and scratch).
+    kernel: function (layout, table, head keys or None, then a reference or None for each input, output and scratch).
     layout: the Layout.
     head_keys: uint32 (H, 2) or None.
-    inputs: (array, its BlockSpec) each, or None.
-    outputs: (shape and type, its BlockSpec) each, or None.
-    scratch: shape and type each, or None.
+    inputs: list of (array, BlockSpec) or None.
+    outputs: list of (shape and type, BlockSpec) or None.
+    scratch: list of shape and type, or None.
 
   Returns:
-    list of the outputs, None where that is asked for.
+    list of the outputs, with None for each None in `outputs`.
   """
   is_backward = kernel is tpu_kernels.backward
   given = lambda values: [value for value in values if value is not None]

@@ -1,11 +1,11 @@
-"""The bodies of tpu_attention.py's kernels: one turn's work on its tile of scores.
+"""Holds the bodies of tpu_attention.py's kernels, which compute one tile of scores per grid step.
 
-A turn is one tile, of one block of heads, in one row of the batch. A tile is b queries of one place in their groups
-against b keys of one place in theirs, so that its rows and columns are groups: a query of group m sees keys of groups
-<= m. The lanes of an array are the widths of a block's heads, side by side. One head's share is taken by zeroing the
-lanes of the others: the product is as wide as the lanes in any case.
+A grid step computes one tile, of one block of heads, in one row of the batch. A tile is b queries of one place in their
+groups against b keys of one place. So its rows and columns are groups: a query of group m sees keys of groups <= m. The
+lanes of an array hold the widths of a block's heads, side by side. One head is selected by zeroing the lanes of the
+others, since a product takes all lanes in any case.
 
-Letters: M groups, P queries per group, A keys per group, E width of a head, S lanes, b groups of a block, R rows of a
+Letters: M groups, P queries per group, A keys per group, E width of a head. S lanes, b groups of a block, R rows of a
 strip, n keys that a strip sees. See attention.py for the geometry.
 """
 
@@ -19,7 +19,7 @@ from trax_hourglass.ops import tpu_tile
 
 def forward(layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases_ref, out_ref, log_total_ref,
             e_all, k_whole, v_whole, content_ref, position_ref, hashes_ref, highest_ref, total_ref, sum_ref):
-  """Computes the output (b, S), and the logarithm of the softmax's denominator (heads, b), of a block of queries.
+  """Computes the output (b, S) and the base-2 logarithm of the softmax's denominator (heads, b) of a block of queries.
 
   Args:
     layout: tpu_layout.Layout.
@@ -30,12 +30,13 @@ def forward(layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases_
     e_ref, next_e_ref: two neighbouring blocks of distances, (b, S) each, or None.
     biases_ref: context and location bias, float32 (2, S), or None.
     out_ref, log_total_ref: the results.
-    e_all: both blocks of distances, (2 b, S), or None.
-    k_whole, v_whole: k_ref and v_ref with zeros where groups end within a block, or None where they do not.
-    content_ref, position_ref: scaled queries of both kinds of scores by head, (heads, b, S); position_ref may be None.
-    hashes_ref: hashes of the queries' numbers for dropout, uint32 (heads, b, LANES), or None.
+    e_all: scratch for both blocks of distances, (2 b, S), or None.
+    k_whole, v_whole: scratch for k_ref and v_ref with zeros after the last group, or None if groups fill all blocks.
+    content_ref, position_ref: scratch for scaled queries of both kinds of scores by head, (heads, b, S); position_ref
+      may be None.
+    hashes_ref: scratch for hashes of the queries' numbers for dropout, uint32 (heads, b, LANES), or None.
     highest_ref: largest score so far, in all lanes (heads, b, LANES).
-    total_ref: denominator so far, to be added up over lanes (heads, b, LANES).
+    total_ref: denominator so far, as partial sums per lane (heads, b, LANES).
     sum_ref: weighted sum of values so far, (b, S).
   """
   place = tpu_tile.Place(layout, table, keys)
@@ -76,7 +77,7 @@ def forward(layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases_
       total = total_ref[head].sum(axis=-1, keepdims=True)
       totals = jnp.where(place.lanes_of(head), total, totals)
       log_total_ref[head:head + 1, :] = (highest_ref[head] + jnp.log2(total)).T[:1]
-    totals = jnp.where(totals == 0, 1, totals)  # Lanes of no head.
+    totals = jnp.where(totals == 0, 1, totals)  # Lanes that belong to no head.
     out_ref[...] = (sum_ref[...] / (totals * (1 - layout.rate))).astype(out_ref.dtype)
 
 
@@ -84,21 +85,21 @@ def backward(layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases
              log_total_ref, dq_ref, dk_ref, dv_ref, de_ref, d_biases_ref, e_all, k_whole, v_whole, content_ref,
              position_ref, hashes_ref, flipped_ref, d_weighted_ref, log_total_column, inner_ref, dq_sum, dk_sum, dv_sum,
              dp_sum):
-  """Computes the gradients of a block of queries (b, S), and adds to those of all keys, values and distances.
+  """Computes the gradients of a block of queries (b, S), and accumulates those of all keys, values and distances.
 
   Args:
-    layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases_ref: as `forward` takes them.
+    layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases_ref: as for `forward`.
     d_out_ref: gradient of the output (b, S).
     out_ref, log_total_ref: `forward`'s results.
-    dq_ref, dk_ref, dv_ref: gradients: (b, S), (A, M, S) twice.
+    dq_ref, dk_ref, dv_ref: gradients (b, S), (A, M, S) and (A, M, S).
     de_ref, d_biases_ref: float32 gradients of distances, (P, A, blocks b, S), and biases, (2, S), or None.
-    e_all, k_whole, v_whole, content_ref, position_ref, hashes_ref: as `forward` has them.
-    flipped_ref: position_ref with each strip upside down.
+    e_all, k_whole, v_whole, content_ref, position_ref, hashes_ref: as for `forward`.
+    flipped_ref: position_ref with the rows of each strip reversed.
     d_weighted_ref: gradient of the weighted sums of values, by head (heads, b, S).
     log_total_column, inner_ref: logarithm of the denominator, and product of output and its gradient, per query:
       (heads, b, LANES).
-    dq_sum, dk_sum, dv_sum: float32 sums on the way to these.
-    dp_sum: the same of the queries of position scores, each strip upside down, (b, S), or None.
+    dq_sum, dk_sum, dv_sum: float32 accumulators of dq_ref, dk_ref and dv_ref.
+    dp_sum: float32 accumulator for the queries of position scores, the rows of each strip reversed, (b, S), or None.
   """
   place = tpu_tile.Place(layout, table, keys)
   has_positions = de_ref is not None
@@ -176,10 +177,10 @@ def backward(layout, table, keys, q_ref, k_ref, v_ref, e_ref, next_e_ref, biases
 
 
 def _product(a, b):
-  """(n, m), (m, S) -> (n, S)."""
+  """Multiplies matrices: (n, m), (m, S) -> (n, S)."""
   return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
 def _product_of_columns(a, b):
-  """(n, m), (n, S) -> (m, S)."""
+  """Multiplies the transpose of `a` by `b`: (n, m), (n, S) -> (m, S)."""
   return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)

@@ -1,7 +1,7 @@
-"""Lays out arrays for tpu_attention.py's kernels: blocks, lanes, tiles, and what a turn of the grid sees.
+"""Lays out arrays for tpu_attention.py's kernels: blocks, lanes, tiles, and the part of each array for a grid step.
 
-Letters: B batch, H heads, M groups, P queries per group, A keys per group, W groups that a query sees, E width of a
-head, N blocks of b groups, S lanes of a block of heads. See attention.py for the geometry.
+Letters: B batch, H heads, E width of a head. M groups, P queries per group, A keys per group, W groups that a query
+sees; N blocks of b groups, S lanes of a block of heads. See attention.py for the geometry.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ _BLOCKS = 128, 256, 384, 512  # Groups of a block; multiples of a strip.
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Sizes that kernels know, all static; dropout too.
+  """Holds the static sizes of the kernels, and the dropout rate.
 
   Attributes:
     n_groups: M.
     queries_per_group: P.
     keys_per_group: A.
-    window: W: M, or fewer if a query does not see all groups before it.
+    window: W; M, or less if a query does not see all groups before its own.
     block: b.
     n_blocks: N.
     n_heads: H.
     width: E, padded so that whole heads fill S lanes.
-    scale: of scores, 1 / sqrt(E).
-    rate: dropout.
+    scale: factor of the scores, 1 / sqrt(E) of the unpadded E.
+    rate: dropout rate.
   """
   n_groups: int
   queries_per_group: int
@@ -45,7 +45,7 @@ class Layout:
 
   @classmethod
   def of(cls, q, k, e, queries_per_group, rate):
-    """Chooses the blocks: arrays (B, Q, H, E), (B, K, H, E) and (P, W A, H, E) or None."""
+    """Returns the Layout with the fewest bundles; arrays are (B, Q, H, E), (B, K, H, E) and (P, W A, H, E) or None."""
     n_groups, (n_heads, width) = q.shape[1] // queries_per_group, q.shape[2:]
     keys_per_group = k.shape[1] // n_groups
     window = n_groups if e is None else min(n_groups, e.shape[1] // keys_per_group)
@@ -57,12 +57,12 @@ class Layout:
 
   @property
   def bundles(self):
-    """Estimates the bundles of instructions that kernels take per block of heads and row of the batch.
+    """Estimates the kernels' instruction bundles per block of heads and row of the batch.
 
-    A v5e issues one bundle per cycle. Coefficients are fitted to compiled kernels: `benchmarks/tpu_kernels.py`.
+    A v5e issues one bundle per cycle. The coefficients are fitted to compiled kernels by `benchmarks/tpu_kernels.py`.
 
     Returns:
-      (of the forward kernel, of the backward kernel).
+      (bundles of the forward kernel, bundles of the backward kernel).
     """
     turns, lengths = 0, []
     for number in range(self.n_blocks):
@@ -78,7 +78,7 @@ class Layout:
 
   @property
   def strips_together(self):
-    """Strips in one turn of the loop over those of a tile: two fill each other's waits."""
+    """Returns the number of strips per iteration of a tile's loop; two strips overlap their latencies."""
     strips = self.block // tpu_tile.STRIP
     return strips if strips % 2 else 2
 
@@ -88,37 +88,37 @@ class Layout:
 
   @property
   def padded(self):
-    """Counts the groups of all blocks, the padding of the last one included."""
+    """Returns the number of groups in all blocks, including the last block's padding."""
     return self.n_blocks * self.block
 
   @property
   def is_ragged(self):
-    """Tells whether groups end within a block, behind which kernels read what they must not use."""
+    """Returns whether the last block is partly filled; kernels must then mask what they read after the last group."""
     return self.padded != self.n_groups
 
   @property
   def lanes(self):
-    """Returns S, the lanes of a block of heads."""
+    """Returns S, the number of lanes of a block of heads."""
     return max(tpu_tile.LANES, self.width)
 
   @property
   def block_heads(self):
-    """Counts the heads of a block."""
+    """Returns the number of heads of a block."""
     return min(self.lanes // self.width, self.n_heads)
 
   @property
   def head_blocks(self):
-    """Counts the blocks of heads; the last one may be filled up."""
+    """Returns the number of blocks of heads, of which the last may be padded."""
     return -(-self.n_heads // (self.lanes // self.width))
 
   @property
   def all_lanes(self):
-    """Counts the lanes of all heads."""
+    """Returns the number of lanes of all blocks of heads."""
     return self.head_blocks * self.lanes
 
   @property
   def blocks_seen(self):
-    """Counts the blocks of keys that the queries of a block see, at most."""
+    """Returns the largest number of blocks of keys that a block of queries sees."""
     return min(self.n_blocks, (self.window + self.block - 2) // self.block + 1)
 
   def first_key_block(self, query_block):
@@ -128,9 +128,9 @@ class Layout:
 
   @property
   def table(self):
-    """Lists a head's tiles, int32 (4, tiles): place and block of queries, then of keys.
+    """Returns a head's tiles, int32 (4, tiles): place and block of queries, then of keys.
 
-    Tiles of one block of queries follow each other.
+    Tiles of one block of queries are consecutive.
     """
     tiles = [(query_place, query_block, key_place, key_block)
              for query_place in range(self.queries_per_group) for query_block in range(self.n_blocks)
@@ -143,49 +143,49 @@ class Layout:
     return x.shape[0], self.n_groups, per_group * self.all_lanes
 
   def fold(self, x, per_group):
-    """Puts groups into rows: (B, M per_group, H, E) -> (B, M, per_group S all)."""
+    """Reshapes groups to rows: (B, M per_group, H, E) -> (B, M, per_group all_lanes)."""
     x = _padded(x, self.n_heads, self.width, self.all_lanes)
     return x.reshape(x.shape[0], self.n_groups, -1)
 
   def unfold(self, x, like):
-    """Undoes `fold`."""
+    """Inverts `fold`."""
     x = x.reshape(*like.shape[:2], self.all_lanes)
     return x[..., :self.n_heads * self.width].reshape(*like.shape[:3], self.width)[..., :like.shape[3]]
 
   @property
   def _distances_before(self):
-    """Counts the padding before the distances, whose last one, 0, begins the last block."""
+    """Returns the padding before the distances, which places the last distance, 0, at the start of the last block."""
     return self.blocks_seen * self.block - (self.window - 1)
 
   def fold_distances(self, e):
-    """Puts distances into blocks: (P, W A, H, E) -> (P, blocks b, A S all)."""
+    """Pads distances to whole blocks: (P, W A, H, E) -> (P, blocks b, A all_lanes)."""
     e = _padded(e[:, e.shape[1] - self.window * self.keys_per_group:], self.n_heads, self.width, self.all_lanes)
     e = e.reshape(e.shape[0], self.window, -1)
     return jnp.pad(e, ((0, 0), (self._distances_before, self.block - 1), (0, 0)))
 
   def unfold_distances(self, e, like):
-    """Undoes `fold_distances` for gradients: (P, A, blocks b, S all) -> like."""
+    """Inverts `fold_distances` for gradients: (P, A, blocks b, all_lanes) -> shape of `like`."""
     e = e[:, :, self._distances_before:self._distances_before + self.window, :self.n_heads * self.width]
     e = jnp.moveaxis(e, 1, 2).reshape(like.shape[0], -1, self.n_heads, self.width)[..., :like.shape[3]]
     return jnp.pad(e, ((0, 0), (like.shape[1] - e.shape[1], 0), (0, 0), (0, 0)))
 
   def fold_biases(self, *biases):
-    """Puts the two biases (H, E) next to each other: float32 (2, S all)."""
+    """Stacks the two biases (H, E): float32 (2, all_lanes)."""
     return _padded(jnp.stack(biases).astype(jnp.float32)[:, None], self.n_heads, self.width, self.all_lanes)[:, 0]
 
   def unfold_biases(self, d_biases, like):
-    """Returns the gradients of both biases: (2, S all) -> (H, E) twice."""
+    """Returns the gradients of both biases: (2, all_lanes) -> (2, H, E)."""
     return d_biases[:, :self.n_heads * self.width].reshape(2, self.n_heads, self.width)[..., :like.shape[1]]
 
   def vmem_bytes(self, dtype):
-    """Returns the bytes that the backward kernel keeps in VMEM, two buffers of each argument and result included."""
+    """Returns the backward kernel's bytes of VMEM, including two buffers for each argument and result."""
     size, words = jnp.dtype(dtype).itemsize, self.block * self.lanes
     keys = 2 * self.keys_per_group * self.padded * self.lanes * (4 + 2 * size)
     distances = 2 * 4 * self.queries_per_group * self.keys_per_group * (self.blocks_seen + 1) * words
     per_head = self.block_heads * (4 * words * size + 3 * 4 * self.block * tpu_tile.LANES)
     return keys + distances + per_head + 2 * 4 * words + (2 * 9 + 4) * words * size
 
-  # What kernels keep in VMEM between turns.
+  # Scratch that kernels keep in VMEM between grid steps.
   @property
   def rows(self):
     return jax.ShapeDtypeStruct((self.block, self.lanes), jnp.float32)
@@ -202,14 +202,14 @@ class Layout:
     return jax.ShapeDtypeStruct((self.block_heads, self.block, self.lanes), dtype)
 
   def between_turns(self, dtype, has_positions):
-    """Returns what both kernels keep: distances, whole keys and values, queries of both kinds, hashes; None if not."""
+    """Returns both kernels' scratch, None where unused: distances, keys, values, two kinds of queries, hashes."""
     distances = jax.ShapeDtypeStruct((2 * self.block, self.lanes), dtype)
     keys = jax.ShapeDtypeStruct((self.block, self.lanes), dtype) if self.is_ragged else None
     hashes = jax.ShapeDtypeStruct(self.columns.shape, jnp.uint32) if self.rate else None
     queries = self.by_head(dtype)
     return [distances if has_positions else None, keys, keys, queries, queries if has_positions else None, hashes]
 
-  # Which part of an array a turn (block of heads, row of the batch, tile) sees.
+  # The part of each array that a grid step (block of heads, row of the batch, tile) sees.
   @property
   def queries(self):
     def index(h, b, t, table, *_):
@@ -249,7 +249,7 @@ class Layout:
 
 
 def _padded(x, n_heads, width, lanes):
-  """(B, L, H, E) -> (B, L, lanes), heads `width` wide."""
+  """Pads each head to `width` and the result to `lanes`: (B, L, H, E) -> (B, L, lanes)."""
   x = jnp.pad(x, ((0, 0),) * 3 + ((0, width - x.shape[-1]),)).reshape(*x.shape[:2], n_heads * width)
   return jnp.pad(x, ((0, 0), (0, 0), (0, lanes - x.shape[-1])))
 

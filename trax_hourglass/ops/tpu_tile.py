@@ -1,10 +1,10 @@
-"""One turn of tpu_attention.py's kernels: where it is, and what the strips of its tile share.
+"""Locates a grid step of tpu_attention.py's kernels and computes the scores of its tile in strips.
 
-The position scores of a strip of R queries are one product with its distances. Row r of them moves R - r lanes to the
-left, in registers, by `pltpu.roll` with a stride (the skew of arXiv 1809.04281). The gradient moves the other way, for
-which a stride would be negative: the strip's rows are turned upside down first.
+The position scores of a strip of R queries are one product with the strip's distances. Row r moves R - r lanes to the
+left, in registers, by `pltpu.roll` with a stride (the skew of arXiv 1809.04281). The gradient moves the other way,
+which would need a negative stride, so the strip's rows are reversed first.
 
-Letters: M groups, P queries per group, A keys per group, E width of a head, S lanes, b groups of a block, R rows of a
+Letters: M groups, P queries per group, A keys per group, E width of a head. S lanes, b groups of a block, R rows of a
 strip, n keys that a strip sees. See attention.py for the geometry.
 """
 
@@ -20,13 +20,13 @@ from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import dropout as dropout_lib
 
 STRIP = 128
-LANES = 128  # Of a register; one number per row is kept in all of them.
-LN_2 = math.log(2)  # Scores are in powers of 2, for which TPUs have an instruction.
-_SUBLANES = 8  # Of a register of 32 bits.
+LANES = 128  # Lanes of a register; a number per row is repeated in all lanes.
+LN_2 = math.log(2)  # Scores are exponents of 2, for which TPUs have an instruction.
+_SUBLANES = 8  # Sublanes of a register of 32-bit numbers.
 
 
 class Place:
-  """Locates one turn: block of heads, row of the batch, tile."""
+  """Locates a grid step: block of heads, row of the batch, tile."""
 
   def __init__(self, layout, table, keys):
     self.layout, self.head_keys = layout, keys
@@ -39,7 +39,7 @@ class Place:
     self.is_first_of_head = self.is_first_of_row & (self.row == 0)
 
   def for_strips(self, work):
-    """Calls `work` (Strip) for all strips of the tile; on the diagonal they see fewer keys the earlier they are."""
+    """Calls `work` (Strip) for all strips of the tile; on the diagonal, earlier strips see fewer keys."""
     left = self.layout.n_groups - self.query_block * self.layout.block
 
     def on_diagonal():
@@ -62,18 +62,18 @@ class Place:
       pl.when(~self._is_diagonal)(elsewhere)
 
   def queries_only(self, x):
-    """Zeroes rows behind the last group, (b, n)."""
+    """Zeroes rows after the last group, (b, n)."""
     return self._up_to_last(x, self.query_block) if self.layout.is_ragged else x
 
   def whole(self, ref, scratch):
-    """Returns keys or values (b, S) with zeros behind the last group."""
+    """Returns keys or values (b, S) with zeros after the last group."""
     if scratch is None:
       return ref
     scratch[...] = self._up_to_last(ref[...], self.key_block)
     return scratch
 
   def put_distances(self, e_ref, next_e_ref, e_all):
-    """Writes the tile's two blocks of distances one below the other."""
+    """Concatenates the tile's two blocks of distances in `e_all`."""
     if e_all is not None:
       e_all[:self.layout.block, :], e_all[self.layout.block:, :] = e_ref[...], next_e_ref[...]
 
@@ -82,11 +82,11 @@ class Place:
     return jnp.where(groups < self.layout.n_groups, x, 0)
 
   def keys_of_all(self, n_keys):
-    """Locates the tile's first keys among all of a head."""
+    """Returns the index of the tile's first `n_keys` keys among all keys of a head."""
     return self.key_place, pl.ds(pl.multiple_of(self.key_block * self.layout.block, self.layout.block), n_keys)
 
   def lanes_of(self, head):
-    """Tells the lanes of a head of the block, (1, S)."""
+    """Returns the mask of a head's lanes, (1, S)."""
     lanes = jax.lax.broadcasted_iota(jnp.int32, (1, self.layout.lanes), 1)
     return (lanes >= head * self.layout.width) & (lanes < (head + 1) * self.layout.width)
 
@@ -95,7 +95,7 @@ class Place:
     return x if self.layout.block_heads == 1 else jnp.where(self.lanes_of(head), x, 0)
 
   def put_scaled(self, q_ref, biases_ref, content_ref, position_ref):
-    """Writes the queries of content and position scores, divided by sqrt(E), by head."""
+    """Writes the queries of content and position scores by head, divided by sqrt(E) ln 2."""
     q = self.queries_only(q_ref[...].astype(jnp.float32))
     for number, ref in enumerate((content_ref, position_ref)):
       if ref is not None:
@@ -105,7 +105,7 @@ class Place:
 
 
   def put_hashes(self, hashes_ref):
-    """Writes the hashes of the queries' numbers, which are counted through a sequence, then through the batch."""
+    """Writes the hashes of the queries' numbers, which run along a sequence, then along the batch."""
     if hashes_ref is not None:
       groups = self.query_block * self.layout.block + jax.lax.broadcasted_iota(jnp.int32, (self.layout.block, LANES), 0)
       numbers = self.row * self.layout.n_queries + groups * self.layout.queries_per_group + self.query_place
@@ -119,7 +119,7 @@ class Place:
 
 
 class Strip:
-  """R queries of a tile, from row `first` of its block, against the n keys that they may see."""
+  """Computes R queries of a tile, from row `first` of its block, against the n keys that these queries may see."""
 
   def __init__(self, place, first, n_keys, diagonal):
     self._place, self._layout, self._diagonal, self.n_keys = place, place.layout, diagonal, n_keys
@@ -134,7 +134,7 @@ class Strip:
     self._key_groups = place.key_block * block + jax.lax.broadcasted_iota(jnp.int32, (1, n_keys), 1)
 
   def scores(self, at, content_ref, position_ref, k_ref, e_all):
-    """Returns the scores at a (head, rows), float32 (R, n)."""
+    """Returns the scores of `at`, (head, rows), as float32 (R, n)."""
     scores = product_of_rows(content_ref[*at, :], k_ref[:self.n_keys, :])
     if e_all is not None:
       by_distance = product_of_rows(position_ref[*at, :], e_all[self.distances, :])
@@ -147,20 +147,20 @@ class Strip:
     return scores
 
   def unskewed(self, x):
-    """Puts gradients of scores where their distances stand, upside down: (R, n) -> float32 (R, n + R), else zeros."""
+    """Moves gradients of scores to their distances, rows reversed: (R, n) -> float32 (R, n + R), zeros elsewhere."""
     x = jnp.concatenate([upside_down(x), jnp.zeros((STRIP, STRIP), jnp.float32)], axis=1)
     return pltpu.roll(x, 1, 1, stride=1, stride_axis=0)
 
   def widened(self, x):
-    """Repeats what is in all lanes of a register, (R, LANES), for all keys: (R, n)."""
+    """Repeats a number per row, (R, LANES) with equal lanes, for all keys: (R, n)."""
     return jnp.concatenate([x] * (self.n_keys // LANES), axis=1)
 
   def lane_sums(self, x):
-    """Adds up (R, n) to (R, LANES), each lane for itself."""
+    """Sums (R, n) to (R, LANES), each lane separately."""
     return sum(x[:, first:first + LANES] for first in range(0, self.n_keys, LANES))
 
   def kept(self, at, hashes_ref):
-    """Tells the weights at a (head, rows) that survive dropout, (R, n), as tiling.py does; None without dropout."""
+    """Returns the mask (R, n) of weights of `at` that survive dropout, as in tiling.py; None without dropout."""
     if hashes_ref is None:
       return None
     columns = self._key_groups * self._layout.keys_per_group + self._place.key_place
@@ -177,7 +177,7 @@ def strips(layout):
 
 
 def upside_down(x):
-  """Reverses rows: (R, n) -> float32 (R, n)."""
+  """Reverses the rows: (R, n) -> float32 (R, n)."""
   x = x.astype(jnp.float32)
   backwards = _SUBLANES - 1 - jax.lax.broadcasted_iota(jnp.int32, (_SUBLANES, x.shape[1]), 0)
   return jnp.concatenate([jnp.take_along_axis(x[first:first + _SUBLANES], backwards, axis=0)
@@ -185,5 +185,5 @@ def upside_down(x):
 
 
 def product_of_rows(a, b):
-  """(n, S), (m, S) -> (n, m)."""
+  """Computes all products of rows: (n, S), (m, S) -> (n, m)."""
   return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)

@@ -1,1 +1,1 @@
-"""Plans a run before it begins: sizes, FLOPs, and programs for devices that need not be here."""
+"""Plans a run in advance: sizes, FLOPs, and programs compiled for devices that need not be present."""

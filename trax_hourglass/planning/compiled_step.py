@@ -1,4 +1,4 @@
-"""The training step as a platform's own compiler makes it: bytes, collectives, products, a bound on seconds."""
+"""Compiles the training step with a platform's own compiler; reports memory, collectives, products and a time bound."""
 
 import dataclasses
 import os
@@ -13,32 +13,33 @@ from trax_hourglass.runtime.errors import InputError
 
 _HELP = ("set Hourglass.recompute = 'blocks', fit.accumulate = 2 or more, or fit.loss_chunk; on more devices "
          'fit.shard_weights = True')
-# As libtpu says it, of a program that its scheduler could place, and of one far too large.
+# Messages of libtpu, for a program that its scheduler could place and for a program far too large.
 _EXHAUSTED = re.compile(r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm|'
                         r'temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)')
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """Holds what a compiler made of a step; the names are those of `plan --json`, bytes are per device.
+  """Holds figures of a compiled step; the names are those of `plan --json`, bytes are per device.
 
   Attributes:
-    topology: its name.
-    n_devices: devices that the program is for.
-    temporary_bytes: of everything that exists within the step.
-    argument_bytes: of weights, state, slots and the batch.
-    device_bytes: that the step takes in all; results take the place of arguments.
-    memory_bytes: that a device has; of a CPU, the machine's.
-    fits: whether they suffice.
-    collectives: {kind: {'count', 'bytes'}} of a step, loops counted by their turns.
-    products: {'bf16 x bf16 -> f32': count} of products of matrices.
-    compile_seconds: of compiling, without tracing.
-    lower_bound_seconds: no step is faster: the model's operations at the device's published peak, or its arguments once
-      read and written at its bandwidth, whichever takes longer; None for CPUs, which publish neither.
-    estimated_cycles: of a TPU core per step: the compiler's estimates by kernel, and the bundles of attention's own
-      kernels (ops/tpu_layout.py); None on other platforms.
-    estimated_seconds: these at the device's clock; None where that is not known.
-    attention: forms that attention takes, see ops/attention.py.
+    topology: name of the topology.
+    n_devices: number of devices of the program.
+    temporary_bytes: temporaries of the step.
+    argument_bytes: weights, state, slots and the batch.
+    device_bytes: total memory of the step; results reuse the memory of donated arguments.
+    memory_bytes: memory of a device; for CPUs, the machine's memory divided among the devices.
+    fits: whether device_bytes fit into memory_bytes.
+    collectives: {kind: {'count', 'bytes'}} per step, with every iteration of loops counted.
+    products: {'bf16 x bf16 -> f32': count} of matrix products.
+    compile_seconds: time to compile, without tracing.
+    lower_bound_seconds: lower bound on the time per step, the longer of two times: the model's FLOPs at the published
+      peak, and reading arguments and writing results once at the memory bandwidth. None for CPUs, which have no
+      published figures.
+    estimated_cycles: cycles of a TPU core per step: the compiler's estimates by kernel plus the bundles of attention's
+      kernels (ops/tpu_layout.py). None on other platforms.
+    estimated_seconds: estimated_cycles at the device's clock; None if the clock is unknown.
+    attention: forms of attention in the program, see ops/attention.py.
   """
   topology: str
   n_devices: int
@@ -57,17 +58,17 @@ class CompiledStep:
 
 
 def compile_step(program, topology, n_devices, dtype, step_flops):
-  """Returns the CompiledStep.
+  """Returns the CompiledStep of a program.
 
   Args:
     program: step_program.StepProgram for the topology's devices.
-    topology: name, see topologies.py.
-    n_devices: how many of its devices.
-    dtype: of the step's products.
-    step_flops: operations of a step, or None.
+    topology: name of the topology, see topologies.py.
+    n_devices: number of devices.
+    dtype: type of the step's products.
+    step_flops: FLOPs per step, or None.
 
   Raises:
-    InputError: the compiler finds no room for the program on the device.
+    InputError: the compiler cannot fit the program into the device's memory.
   """
   with attention_lib.recording() as forms:
     lowered = program.traced().lower()
@@ -104,7 +105,7 @@ def compile_step(program, topology, n_devices, dtype, step_flops):
 
 
 def check_fits(step):
-  """Raises InputError where a CompiledStep does not fit."""
+  """Raises InputError unless a CompiledStep fits."""
   if not step.fits:
     takes, has, over = map(sizes_lib.readable, (
         step.device_bytes, step.memory_bytes, step.device_bytes - step.memory_bytes))

@@ -1,12 +1,12 @@
-"""A plan as text: the hierarchy drawn level by level, and a line for everything else."""
+"""Formats a plan as text: a drawing of the hierarchy, level by level, and lines for everything else."""
 
 from trax_hourglass.planning.sizes import readable
 
-_WIDEST = 28  # Characters of the longest level.
+_WIDEST = 28  # Characters of the longest level's bar.
 
 
 def short(sizes):
-  """Returns lines on the model: its drawing and what a step and the run take.
+  """Returns the lines on the model: its drawing, parameters, and the tokens and FLOPs of a step and the run.
 
   Args:
     sizes: the sizes.Sizes.
@@ -15,7 +15,7 @@ def short(sizes):
 
 
 def whole(sizes, step=None):
-  """Returns all lines.
+  """Returns all lines of the plan.
 
   Args:
     sizes: the sizes.Sizes.
@@ -32,7 +32,7 @@ def whole(sizes, step=None):
 
 
 def _levels(sizes):
-  """Returns a line for each stack, from the top down and back, as long as its sequence."""
+  """Returns a table line for each stack, top down and back up, with a bar as long as its sequence, and the rest."""
   if not sizes.levels:
     return []
   down = [(level, level.n_layers[0], len(level.n_layers) == 1) for level in sizes.levels]

@@ -1,4 +1,4 @@
-"""Draws a hierarchy as the paper's Figure 2 does: levels, their lengths, shortening, upsampling and residuals."""
+"""Draws a hierarchy like the paper's Figure 2: levels with their lengths, shortening, upsampling and residuals."""
 
 import pathlib
 
@@ -7,30 +7,31 @@ from trax_hourglass.runtime.errors import InputError
 
 _ENDINGS = '.svg', '.png'
 _COLORS = '#9ecae1', '#a1d99b', '#fdae6b', '#bcbddc', '#fc9272'
-_WIDTH, _GAP, _TALLEST = 1.0, 0.75, 4.0  # Of a stack, between two, of the level of tokens; in units of the axes.
-_TICKS = 24  # Vectors that are drawn of the longest level.
+# In units of the axes: width of a stack, gap between two stacks, height of the token level.
+_WIDTH, _GAP, _TALLEST = 1.0, 0.75, 4.0
+_TICKS = 24  # Vectors drawn for the longest level.
 
 
 def check_name(path):
-  """Raises InputError unless the path ends as a figure does."""
+  """Raises InputError unless the path has a figure's suffix."""
   if pathlib.Path(path).suffix.lower() not in _ENDINGS:
     raise InputError(f'--figure is {str(path)!r}; expected a name that ends with {" or ".join(_ENDINGS)}')
 
 
 def write(path, levels):
-  """Draws the levels from left to right, as a batch goes through them.
+  """Draws the levels from left to right, in the order of the forward pass.
 
   Args:
     path: file to write, `.svg` or `.png`.
-    levels: the sizes.Levels, the top one first.
+    levels: the sizes.Levels, from the token level down.
 
   Raises:
-    InputError: another ending, or a model without levels.
+    InputError: the path has another suffix, or the model has no levels.
   """
   check_name(path)
   if not levels:
     raise InputError('--figure draws a hierarchy, and fit.model has none: leave --figure out')
-  import matplotlib  # Takes a second.  pylint: disable=g-import-not-at-top
+  import matplotlib  # The import takes a second.  pylint: disable=g-import-not-at-top
   from matplotlib import figure  # pylint: disable=g-import-not-at-top
   stacks = [(level, depth, level.n_layers[0]) for depth, level in enumerate(levels)]
   stacks += [(level, depth, level.n_layers[-1]) for depth, level in reversed(list(enumerate(levels[:-1])))]
@@ -46,19 +47,19 @@ def write(path, levels):
     by = max(level.factor, other.factor) // min(level.factor, other.factor)
     _arrow(axes, places[number] + _WIDTH, places[number + 1],
            f'{"shorten" if other_depth > depth else "upsample"}\nby {by}')
-  for depth in range(len(levels) - 1):  # From before each shortening to behind its upsampling.
+  for depth in range(len(levels) - 1):  # From before each shortening to after its upsampling.
     _residual(axes, places[depth] + .9 * _WIDTH, places[-1 - depth] + .1 * _WIDTH, heights[depth] / 2)
   _arrow(axes, -_GAP, 0, 'tokens,\nshifted\nright by 1')
   _arrow(axes, places[-1] + _WIDTH, places[-1] + _WIDTH + _GAP, 'logits')
   axes.set(xlim=(-_GAP - .1, places[-1] + _WIDTH + _GAP + .1), ylim=(-_TALLEST / 2 - .9, _TALLEST / 2 + 1))
   ending = pathlib.Path(path).suffix[1:].lower()
   with atomic_files.unfinished(path) as unfinished:
-    with matplotlib.rc_context({'svg.hashsalt': 'trax_hourglass'}):  # Equal figures are equal files.
+    with matplotlib.rc_context({'svg.hashsalt': 'trax_hourglass'}):  # Makes equal figures equal files.
       canvas.savefig(unfinished, format=ending, metadata={'Date': None} if ending == 'svg' else None)
 
 
 def _stack(axes, left, height, level, depth, n_layers, longest):
-  """Draws a stack as a box as high as its sequence is long, with a line between some of its vectors."""
+  """Draws a stack as a box with height proportional to its sequence length and lines between some vectors."""
   from matplotlib import patches  # pylint: disable=g-import-not-at-top
   axes.add_patch(patches.Rectangle((left, -height / 2), _WIDTH, height, facecolor=_COLORS[depth % len(_COLORS)],
                                    edgecolor='black', linewidth=.8))
@@ -78,7 +79,7 @@ def _arrow(axes, start, end, text):
 
 
 def _residual(axes, start, end, height):
-  """Draws what passes the levels below by, and is added behind them."""
+  """Draws the residual connection that bypasses the lower levels and is added after them."""
   axes.annotate('', (end, height), (start, height), arrowprops={
       'arrowstyle': '->', 'connectionstyle': 'arc,angleA=90,angleB=90,armA=22,armB=22,rad=8', 'linestyle': '--'})
   axes.text((start + end) / 2, height + .42, 'residual', ha='center', va='bottom', fontsize=7.5)

@@ -1,4 +1,4 @@
-"""Plans the run that gin is configured for."""
+"""Plans the run of the current gin configuration."""
 
 from trax_hourglass.planning import compiled_step
 from trax_hourglass.planning import drawing
@@ -14,15 +14,15 @@ from trax_hourglass.training.settings import Settings
 
 
 def plan(topology=None, n_devices=None):
-  """Returns (sizes.Sizes, compiled_step.CompiledStep or None) of the run that gin is configured for.
+  """Returns (sizes.Sizes, compiled_step.CompiledStep or None) of the run of the current gin configuration.
 
   Args:
-    topology: what the step is compiled for, see topologies.py; None compiles nothing.
-    n_devices: devices of the topology; None for all of an arrangement, one otherwise.
+    topology: topology to compile the step for, see topologies.py; None compiles nothing.
+    n_devices: number of devices; None for all devices of an arrangement, or one if none is given.
 
   Raises:
-    InputError: a config without a run, a topology or number of devices that there is not, a compiler that is not
-      installed, or a program that finds no room on the device.
+    InputError: the config has no run, the topology or number of devices does not exist, the compiler is not installed,
+      or the program does not fit into the device's memory.
   """
   if topology is None and n_devices is not None:
     raise InputError(f'--n_devices is {n_devices} without --topology: give one, such as cpu or v5e:2x2')
@@ -38,12 +38,12 @@ def plan(topology=None, n_devices=None):
 
 
 def sizes(settings):
-  """Returns the sizes.Sizes of a run, whatever devices it will have."""
+  """Returns the sizes.Sizes of a run, which do not depend on its devices."""
   return sizes_lib.sizes(settings, step_program.StepProgram(settings, sharding.nowhere()))
 
 
 def show():
-  """Says the short form of the plan, on the first host."""
+  """Prints the short form of the plan, on the first host."""
   if distributed.is_first():
     for line in drawing.short(sizes(Settings.read())):
       say(line)

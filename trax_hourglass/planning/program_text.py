@@ -1,6 +1,6 @@
-"""Reads compiled programs as XLA prints them: collectives and products of matrices, with the loops around them.
+"""Parses the text of compiled XLA programs: counts collectives and matrix products, including iterations of loops.
 
-The text is `compiled.as_text()` of any platform. An instruction stands on a line of its own:
+The text is `compiled.as_text()` of any platform, with one instruction per line:
 
     %name = f32[8,512]{1,0} all-reduce(%operand, ...), attribute=..., calls=%computation
 """
@@ -21,20 +21,20 @@ _CONDITION = re.compile(r'condition=%?([\w.\-]+)')
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _BUNDLES = re.compile(r'"bundles":"(\d+)"')
-_METADATA = re.compile(r'kernel_metadata=\{\s*([^{}]*?)\s*\}')  # The only thing that stands on several lines.
+_METADATA = re.compile(r'kernel_metadata=\{\s*([^{}]*?)\s*\}')  # The only part that spans several lines.
 _STARTS = re.compile(r'-start$')
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """An instruction and how often it runs.
+  """Holds an instruction and how often it runs.
 
   Attributes:
-    operation: its name, such as 'dot'; the start of one that runs in the background counts for it.
-    arrays: ((type, shape), ...) of what it gives, such as (('f32', (8, 512)),).
-    factors: the same of its operands.
-    times: how often it runs in a run of the program.
-    text: the rest of its line.
+    operation: name of the operation, such as 'dot'; an asynchronous 'NAME-start' has the name 'NAME'.
+    arrays: ((type, shape), ...) of the results, such as (('f32', (8, 512)),).
+    factors: ((type, shape), ...) of the operands.
+    times: number of executions per run of the program.
+    text: the rest of the line.
   """
   operation: str
   arrays: tuple
@@ -44,13 +44,13 @@ class Instruction:
 
   @property
   def n_bytes(self):
-    """Bytes of all that it gives; of one that runs in the background, without its operands, which come with it."""
+    """Returns the bytes of the results, without the operands that an asynchronous start also returns."""
     arrays = self.arrays[len(self.arrays) // 2:] if self.text.startswith('start') else self.arrays
     return sum(math.prod(shape) * _bytes(kind) for kind, shape in arrays)
 
 
 def instructions(text):
-  """Returns the Instructions of a program's text, those of loops and of what is called included."""
+  """Returns the Instructions of a program's text, including those of loops and called computations."""
   computations, entry = _parse(text)
   found = []
 
@@ -72,7 +72,7 @@ def instructions(text):
 
 
 def collectives(found):
-  """Returns {kind: {'count', 'bytes'}} of the instructions that move data between devices, those that there are."""
+  """Returns {kind: {'count', 'bytes'}} of the collectives, for each kind that occurs."""
   counts = {}
   for one in moving(found):
     of_kind = counts.setdefault(one.operation, {'count': 0, 'bytes': 0})
@@ -82,7 +82,10 @@ def collectives(found):
 
 
 def moving(found):
-  """Returns the collectives among Instructions; of those on one channel, which TPUs spread over other work, one."""
+  """Returns the collectives among Instructions, one per channel.
+
+  TPUs spread a collective over other work, as several instructions on one channel.
+  """
   by_channel, others = {}, []
   for one in found:
     channel = _CHANNEL.search(one.text)
@@ -96,7 +99,7 @@ def moving(found):
 
 
 def products(found):
-  """Returns a Counter of products of matrices by type, 'bf16 x bf16 -> f32'."""
+  """Returns a Counter of matrix products by type, such as 'bf16 x bf16 -> f32'."""
   counts = collections.Counter()
   for one in found:
     if one.operation in ('dot', 'convolution') and len(one.factors) > 1:
@@ -105,7 +108,7 @@ def products(found):
 
 
 def cycles(found):
-  """Returns a TPU core's cycles in Instructions: the compiler's estimates, and the bundles that our kernels declare."""
+  """Returns the TPU core cycles of Instructions: the compiler's estimates plus the bundles declared by our kernels."""
   total = 0
   for one in found:
     declared = _BUNDLES if one.operation == 'custom-call' else _CYCLES
@@ -114,7 +117,7 @@ def cycles(found):
 
 
 def _trips(computations, rest):
-  """Returns the turns of a loop: as the text says, or the number that its condition compares with, or 1."""
+  """Returns a loop's iterations: the known trip count, else the constant in its condition, else 1."""
   if found := _TRIPS.search(rest):
     return int(found[1])
   condition = computations.get(_CONDITION.search(rest)[1], ())
@@ -124,7 +127,7 @@ def _trips(computations, rest):
 
 
 def _parse(text):
-  """Returns ({computation: [(name, arrays, operation, rest)]}, name of the entry)."""
+  """Returns ({computation: [(name, arrays, operation, rest)]}, name of the entry computation)."""
   computations, entry, current = {}, None, None
   for line in _METADATA.sub(r'kernel_metadata={\1}', text).splitlines():
     if line and not line[0].isspace():
@@ -142,6 +145,6 @@ def _arrays(text):
 
 
 def _bytes(kind):
-  """Returns the bytes of an element; XLA names types by their bits."""
+  """Returns the bytes of an element, from the number of bits in XLA's type name."""
   bits = re.search(r'\d+', kind)
   return max(1, int(bits[0]) // 8) if bits else 1

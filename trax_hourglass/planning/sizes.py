@@ -1,4 +1,4 @@
-"""Counts what a configuration amounts to, from shapes alone: levels, parameters, FLOPs, bytes. Reads no data.
+"""Counts the levels, parameters, FLOPs and bytes of a configuration from shapes alone, without reading data.
 
 Letters: B batch, L tokens.
 """
@@ -21,15 +21,15 @@ _STACK = re.compile(r'Stack_(\d+)@(\d+)')
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """One rate of the hierarchy.
+  """Holds one level of the hierarchy.
 
   Attributes:
     factor: tokens per vector.
     length: vectors of a sequence of L tokens, padding included.
-    d_model: width.
-    n_layers: layers before the next deeper level, and after it; of the deepest one number.
-    n_parameters: of its layers.
-    flops_share: of a step's operations, its layers' part; None where they cannot be counted.
+    d_model: model width.
+    n_layers: numbers of layers before and after the next deeper level; one number for the deepest level.
+    n_parameters: parameters of the level's layers.
+    flops_share: share of a step's FLOPs in the level's layers; None if FLOPs cannot be counted.
   """
   factor: int
   length: int
@@ -41,23 +41,23 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """A configuration's sizes; the names are those of `plan --json`.
+  """Holds a configuration's sizes; the names are those of `plan --json`.
 
   Attributes:
-    levels: the Levels, the top one first; none for a model without.
+    levels: the Levels, from the token level down; empty for a model without levels.
     batch_size, length: B, L.
-    n_parameters: trained numbers.
-    resampling_parameters, resampling_flops_share: of them, and of operations, shortening and upsampling.
-    padded_length: L filled up to what all levels divide.
-    flops_per_token: of training, forward and backward; see flops.py. None where they cannot be counted.
-    step_flops: of a step, B L of these.
-    n_steps, n_tokens: of the run.
-    tokens_per_parameter: tokens that the run sees for each trained number.
-    weight_bytes: of the weights, and of as many gradients.
-    slot_bytes: of the optimizer's slots.
-    checkpoint_bytes: of the arrays of a checkpoint.
-    cache_bytes: of the state of mode 'predict' for one sequence of `Hourglass.max_length`, float32; None for a model
-      without.
+    n_parameters: number of trained parameters.
+    resampling_parameters, resampling_flops_share: parameters and share of FLOPs of shortening and upsampling.
+    padded_length: L padded to a multiple of all levels' factors.
+    flops_per_token: training FLOPs per token, forward and backward, see flops.py; None if FLOPs cannot be counted.
+    step_flops: FLOPs of a step of B L tokens; None if FLOPs cannot be counted.
+    n_steps, n_tokens: steps and tokens of the run.
+    tokens_per_parameter: tokens of the run per trained parameter.
+    weight_bytes: bytes of the weights; the gradients take as many.
+    slot_bytes: bytes of the optimizer's slots.
+    checkpoint_bytes: bytes of the arrays of a checkpoint.
+    cache_bytes: bytes of the float32 state of mode 'predict' for one sequence of `Hourglass.max_length`; None for a
+      model without mode 'predict'.
   """
   levels: tuple[Level, ...]
   batch_size: int
@@ -125,7 +125,7 @@ def _cache_bytes(settings):
 
 
 def _parameters(model):
-  """Returns {scope: trained numbers}, scopes as in `flops.by_scope`."""
+  """Returns {scope: number of parameters}, with scopes as in `flops.by_scope`."""
   counts = collections.Counter()
   for scope, layer, weights in _scopes(model, model.weights, ''):
     if not isinstance(layer, core.Scope):
@@ -134,17 +134,17 @@ def _parameters(model):
 
 
 def _stacks(model):
-  """Returns {depth: (factor, [layers of its stacks, top to bottom and back], width)}."""
+  """Returns {depth: (factor, [layers of each stack, in forward order], width)}."""
   found = {}
   for scope, layer, weights in _scopes(model, model.weights, ''):
     if isinstance(layer, core.Scope) and (stack := _STACK.fullmatch(layer.name)):
-      width = jax.tree.leaves(weights[-1])[0].shape[-1]  # Its last layer is a LayerNorm.
+      width = jax.tree.leaves(weights[-1])[0].shape[-1]  # A stack's last layer is a LayerNorm.
       found.setdefault(_depth(scope), (int(stack[2]), [], width))[1].append(int(stack[1]))
   return found
 
 
 def _scopes(layer, weights, scope):
-  """Yields (scope, layer, weights) of each Scope and each layer that has no sublayers of its own."""
+  """Yields (scope, layer, weights) of each Scope and each layer without sublayers."""
   if isinstance(layer, core.Scope):
     scope = f'{scope}/{layer.name}'.lstrip('/')
     yield scope, layer, weights
@@ -156,7 +156,7 @@ def _scopes(layer, weights, scope):
 
 
 def _depth(scope):
-  """Returns how many valleys a stack lies in; None for what is no stack. Alternatives of a factor are one level."""
+  """Returns the number of valleys around a stack, or None for other scopes; alternative factors are one valley."""
   *valleys, last = [part for part in scope.split('/') if part.startswith(('Valley_', 'Stack_'))] or ['']
   return len(valleys) if _STACK.fullmatch(last) else None
 

@@ -1,4 +1,4 @@
-"""The training step of a configuration as a program: of shapes alone, for devices that need not be here.
+"""Builds the training step of a configuration from shapes alone, for devices that need not be present.
 
 Letters: B batch, L tokens.
 """
@@ -18,11 +18,12 @@ from trax_hourglass.training import step as step_lib
 
 
 class StepProgram:
-  """A training step of which no array exists.
+  """Holds a training step without any arrays.
 
   Attributes:
-    model: language model in mode 'train', whose weights and state are shapes.
-    weights, state, slots: trees of shapes that a step takes and gives.
+    model: language model in mode 'train', with shapes as weights and state.
+    weights, state, slots: trees of shapes, both arguments and results of a step.
+    trainer: the Trainer of the step, with shapes in place of arrays.
   """
 
   def __init__(self, settings, mesh):
@@ -30,10 +31,10 @@ class StepProgram:
 
     Args:
       settings: training.settings.Settings; no data are read.
-      mesh: a `Mesh`, or an `AbstractMesh` that says for which platform is traced.
+      mesh: a `Mesh`, or an `AbstractMesh` that names the platform to trace for.
 
     Raises:
-      InputError: settings that make no sense, or a batch that does not divide among the devices.
+      InputError: the settings are invalid, or the batch does not divide among the devices.
     """
     self._mesh, shape = mesh, (settings.batch_size, settings.length)
     checks.check_sizes(batch_size=settings.batch_size, length=settings.length, n_steps=settings.n_steps)
@@ -61,11 +62,11 @@ class StepProgram:
     self._opt_params = optimizer.opt_params
 
   def traced(self):
-    """Returns what `jax.jit(step).trace(...)` does: `.lower()` it for the mesh's devices, then `.compile()` it."""
+    """Returns the traced step, as from `jax.jit(step).trace(...)`; `.lower().compile()` compiles for the mesh."""
     return self.trainer.update.trace(*self.arguments())
 
   def arguments(self):
-    """Returns the shapes of a step's arguments, with their places on the mesh."""
+    """Returns the shapes of a step's arguments, with their shardings on the mesh."""
     everywhere, rows = sharding.everywhere(self._mesh), sharding.along(self._mesh, 0)
 
     def placed(tree, where):

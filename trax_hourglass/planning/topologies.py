@@ -1,7 +1,8 @@
-"""Accelerators that a program can be compiled for without one: names, published figures, and their compilers' devices.
+"""Describes accelerators that programs can be compiled for in their absence: names, published figures, devices.
 
-A topology is a chip and its arrangement, 'v5e:2x2'; a chip alone is one device of the smallest arrangement. Peaks and
-memory are the makers' (cloud.google.com/tpu/docs, NVIDIA's data sheets of H100 SXM and H200 SXM; without sparsity).
+A topology is a chip and its arrangement, such as 'v5e:2x2'; a chip alone is one device of the smallest arrangement.
+Peaks and memory are the makers' figures without sparsity (cloud.google.com/tpu/docs, NVIDIA's data sheets of H100 SXM
+and H200 SXM).
 """
 
 import contextlib
@@ -21,15 +22,15 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A kind of device.
+  """Describes a kind of device.
 
   Attributes:
     platform: 'cpu', 'tpu' or 'gpu'.
-    shape: the smallest arrangement that its compiler takes; None for GPUs, which stand in a line.
-    memory_bytes: of one device; None where it is the machine's.
-    flops: products of matrices per second at most, {dtype: number}; of 'float32' as JAX computes them by default.
-    bandwidth: bytes per second from memory.
-    clock: cycles per second of a TPU with one core; None where it is not known.
+    shape: smallest arrangement that the compiler takes; None for CPUs and GPUs, which have no arrangement.
+    memory_bytes: memory of one device; None for CPUs, which share the machine's memory.
+    flops: {dtype: peak FLOPs per second of matrix products}; 'float32' with JAX's default precision.
+    bandwidth: memory bandwidth in bytes per second.
+    clock: cycles per second of a TPU with one core; None if unknown.
   """
   platform: str
   shape: str | None = None
@@ -40,7 +41,7 @@ class Chip:
 
 
 def _tpu(shape, gib, flops, bandwidth, clock=None):
-  # By default TPUs round the factors of float32 products to bfloat16.
+  # By default, TPUs round the factors of float32 products to bfloat16.
   return Chip('tpu', shape, int(gib * _GIB), {'bfloat16': flops, 'float32': flops}, bandwidth, clock)
 
 
@@ -51,7 +52,7 @@ def _gpu(memory_bytes, bandwidth):
 CHIPS = {
     'cpu': Chip('cpu'),
     'v4': _tpu('2x2x1', 16, 137.5e12, 614e9),  # A device is one of a chip's two cores.
-    'v5e': _tpu('2x2', 16, 197e12, 819e9, 1.5e9),  # Its peak by four units of 128 x 128 products.
+    'v5e': _tpu('2x2', 16, 197e12, 819e9, 1.5e9),  # Clock from the peak, with four units of 128 x 128 products.
     'v5p': _tpu('2x2x1', 95, 459e12, 2765e9),
     'v6e': _tpu('2x2', 32, 918e12, 1640e9),
     'h100': _gpu(84942979072, 3.35e12),
@@ -65,7 +66,7 @@ def chip(topology):
   """Returns the (name, Chip, arrangement or None) of a topology.
 
   Raises:
-    InputError: there is no such topology.
+    InputError: the topology does not exist.
   """
   name, _, shape = topology.partition(':')
   known = CHIPS.get(name)
@@ -78,14 +79,14 @@ def chip(topology):
 
 
 def prepare(topology, n_devices):
-  """Sets what has to be set before JAX has found its devices, which are CPUs here whatever a program is for.
+  """Configures JAX and the environment before JAX finds its devices, which are CPUs here for any topology.
 
   Args:
-    topology: its name, or None.
-    n_devices: devices of the program, or None for all that the topology has.
+    topology: name of the topology, or None.
+    n_devices: number of devices of the program, or None for the default of `mesh`.
 
   Raises:
-    InputError: an unknown topology, its package is missing, or a number of devices that no topology has.
+    InputError: the topology is unknown, its compiler's package is missing, or the number of devices is below 1.
   """
   jax.config.update('jax_platforms', 'cpu')
   if topology is None:
@@ -94,7 +95,7 @@ def prepare(topology, n_devices):
   if n_devices is not None and n_devices < 1:
     raise InputError(f'--n_devices is {n_devices}: give a number above 0')
   if kind.platform == 'cpu' and (n_devices or 1) > 1:
-    with contextlib.suppress(RuntimeError):  # JAX has found its devices before, as in a notebook: it has these.
+    with contextlib.suppress(RuntimeError):  # JAX already has its devices, as in a notebook; these stay.
       jax.config.update('jax_num_cpu_devices', n_devices)
   if kind.platform == 'tpu':
     if importlib.util.find_spec('libtpu') is None:
@@ -106,15 +107,17 @@ def prepare(topology, n_devices):
     if not any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13)):
       raise InputError(f"--topology {topology} needs the GPU's compiler: pip install 'jax[cuda12]'; or give --topology "
                        'cpu')
-    flag = '--xla_gpu_autotune_level=0'  # There is no GPU to try kernels on.
+    flag = '--xla_gpu_autotune_level=0'  # Autotuning needs a GPU.
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
 
 
 def mesh(topology, n_devices):
-  """Returns the `Mesh` of a topology's first devices, all of them by default, of a chip alone one.
+  """Returns the `Mesh` of a topology's first devices.
+
+  The default number is all devices of an arrangement, and one for a chip alone.
 
   Raises:
-    InputError: more devices than it has, or an arrangement that its compiler refuses.
+    InputError: the topology has too few devices, or the compiler refuses the arrangement.
   """
   name, kind, shape = chip(topology)
   if kind.platform == 'cpu':
@@ -127,7 +130,7 @@ def mesh(topology, n_devices):
   else:
     try:
       devices = jax_topologies.get_topology_desc(platform='tpu', topology_name=f'{name}:{shape or kind.shape}').devices
-    except Exception as error:  # XLA's errors have no class of their own in all versions.
+    except Exception as error:  # XLA's errors do not have their own class in all versions.
       raise InputError(f'--topology {topology}: the compiler has no such arrangement: '
                        f'{" ".join(str(error).split())[:200]}') from error
     n_devices = n_devices or (len(devices) if shape else 1)
