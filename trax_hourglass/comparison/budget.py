@@ -1,4 +1,4 @@
-"""The equal budget of a comparison's runs, and how many steps each row has for it."""
+"""Converts the equal budget of a comparison's runs to a number of steps for each row."""
 
 import dataclasses
 import statistics
@@ -10,7 +10,7 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding
 from trax_hourglass.runtime.progress import say
 
-_TURNS = 3  # Machines change their speed: where seconds are the budget, rows are timed several times, in turns.
+_TURNS = 3  # A machine's speed varies, so with a budget in seconds all rows are timed in several rounds.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Budget:
   """Holds the budget of each run: steps, seconds or FLOPs.
 
   Attributes:
-    what: 'steps', 'seconds' or 'flops'.
-    amount: how many.
+    what: unit of the budget, 'steps', 'seconds' or 'flops'.
+    amount: number of units.
   """
   what: str
   amount: float
 
   @classmethod
   def of(cls, **budgets):
-    """Returns the budget that is given, among several by name that are None.
+    """Returns the Budget of the only argument that is not None.
 
     Raises:
-      InputError: none or more than one is given, or it is no number above 0; steps must be whole.
+      InputError: none or more than one is given, or it is not a positive number, which must be whole for steps.
     """
     given = {name: value for name, value in budgets.items() if value is not None}
     if len(given) != 1:
@@ -42,13 +42,13 @@ class Budget:
     return cls(name, value)
 
   def n_steps(self, measured):
-    """Returns how many steps a model has, at least 1.
+    """Returns the number of steps for a model, at least 1.
 
     Args:
       measured: the model's Measurement.
 
     Raises:
-      InputError: operations are the budget and the model's could not be counted.
+      InputError: the budget is in FLOPs and those of the model could not be counted.
     """
     if self.what == 'flops' and measured.flops_from != 'products':
       raise InputError('its operations cannot be counted, only estimated, and too low: take compare.steps or '
@@ -58,28 +58,28 @@ class Budget:
 
 
 class Planner:
-  """Measures a step of each row, and says how many the row has for the budget."""
+  """Measures the step of each row and derives the row's number of steps from the budget."""
 
   def __init__(self, configuration, budget, measured_steps, scored):
-    """Creates it.
+    """Creates the planner.
 
     Args:
       configuration: the comparison's Configuration.
       budget: the Budget of each run.
-      measured_steps: steps that are timed.
+      measured_steps: number of timed steps.
       scored: see `records.kept`.
     """
     self._configuration, self._budget = configuration, budget
     self._measured_steps, self._scored = measured_steps, scored
 
   def plan(self, rows):
-    """Writes into each row's file how many steps it has, by what a step takes."""
+    """Measures each new row and writes its number of steps to its file."""
     new = [row for row in rows if 'measurement' not in records.read(row.directory / records.PLAN)]
     new.sort(key=lambda row: 'error' in records.read(row.directory / records.PLAN))
     known = next((row for row in rows if row not in new), None)
     n_turns = _TURNS if self._budget.what == 'seconds' else 1
     taken = {row.name: [] for row in new}
-    again = []  # Of a row that was measured before, so that what comes later is measured by the same clock.
+    again = []  # Step times of a row measured earlier, which calibrate the new rows to the earlier speed.
     for row in rows:
       if row not in new:
         self._tell_other_machine(row)
@@ -87,11 +87,11 @@ class Planner:
       if known and n_turns > 1:
         try:
           again.append(self.measure(known).step_seconds)
-        except Exception as error:  # What is new goes on, by today's clock.  pylint: disable=broad-except
+        except Exception as error:  # New rows are then timed without calibration.  pylint: disable=broad-except
           say(f'{known.name} could not be measured again: {records.short(error)}')
           known, again = None, []
       for row in new:
-        if len(taken[row.name]) == turn:  # Else it has failed.
+        if len(taken[row.name]) == turn:  # Else the row has failed.
           with records.kept(row, row.directory / records.PLAN, self._scored):
             taken[row.name].append(self.measure(row))
     before = records.read(known.directory / records.PLAN)['measurement']['step_seconds'] if again else 1.0

@@ -1,16 +1,16 @@
-"""The paper's comparisons: models on the same data, batches, schedule and evaluation, under an equal budget.
+"""Runs the paper's comparisons: models on the same data, batches, schedule and evaluation, under an equal budget.
 
-A comparison is a gin configuration of one run, and rows, each of which changes something about it. Every row is first
-measured, which says how many steps it has for its budget, and then trained for these, once with each seed, in a run
-directory of its own. The folder of a comparison:
+A comparison is a gin configuration of one run, and rows, each of which changes some settings. The step of each row is
+measured first, which determines the row's number of steps. Each row is then trained once per seed in a separate run
+directory. The folder of a comparison:
 
     comparison.gin              its configuration
-    ROW/row.json                the row's settings and what was measured of a step
-    ROW/seed_N/                 the run directory, and result.json when it is finished or has failed
-    results.json and more       what report.py makes of all that
-    compiled/                   programs, so that equal ones are compiled once
+    ROW/row.json                the row's settings and the measurement of its step
+    ROW/seed_N/                 the run directory, with result.json once finished or failed
+    results.json and more       the report of report.py
+    compiled/                   cache of compiled programs, so that equal ones are compiled once
 
-What is finished is not run again; what was cut off goes on from its last checkpoint; what has failed is tried again.
+Finished runs are not repeated. Interrupted runs resume from their last checkpoint, and failed runs are retried.
 """
 
 import contextlib
@@ -56,37 +56,37 @@ def compare(output_dir,
             protocol=None,
             max_tokens=None,
             paper=None):
-  """Trains and evaluates what the rows say, or goes on with it, and writes tables and plots into `output_dir`.
+  """Trains and evaluates all rows, or resumes a comparison, and writes tables and plots to `output_dir`.
 
-  gin holds the configuration that all rows share; `n_steps` must be a macro of it, as in gin/base.gin. What is scored
-  at the end may change when a comparison goes on: finished runs are then scored again, not trained.
+  gin holds the configuration shared by all rows, with a macro `n_steps` as in gin/base.gin. The final evaluation may
+  change when a comparison is resumed: finished runs are then scored again, not trained.
 
   Args:
     output_dir: the comparison's folder.
     rows: {name: gin lines}, a string or a list of them, such as "Hourglass.hierarchy = '8@1'" or "include 'FILE.gin'".
-    only: names of the rows to take, such as some of a file that is included, or own ones; None for all.
-    own_rows: more of the same, to put beside them.
-    also_evaluate: {name: (row, gin lines)}, rows that train nothing and evaluate another row's weights with other
-      lines.
-    steps: the budget of each run: so many steps;
-    seconds: or seconds of training, turned into steps by the time that a step took beforehand;
-    flops: or floating-point operations. One of the three.
-    seeds: of weights, dropout and windows; each row is trained with each.
-    warmup: share of a row's steps in which the learning rate rises, bound to the macro `warmup_steps`; None leaves it
-      alone.
-    n_evaluations: points of each learning curve, and checkpoints of each run.
-    measured_steps: steps that are timed.
-    split: what is scored at the end,
-    protocol: by which protocol, see scoring.py; None for windows as long as in training,
-    max_tokens: and how many tokens of it; None for all.
-    paper: {row: bits that the paper prints}.
+    only: names of the rows to run, such as some rows of an included file or of own_rows; None for all.
+    own_rows: additional rows, in the form of `rows`.
+    also_evaluate: {name: (row, gin lines)}, rows that evaluate another row's weights with other lines, without
+      training.
+    steps: the budget of each run as a number of steps. Exactly one of steps, seconds and flops must be given.
+    seconds: the budget as seconds of training, converted to steps by the measured time per step.
+    flops: the budget as floating-point operations.
+    seeds: seeds of weights, dropout and windows; each row is trained with every seed.
+    warmup: share of a row's steps in which the learning rate rises, bound to the macro `warmup_steps`; None leaves the
+      macro alone.
+    n_evaluations: number of points of each learning curve, and of checkpoints of each run.
+    measured_steps: number of timed steps.
+    split: the split to score at the end.
+    protocol: protocol of the final evaluation, see scoring.py; None for windows as long as in training.
+    max_tokens: number of tokens of the split to score; None for all.
+    paper: {row: bits reported in the paper}.
 
   Returns:
     The results, see report.py.
 
   Raises:
-    InputError: no rows, rows or settings that make no sense, no budget or more than one, or an output_dir with other
-      results. What goes wrong while a row is measured or trained is part of its result instead.
+    InputError: no rows, invalid rows or settings, no budget or more than one, or an output_dir with other results.
+      Errors during measurement or training become part of the row's result instead.
   """
   arguments = {name: value for name, value in locals().items() if name != 'output_dir'}
   budget = budget_lib.Budget.of(steps=steps, seconds=seconds, flops=flops)
@@ -103,30 +103,30 @@ def compare(output_dir,
     comparison = Comparison(folder, configuration, rows, budget, measured_steps,
                             {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper)
     with comparison.begun(arguments):
-      compilation_cache.use()  # Rows of equal programs compile them once.
+      compilation_cache.use()  # Rows with equal programs compile them once.
       return comparison.run(seeds)
   finally:
     configuration.configure_as_before()
 
 
 class Comparison:
-  """A comparison under way."""
+  """Runs a comparison in its folder."""
 
   def __init__(self, folder, configuration, rows, budget, measured_steps, scored, paper):
-    """Creates it; the arguments are those of `compare`, checked."""
+    """Creates the comparison from checked arguments of `compare`."""
     self.folder, self.rows = folder, rows
     self._configuration, self._budget, self._measured_steps = configuration, budget, measured_steps
     self._scored, self._paper = scored, paper
 
   @contextlib.contextmanager
   def begun(self, arguments):
-    """Makes the folder, or checks that what is in it belongs to this comparison, and holds it.
+    """Creates the folder, or checks that its contents belong to this comparison, and locks it.
 
     Args:
-      arguments: of `compare` by name, to be kept; gin itself would sort the rows.
+      arguments: arguments of `compare` by name, to be saved; gin itself would sort the rows.
 
     Raises:
-      InputError: it is of something else, or another process compares there.
+      InputError: the folder has other contents, or another process runs a comparison there.
     """
     if self.folder.exists() and not self.folder.is_dir():
       raise InputError(f'output_dir {str(self.folder)!r} is a file: give a folder')
@@ -160,7 +160,7 @@ class Comparison:
         [row for row in self.rows if row.weights_of is None])
     todo = [(row, seed, row.directory / f'seed_{seed}') for seed in seeds for row in self.rows]
     todo = [(row, seed, directory) for row, seed, directory in todo if not self._is_finished(row, directory)]
-    # What has failed comes last, since it may have taken the whole process with it.
+    # Failed runs come last, since they may have crashed the whole process.
     todo.sort(
         key=lambda one: 'error' in records.read(self._source(one[0]).directory / f'seed_{one[1]}' / records.RESULT))
     for number, (row, seed, directory) in enumerate(todo, 1):
@@ -173,13 +173,13 @@ class Comparison:
     return results
 
   def _is_finished(self, row, directory):
-    """Returns whether a run has a result, scored as is wanted now."""
+    """Returns whether a run has a result for the current settings and final evaluation."""
     kept = records.read(directory / records.RESULT)
     wanted = {'settings': row.settings, 'weights_of': row.weights_of, 'scored': self._scored}
     return 'bits' in kept and all(kept[name] == value for name, value in wanted.items())
 
   def _source(self, row):
-    """Returns the row whose weights a row has, mostly itself."""
+    """Returns the row whose weights a row uses, usually itself."""
     return next(other for other in self.rows if other.name == (row.weights_of or row.name))
 
   def _outlook(self, row):
@@ -200,7 +200,7 @@ class Comparison:
         raise InputError(f'{row.weights_of!r} has no result')
     else:
       self._train(row, seed, plan['n_steps'], directory)
-    # The configuration of the run alone, so that anyone who opens it again gets the same.
+    # Only the configuration of the run, so that reopening the run gives the same result.
     opened = run_directory.load(run, bindings=row.lines if row.weights_of else ())
     evaluation = evaluate_run.evaluate(opened, self._scored['split'], self._scored['protocol'],
                                        max_tokens=self._scored['max_tokens'])
@@ -222,7 +222,7 @@ class Comparison:
       for seed in seeds:
         run, sums = row.directory / f'seed_{seed}', step_timer.read(source / f'seed_{seed}' / step_timer.Clock.FILE)
         result = records.read(run / records.RESULT)
-        if 'error' in result or self._is_finished(row, run):  # Not what was scored in another way and is still to come.
+        if 'error' in result or self._is_finished(row, run):  # Skips runs that are still to be rescored.
           runs.append({**result, 'seconds_per_step': step_timer.per_step(sums)})
       rows.append(
           results_lib.summary(row.name, row.kind, row.weights_of, records.read(source / records.PLAN), runs,

@@ -1,7 +1,7 @@
-"""The files in which a row keeps what was planned for it and what came of it.
+"""Reads and writes the files of a row's plan and results.
 
-    ROW/row.json                the row's settings, and what was measured of a step
-    ROW/seed_N/result.json      a run's bits and learning curve, or why it failed
+    ROW/row.json                the row's settings, and the measurement of its step
+    ROW/seed_N/result.json      a run's bits and learning curve, or its error
 """
 
 import contextlib
@@ -14,23 +14,22 @@ from trax_hourglass.runtime.progress import say
 
 PLAN, RESULT = 'row.json', 'result.json'
 _UNFINISHED = 'the process ended while this was tried'
-_LONGEST = 400  # Characters of an error.
+_LONGEST = 400  # Maximum characters of an error.
 
 
 def read(path):
-  """Returns what a file of JSON holds; without one, nothing, {}."""
+  """Returns the contents of a JSON file, or {} if missing."""
   return json.loads(path.read_text()) if path.exists() else {}
 
 
 @contextlib.contextmanager
 def kept(row, path, scored):
-  """Within it, work on a row may fail: a file then holds the error, and otherwise what was handed to the function it
-  gives.
+  """Catches errors of work on a row: the file then holds the error, otherwise the values given to the yielded function.
 
   Args:
     row: the Row.
-    path: of the file.
-    scored: {name: value} of what is scored at the end, which the file keeps beside the row's settings.
+    path: path of the file.
+    scored: {name: value} of the settings of the final evaluation, which the file keeps with the row's settings.
   """
   fields = {'name': row.name, 'settings': row.settings, 'weights_of': row.weights_of, 'scored': scored}
   write = lambda result: atomic_files.write(path, json.dumps({**fields, **result}, indent=1))
@@ -38,15 +37,15 @@ def kept(row, path, scored):
   write({'error': _UNFINISHED})
   try:
     yield result.update
-  except Exception as error:  # The other rows go on.  pylint: disable=broad-except
+  except Exception as error:  # The other rows continue.  pylint: disable=broad-except
     result = {'error': short(error)}
     say(f'{row.name} failed: {result["error"]}')
   finally:
     write(result) if result else path.unlink()
-    gc.collect()  # Trainer and compiled step hold on to each other, and to weights.
+    gc.collect()  # Trainer and compiled step reference each other, and keep weights alive.
 
 
 def short(error):
-  """Returns an exception's message in one line of a few hundred characters."""
-  text = errors.one_line(error).split(' -------------------- For simplicity, JAX')[0]  # Its remark on tracebacks.
+  """Returns an exception's message as one line of a few hundred characters."""
+  text = errors.one_line(error).split(' -------------------- For simplicity, JAX')[0]  # JAX's remark on tracebacks.
   return text if len(text) < _LONGEST else f'{text[:200]} ... {text[-190:]}'

@@ -1,6 +1,6 @@
 """Writes a comparison's results.json, table.md and table.csv, and the plots of plots.py.
 
-The results are a dictionary: settings and machine, and `rows`, a list of what `results.summary` returns.
+The results are a dictionary of settings, machine and `rows`, a list of values of `results.summary`.
 """
 
 import csv
@@ -14,11 +14,11 @@ from trax_hourglass.comparison import results as results_lib
 from trax_hourglass.runtime import atomic_files
 
 FILES = ('results.json', 'table.md', 'table.csv', 'curves.png', *plots.PLOTS)
-_UNEQUAL = 0.05  # Share by which seconds may miss the budget before a table says so.
+_UNEQUAL = 0.05  # Relative deviation of seconds from the budget above which a table reports it.
 
 
 def write(folder, results):
-  """Writes everything into a folder; plots as soon as a row has finished."""
+  """Writes all files to a folder; plots only once a row has finished."""
   folder = pathlib.Path(folder)
   atomic_files.write(folder / 'results.json', json.dumps(results, indent=1))
   atomic_files.write(folder / 'table.md', f'{table(results)}\n')
@@ -28,9 +28,7 @@ def write(folder, results):
 
 
 def table(results):
-  """Returns the results as a markdown table; below it, which orderings of the paper hold, and the errors of what
-  failed.
-  """
+  """Returns the results as a markdown table, with verdicts on the paper's orderings and errors of failed rows."""
   unit = results_lib.unit_of(results)
   rows = []
   for result in results['rows']:
@@ -67,15 +65,15 @@ def table(results):
 
 
 def orderings(results):
-  """Returns, of each two rows that the paper tells apart, whether they come out in its order.
+  """Returns for pairs of rows with different bits in the paper whether the results have the same order.
 
-  Of more than eight rows only those next to each other in the paper's order are told, each two would be too many.
-  Rows with the same seed saw the same data, so it is the differences within a seed whose mean and confidence interval
-  (Student's, 95 %) are told.
+  With more than eight rows, only neighbours in the paper's order are compared. Rows with the same seed saw the same
+  data, so mean and confidence interval (Student's t, 95 %) are those of the differences per seed.
 
   Returns:
-    A list of {'better', 'worse': names, 'paper', 'difference': bits that the one has more than the other, 'interval':
-    half its width, 'verdict': 'holds', 'reversed', or 'open' where the interval has 0 in it}.
+    A list of {'better', 'worse': names, 'paper', 'difference': bits of the worse row minus those of the better row,
+    'interval': half the width of the confidence interval, 'verdict': 'holds', 'reversed', or 'open' if the interval
+    contains 0}.
   """
   found = []
   rows = sorted((row for row in results['rows'] if 'paper' in row and row['n_seeds'] > 1), key=lambda row: row['paper'])
@@ -91,31 +89,31 @@ def orderings(results):
 
 
 def paired(better, worse):
-  """Returns how many bits the second row has more than the first within a seed: mean, half of its 95 % interval.
+  """Returns the mean of the second row's bits minus the first row's per seed, and half of its 95 % interval.
 
-  Student's t over the seeds that both rows have; None where these are fewer than two.
+  The interval is Student's t over the seeds of both rows. Returns None with fewer than two common seeds.
   """
   seeds = [seed for seed in better['bits_of_seeds'] if seed in worse['bits_of_seeds']]
   if len(seeds) < 2:
     return None
   differences = [worse['bits_of_seeds'][seed] - better['bits_of_seeds'][seed] for seed in seeds]
-  from scipy import stats  # Takes a second.  pylint: disable=g-import-not-at-top
+  from scipy import stats  # The import takes a second.  pylint: disable=g-import-not-at-top
   half = stats.t.ppf(0.975, len(seeds) - 1) * statistics.stdev(differences) / len(seeds)**0.5
   return statistics.fmean(differences), float(half)
 
 
 def markdown(rows, columns):
-  """Returns a markdown table, one row a dictionary; columns that no row has are left out."""
+  """Returns a markdown table of rows, which are dictionaries; omits columns that no row has."""
   columns = [column for column in columns if any(column in row for row in rows)]
   def cell(value):
     text = f'{value:,}' if isinstance(value, int) else f'{value:.4g}' if isinstance(value, float) else str(value or '')
-    return text.replace('|', r'\|')  # Else a hierarchy with a set of factors would be two cells, within backticks too.
+    return text.replace('|', r'\|')  # Else a hierarchy with a set of factors would be two cells, even in backticks.
   lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
   return '\n'.join(lines + [f'| {" | ".join(cell(row.get(column)) for column in columns)} |' for row in rows])
 
 
 def _unequal(results):
-  """Returns a sentence on runs whose seconds miss the budget, in a list; empty if there are none."""
+  """Returns a list with a sentence on runs whose seconds deviate from the budget, or an empty list."""
   budget = results['budget'].get('seconds')
   needed = {result['name']: result['n_steps'] * result['seconds_per_step'] for result in results['rows']
             if budget and 'training_seconds' in result}

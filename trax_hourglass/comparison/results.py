@@ -1,6 +1,6 @@
 """Summarises a row of a comparison as plain values.
 
-Bits are per byte, per dim of an image or per token: `unit` says which, and fields have it in their names.
+Bits are per byte, per dim of an image or per token, as given by `unit`, which is part of field names.
 """
 
 import statistics
@@ -12,17 +12,17 @@ def summary(name, kind, weights_of, plan, runs, paper=None):
   Args:
     name: the row's name.
     kind: 'flat', 'hierarchical' or 'Trax'.
-    weights_of: the row whose weights it evaluates, or None.
-    plan: what its row.json holds.
-    runs: what the result.json of its runs hold, finished or failed, with `seconds_per_step`, what step_timer.py's
-      `per_step` says of the run.
-    paper: bits that the paper prints, or None.
+    weights_of: the row whose weights this row evaluates, or None.
+    plan: contents of the row's row.json.
+    runs: contents of the result.json of the row's finished and failed runs, with `seconds_per_step` added, the value
+      of step_timer.py's `per_step` for the run.
+    paper: bits reported in the paper, or None.
 
   Returns:
-    A dictionary of plain values. Bits are the mean over the seeds that have finished, `spread` their standard
-    deviation, None for a single one; `standard_error` is that of the evaluation, the mean over seeds.
-    `training_seconds` were spent on all steps, `seconds_per_step` is the median, which other work on the machine hardly
-    touches, and `planned_step_seconds` was measured beforehand.
+    A dictionary of plain values. Bits are the mean over finished seeds, and `spread` is their standard deviation, None
+    for a single seed. `standard_error` is the evaluation's, as a mean over seeds. `training_seconds` is the mean time
+    per step times the number of steps. `seconds_per_step` is the median, which other load on the machine hardly
+    affects, and `planned_step_seconds` was measured before training.
   """
   finished = [run for run in runs if 'bits' in run]
   result = {'name': name, 'kind': kind, 'weights_of': weights_of, 'n_seeds': len(finished),
@@ -35,7 +35,7 @@ def summary(name, kind, weights_of, plan, runs, paper=None):
   if finished:
     bits = [run['bits'] for run in finished]
     errors = [run['standard_error'] for run in finished if run['standard_error'] is not None]
-    mean, median = (statistics.fmean(seconds) or planned  # A run of one step has no step that was timed.
+    mean, median = (statistics.fmean(seconds) or planned  # A run of one step has no timed step.
                     for seconds in zip(*(run['seconds_per_step'] for run in finished)))
     result.update(
         {f'bits_per_{result["unit"]}': statistics.fmean(bits)},

@@ -1,4 +1,4 @@
-"""The rows of a comparison: what each changes about the configuration of one run, checked before anything is run."""
+"""Configures the rows of a comparison from the shared configuration and checks all rows before any run."""
 
 import dataclasses
 import pathlib
@@ -17,21 +17,21 @@ from trax_hourglass.runtime import gin_config
 from trax_hourglass.training import evaluate_run
 from trax_hourglass.training.settings import Settings
 
-PROBE = 7  # Steps that a row is configured with before its own number is known.
-_TAKEN = 'comparison.gin', 'compare.lock', *report.FILES  # Names in a comparison's folder.
+PROBE = 7  # Steps in a row's configuration before its own number is known.
+_TAKEN = 'comparison.gin', 'compare.lock', *report.FILES  # Reserved names in a comparison's folder.
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A row of the table.
+  """Holds a row of the table.
 
   Attributes:
-    name: as the user calls it.
-    lines: gin lines put behind the comparison's configuration.
-    weights_of: name of the row whose weights are evaluated with these lines; None for a row that is trained itself.
-    directory: its folder.
-    settings: all that its weights depend on, as text.
-    kind: 'flat', 'hierarchical', or 'Trax' for models that are not ours.
+    name: name given by the user.
+    lines: gin lines appended to the comparison's configuration.
+    weights_of: name of the row whose weights are evaluated with these lines; None for a trained row.
+    directory: folder of the row.
+    settings: all settings that the weights depend on, as text.
+    kind: 'flat', 'hierarchical', or 'Trax' for other models.
   """
   name: str
   lines: tuple[str, ...]
@@ -42,19 +42,19 @@ class Row:
 
 
 class Configuration:
-  """Holds what all rows of a comparison share, taken from gin as it is configured now.
+  """Holds the configuration shared by all rows of a comparison, read from gin.
 
   Attributes:
-    common: lines of gin, without those of `compare`.
+    common: gin lines, without those of `compare`.
   """
 
   def __init__(self, budget, warmup, n_evaluations):
-    """Takes gin's configuration.
+    """Reads gin's current configuration.
 
     Args:
       budget: the Budget of each run.
       warmup: share of the steps in which the learning rate rises, or None.
-      n_evaluations: evaluations and checkpoints of each run.
+      n_evaluations: number of evaluations and checkpoints of each run.
     """
     self._config = gin.config_str()
     self.common = _bindings(_without(self._config, 'compare'))
@@ -66,12 +66,12 @@ class Configuration:
     Args:
       trained: {name: gin lines}.
       evaluated: {name: (name of a trained row, gin lines)}.
-      folder: the comparison's.
-      split: what is scored at the end,
-      protocol: and by which protocol.
+      folder: folder of the comparison.
+      split: the split to score at the end.
+      protocol: protocol of the final evaluation.
 
     Raises:
-      InputError: a row makes no sense, or two would share a folder.
+      InputError: a row is invalid, or two rows would share a folder.
     """
     if not isinstance(evaluated, dict) or not all(isinstance(name, str) for name in evaluated):
       raise InputError(f'compare.also_evaluate is {evaluated!r}: give {{name: (row, gin lines)}}')
@@ -92,13 +92,13 @@ class Configuration:
       slugs[slug] = name
       try:
         rows.append(self._checked(Row(name, lines, weights_of, folder / slug), split, protocol))
-      except Exception as error:  # Plug-ins and models may be anybody's.  pylint: disable=broad-except
-        text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(error))  # Of a text that nobody wrote.
+      except Exception as error:  # Plug-ins and models may raise anything.  pylint: disable=broad-except
+        text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(error))  # A position in generated text.
         raise InputError(f'row {name!r}: {text or type(error).__name__}') from error
     return rows
 
   def _checked(self, row, split, protocol):
-    """Returns the row with its settings and kind; raises for what can be known without running it."""
+    """Returns the row with its settings and kind; raises all errors that show without running the row."""
     gin_config.parse_gin([], [*self.common, *row.lines])
     further = {self._budget.what: self._budget.amount, 'warmup': self._warmup}
     bindings = [line for line in _bindings(_without(gin.config_str(), 'compare'))
@@ -112,7 +112,7 @@ class Configuration:
                        '%n_steps, and the schedule likewise, as gin/base.gin does')
     self._check_schedule()
     if counts_steps:
-      _ = run.schedule  # It refuses a warm-up that is too long.
+      _ = run.schedule  # Raises if the warm-up is too long.
     checks.check_sizes(batch_size=run.batch_size, length=run.length)
     model = run.model(mode='train')
     data = run.corpus.split(split)
@@ -124,18 +124,18 @@ class Configuration:
     return dataclasses.replace(row, settings=settings, kind=kind)
 
   def _check_schedule(self):
-    """Raises InputError where gin holds a schedule of another length, or warm-up, than the budget's."""
+    """Raises InputError if the length or warm-up of the schedule in gin does not follow the budget."""
     bound = dict(line.split(' = ', 1) for line in _bindings(gin.config_str()) if ' = ' in line)
     fixed = [name for name, value in bound.items() if name.endswith('.n_steps') and value != '%n_steps']
     is_the_budget = self._budget.what == 'steps' and f'n_steps = {self._budget.amount}' in self.common
-    if fixed and not is_the_budget:  # Else it is as the file means it.
+    if fixed and not is_the_budget:  # Else the number was written for this budget.
       raise InputError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
     if self._warmup is not None and '%warmup_steps' not in bound.values():
       raise InputError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: '
                        'bind WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
 
   def configure(self, row, n_steps, seed):
-    """Parses the comparison's configuration with what is the row's own, and returns the Settings of its run."""
+    """Parses the comparison's configuration with the row's lines, and returns the Settings of the row's run."""
     every = self.every(n_steps)
     own = [f'n_steps = {n_steps}', f'fit.seed = {seed}', f'fit.eval_every = {every}', f'fit.checkpoint_every = {every}']
     if self._warmup is not None:
@@ -144,33 +144,33 @@ class Configuration:
     return Settings.read()
 
   def configure_as_before(self):
-    """Leaves gin as it was found."""
+    """Restores gin's original configuration."""
     gin_config.parse_gin([], self._config.splitlines())
 
   def every(self, n_steps):
-    """Returns the steps between evaluations of a run of so many steps."""
+    """Returns the number of steps between evaluations of a run of `n_steps` steps."""
     return -(-n_steps // self._n_evaluations)
 
 
 def _check_length(model, length):
-  """Raises InputError if a model cannot score windows of some length, which may be longer than those it trains on."""
+  """Raises InputError if a model cannot score windows of a length, which may exceed the training length."""
   def run(key, tokens):
     weights, state = model.init(shapes.signature(tokens), rng=key)
     return model.pure_fn(tokens, weights, state, key)
   try:
     jax.eval_shape(run, jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((1, length), np.int32))
-  except Exception as error:  # Models may be anybody's.  pylint: disable=broad-except
+  except Exception as error:  # Models may raise anything.  pylint: disable=broad-except
     raise InputError(f'it does not take windows of {length} tokens, in which it would be scored '
                      f'({errors.one_line(error)})'
                      ) from error
 
 
 def check_rows(rows, name):
-  """Returns rows, {name: gin lines}, and raises InputError if they are something else.
+  """Returns rows, {name: gin lines}, or raises InputError if they have another form.
 
   Args:
-    rows: what was given.
-    name: of the parameter.
+    rows: the given value.
+    name: name of the parameter.
   """
   if not isinstance(rows, dict) or (not rows and name == 'rows'):
     raise InputError(f"compare.{name} is {rows!r}: give {{name: gin lines}}, such as "
@@ -182,16 +182,16 @@ def check_rows(rows, name):
 
 
 def chosen(names, rows, evaluated, paper):
-  """Returns the rows with these names, and what there is of `evaluated` and `paper` for them.
+  """Returns the rows with the given names, with their entries of `evaluated` and `paper`.
 
   Args:
-    names: of rows; None for all.
+    names: names of rows; None for all.
     rows: {name: gin lines}.
-    evaluated: {name: (row, gin lines)}, as far as it is that.
-    paper: {name of either: bits}, as far as it is that.
+    evaluated: {name: (row, gin lines)}, not checked yet.
+    paper: {name of a row of either: bits}, not checked yet.
 
   Raises:
-    InputError: no names, or names of no rows.
+    InputError: no names, or unknown names.
   """
   if names is None:
     return rows, evaluated, paper
@@ -215,11 +215,11 @@ def _lines(lines):
 
 
 def _without(config, configurable):
-  """Returns the text of a `gin.config_str` without one configurable's bindings."""
+  """Returns the text of a `gin.config_str` without the bindings of one configurable."""
   parts = re.split(r'(?m)^(?=# Parameters for )', config)
   return ''.join(part for part in parts if not part.startswith(f'# Parameters for {configurable}:'))
 
 
 def _bindings(config):
-  """Returns the lines of a `gin.config_str` without comments, whose rulers are as long as its longest line may be."""
+  """Returns the lines of a `gin.config_str` without comments, whose rulers are as long as its longest line."""
   return [line for line in config.splitlines() if line and not line.startswith('#')]

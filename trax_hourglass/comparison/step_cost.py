@@ -20,16 +20,16 @@ from trax_hourglass.training import step as step_lib
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """Of a training step, forward, backward and optimizer.
+  """Holds the costs of a training step: forward pass, backward pass and optimizer.
 
   Attributes:
-    n_parameters: trained numbers.
-    step_flops: floating-point operations.
-    flops_from: 'products', counted as in flops.py, or 'compiler', XLA's estimate, for models with loops that cannot be
-      counted; it takes each loop for one turn, so it is too low.
+    n_parameters: number of trained parameters.
+    step_flops: floating-point operations per step.
+    flops_from: 'products', counted as in flops.py, or 'compiler', XLA's estimate. The estimate is for models that
+      flops.py cannot count, and is too low, since XLA counts each loop as one iteration.
     step_bytes: temporary memory of the compiled step on each device.
-    step_seconds: mean over the steps that were timed, since steps of one model need not be alike (factor_dropout.py); a
-      comparison takes the median of several such means.
+    step_seconds: mean over the timed steps, since steps of one model may differ (factor_dropout.py). With a budget of
+      seconds, a comparison replaces it by the median of several means.
   """
   n_parameters: int
   step_flops: float
@@ -39,13 +39,13 @@ class Measurement:
 
 
 def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options):
-  """Returns the Measurement of a model, whose training steps are run with learning rate 0.
+  """Returns the Measurement of a model, by training steps with learning rate 0.
 
   Args:
     model: language model in mode 'train', not initialised.
     optimizer: Trax optimizer.
     batch: (tokens (B, L), targets (B, L), weights (B, L)).
-    n_steps: steps to time; one before them is not.
+    n_steps: number of timed steps, after one untimed step.
     loss_chunk: see loss.py.
     **trainer_options: further arguments of `step.Trainer`, by name.
   """
@@ -80,7 +80,7 @@ def measure(model, optimizer, batch, n_steps, loss_chunk=None, **trainer_options
 
 
 def machine():
-  """Returns what numbers are measured on."""
+  """Returns a description of the machine and its software."""
   device = jax.devices()[0]
   return {'device': f'{device.platform} {device.device_kind}', 'devices': jax.device_count(), 'cores': os.cpu_count(),
           'machine': platform.machine(), 'jax': jax.__version__, 'python': platform.python_version()}

@@ -1,4 +1,4 @@
-"""The seconds that a run spends training, without compilation, evaluations and checkpoints, over all its restarts."""
+"""Measures the training time of a run over all restarts, without compilation, evaluations and checkpoints."""
 
 import json
 import pathlib
@@ -12,26 +12,26 @@ from trax_hourglass.runtime import atomic_files
 
 
 class Clock(callbacks.TrainingStepCallback):
-  """Adds up the time of steps, and keeps the sums in the run directory.
+  """Sums the time of steps, and saves the sums in the run directory.
 
-  It stops before evaluations and checkpoints, and then waits for the device, since steps go on there after they have
-  been handed over. Not every step is timed: not the first one of each start, which compiles, and not those between the
-  last stop and a signal that ended the run.
+  The clock stops before evaluations and checkpoints, after waiting for the device, since steps run asynchronously. Not
+  timed are the first step of each start, which compiles, and the steps between the last stop and a signal that ended
+  the run.
   """
 
   FILE = 'seconds.json'
 
   def __init__(self, loop, path, stops_after):
-    """Creates the callback; goes on from the sums in the file up to the step before its first one.
+    """Creates the callback, which continues from the sums in the file for steps before its first step.
 
     Args:
       loop: the training loop; its `loss` is the last step's.
-      path: of the file that keeps the sums.
-      stops_after: function step -> whether something else follows that step.
+      path: path of the file of sums.
+      stops_after: function step -> whether an evaluation or checkpoint follows the step.
     """
     super().__init__(loop)
     self._path, self._stops_after = pathlib.Path(path), stops_after
-    self._sums = None  # Read later: the loop makes its callbacks before it takes over a checkpoint.
+    self._sums = None  # Read later, since the loop creates its callbacks before it restores a checkpoint.
     self._started, self._n_timed = None, 0
 
   def call_at(self, step):
@@ -60,19 +60,20 @@ class Clock(callbacks.TrainingStepCallback):
 
 
 def read(path):
-  """Returns [(step, seconds that were timed until then, of how many steps)] of a `Clock`'s file; empty without one."""
+  """Returns [(step, timed seconds so far, number of timed steps)] from a `Clock`'s file, or [] if missing."""
   path = pathlib.Path(path)
   return [tuple(sums) for sums in json.loads(path.read_text())] if path.exists() else []
 
 
 def per_step(sums):
-  """Returns (mean, median) of the seconds of a step; zeros if none was timed.
+  """Returns (mean, median) of the seconds per step; zeros if no step was timed.
 
-  For the median each step counts as the mean of those between the same two stops. It leaves out what now and then slows
-  a machine down, so that it tells runs apart which were not all disturbed alike; the mean tells what was really spent.
+  For the median, each step counts as the mean of all steps between the same two stops. The median ignores occasional
+  slowdowns of the machine, so that runs with different disturbances can be compared. The mean is the time actually
+  spent.
 
   Args:
-    sums: what `read` returns.
+    sums: the result of `read`.
   """
   _, seconds, n_timed = np.diff([(0, 0.0, 0), *sums], axis=0).T
   n_timed = n_timed.astype(int)

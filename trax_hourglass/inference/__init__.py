@@ -1,3 +1,3 @@
-"""Uses trained models: scoring, decoding, attention maps. Knows no run directory."""
+"""Uses trained models for scoring, decoding and attention maps; does not depend on run directories."""
 
-from trax_hourglass.runtime import trax_compat  # Before any of these modules imports Trax.
+from trax_hourglass.runtime import trax_compat  # Must run before any of these modules imports Trax.

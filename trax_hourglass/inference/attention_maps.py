@@ -1,7 +1,9 @@
-"""Attention weights for looking at.
+"""Computes attention maps for visualization.
 
-Attention never holds them (tiled_attention.py), so a model for looking at works them out beside its outputs: attention
-to values that are one-hot gives its weights.
+Attention never materializes its weights (tiled_attention.py). So a watched model computes them separately, as attention
+over one-hot values.
+
+Letters: B batch, L tokens, H heads, k total shorten factor of a stack.
 """
 
 import collections
@@ -16,18 +18,18 @@ from trax_hourglass.ops import attention
 
 
 def attention_maps(make_model, weights, tokens):
-  """Returns what the vectors of each stack attend to, for a model with relative attention.
+  """Returns the attention weights of each stack, for a model with relative attention.
 
   Args:
-    make_model: function (mode, vanilla_attention, shortened_attention) -> Hourglass, such as `Hourglass` itself with
-      its other arguments bound by gin, or `run_directory.setting('model')` of an opened run.
+    make_model: function (mode, vanilla_attention, shortened_attention) -> Hourglass, such as `Hourglass` with its
+      other arguments bound by gin, or `run_directory.setting('model')` of an opened run.
     weights: the model's weights.
-    tokens: (B, L), L a few hundred at most: all maps exist at a time.
+    tokens: (B, L) with L of a few hundred at most, since all maps exist at the same time.
 
   Returns:
-    {total shorten factor k: [weights (B, H, L/k, L/k), one array a block, in the order in which they run]}; row i holds
-    what query i gives to each key, and sums to 1. L is rounded up to whole groups. Stacks of both sides are in one
-    list, the ones before shortening first.
+    {k: [weights (B, H, L/k, L/k), one array per block, in order of execution]}. Row i holds the weights of query i over
+    the keys and sums to 1. L is rounded up to whole groups. The list has the blocks before shortening first, then those
+    after upsampling.
   """
   seen = collections.defaultdict(list)
   watched = lambda spec, tokens_per_vector: Watched(spec, tokens_per_vector, seen)
@@ -36,12 +38,12 @@ def attention_maps(make_model, weights, tokens):
   model.init(shapes.signature(tokens))
   outputs, _ = jax.jit(model.pure_fn)(tokens, weights, model.state, jax.random.PRNGKey(0))
   jax.block_until_ready(outputs)
-  jax.effects_barrier()  # All callbacks have been run.
+  jax.effects_barrier()  # Waits for all callbacks.
   return dict(seen)
 
 
 class Watched(attention_lib.RelativeAttention):
-  """RelativeAttention within a level that tells its weights."""
+  """Applies RelativeAttention within a level and records its weights."""
 
   def __init__(self, spec, tokens_per_vector, seen):
     super().__init__(spec, tokens_per_vector)
@@ -50,7 +52,7 @@ class Watched(attention_lib.RelativeAttention):
   def _attended(self, q, k, v, e, context_bias, location_bias, rng):
     n, width = q.shape[1], q.shape[3]
     parts = []
-    for first in range(0, n, width):  # Values are as wide as a head.
+    for first in range(0, n, width):  # Values have the width of a head.
       one_hot = jnp.eye(n, width, -first, dtype=q.dtype)[None, :, None]
       parts.append(
           attention.relative_attention(q, k, jnp.broadcast_to(one_hot, q.shape), e, context_bias, location_bias))

@@ -1,7 +1,7 @@
-"""A check that a model does not see the future, on the model as it is and at every offset of a window.
+"""Checks that a model does not see future tokens, on the actual model and at every offset of a window.
 
-Results of several projects were wrong by leaks that no test of one offset had found, such as a group's mean that was
-handed back to the group's own members.
+Leaks that tests at a single offset missed have invalidated results of several projects. One example is a group's mean
+that its own members could see.
 
 Letters: L tokens of the window, B rows of a batch, V vocabulary.
 """
@@ -14,17 +14,17 @@ import numpy as np
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
-_TOLERANCE = 1e-4  # Of the largest logit: rows of a batch are rounded alike, but nobody promises it.
+_TOLERANCE = 1e-4  # Relative to the largest logit; rows of a batch round alike in practice, but without guarantee.
 
 
 @dataclasses.dataclass(frozen=True)
 class Causality:
-  """Result of a check.
+  """Holds the result of a check.
 
   Attributes:
-    n_offsets: tokens from which on the window was changed, one after the other.
-    largest_difference: of an output that may not change, as a share of the largest logit.
-    leak: (token, output) of the first token that an earlier output, or its own, was seen to depend on; None for none.
+    n_offsets: number of checked offsets, from each of which on the window was changed.
+    largest_difference: largest change of an output that must not change, relative to the largest logit.
+    leak: (token, output) of the first token on which its own or an earlier output depends; None without a leak.
   """
   n_offsets: int
   largest_difference: float
@@ -32,21 +32,21 @@ class Causality:
 
 
 def check(model, tokens, batch_size, seed=0, on_batch=None):
-  """Changes all tokens from each offset on, and looks for outputs before it that change.
+  """Replaces all tokens from each offset on, and compares the outputs up to the offset.
 
   Args:
-    model: initialised, in mode 'eval': tokens (B, L) -> logits (B, L, V); output i is for token i and may depend on
-      tokens before i only.
+    model: initialised, in mode 'eval': tokens (B, L) -> logits (B, L, V); output i predicts token i and may depend
+      only on tokens before i.
     tokens: (L,), the window.
     batch_size: B.
-    seed: of the tokens that take the others' places.
-    on_batch: called after each batch with how many offsets are done.
+    seed: seed of the replacement tokens.
+    on_batch: called after each batch with the number of checked offsets.
 
   Returns:
     The Causality.
 
   Raises:
-    InputError: no tokens, or a vocabulary of one, which can be changed into nothing.
+    InputError: no tokens, or a vocabulary of a single token, which has no replacement.
   """
   length, vocab_size = len(tokens), getattr(model, 'vocab_size', 256)
   checks.check_sizes(length=length, batch_size=batch_size)

@@ -1,17 +1,17 @@
-"""Sampling from a model in mode 'predict', all on the device: the prompt in one pass, then tokens in a compiled loop.
+"""Samples from a model in mode 'predict' on the device: the prompt in one pass, then tokens in a compiled loop.
 
     sampler = Sampler(model, Choice(temperature=0.9, top_p=0.95))
     for sample in sampler.sample([b'Once upon', b'A much longer beginning'], length=200, seed=1):
       print(bytes(sample.tokens))
 
-Sequences of a batch step together, whatever the lengths of their prompts: all begin at step 0, the shortest prompt
-decides how much the first pass takes, and where a prompt is longer its tokens are forced in the loop. So groups of all
-sequences complete at the same steps, and what runs once per group runs for all at once.
+All sequences of a batch start at step 0 and advance together, whatever the lengths of their prompts. The first pass
+covers the length of the shortest prompt; the loop forces the remaining tokens of longer prompts. So the groups of all
+sequences complete at the same steps, and layers that run once per group run for the whole batch.
 
-The token at position p of sequence i is drawn with a key made of (seed, i, p): a sequence does not depend on its
-neighbours, or on how many there are.
+The key for the token at position p of sequence i is derived from (seed, i, p). So a sequence does not depend on the
+other sequences or the batch size.
 
-Letters: B batch, V vocabulary, S tokens of a piece, the turns that the compiled loop takes at a time.
+Letters: B batch, V vocabulary, S tokens of a piece, which are the iterations per call of the compiled loop.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from trax_hourglass.layers.scan import unstacked
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime.errors import InputError
 
-START = 0  # The token that stands before the first one; what shifting puts there in the other modes.
+START = 0  # The token before the first one, equal to the padding of the shift in other modes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Choice:
   """Chooses the next token from logits.
 
   Attributes:
-    temperature: what logits are divided by; 0 takes the most probable token.
-    top_k: choose among so many of the most probable tokens; None for all.
-    top_p: choose among the fewest most probable tokens that together have at least this probability.
+    temperature: divisor of the logits; 0 takes the most probable token.
+    top_k: number of most probable tokens to choose from; None for all.
+    top_p: chooses from the smallest set of most probable tokens with at least this total probability.
 
   Raises:
     InputError: a temperature below 0, top_k below 1, or top_p outside of (0, 1].
@@ -50,9 +50,9 @@ class Choice:
     checks.check_choice(self.temperature, self.top_k, self.top_p)
 
   def filtered(self, logits):
-    """Returns logits (..., V), divided by the temperature, -inf for tokens that top_k and top_p leave out.
+    """Returns logits (..., V) divided by the temperature, with -inf for tokens that top_k and top_p exclude.
 
-    Tokens as probable as the last one that is kept are kept too.
+    Tokens as probable as the last included token are included too.
     """
     logits /= self.temperature
     ordered = jnp.sort(logits, axis=-1, descending=True)
@@ -66,7 +66,7 @@ class Choice:
     return logits
 
   def __call__(self, logits, keys):
-    """Returns tokens (B,), int32, for logits (B, V) and a key for each, uint32 (B, 2)."""
+    """Returns tokens (B,), int32, for logits (B, V) and one key per sequence, uint32 (B, 2)."""
     if self.temperature == 0.0:
       return logits.argmax(axis=-1).astype(jnp.int32)
     gumbel = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
@@ -74,31 +74,31 @@ class Choice:
 
 
 class Sample(typing.NamedTuple):
-  """Holds what was sampled for one sequence, or a piece of it, without the prompt.
+  """Holds the sampled tokens of one sequence, or a piece of them, without the prompt.
 
   Attributes:
     tokens: int32 (n,), the stop token included.
-    log_probs: float32 (n,), natural logarithm of each token's probability under the model, whatever the Choice.
+    log_probs: float32 (n,), natural log-probability of each token under the model, regardless of the Choice.
   """
   tokens: np.ndarray
   log_probs: np.ndarray
 
 
 class Sampler:
-  """A model's compiled sampling; one compilation for each batch size and length of shortest prompt."""
+  """Samples from a model by compiled functions, one compilation per batch size and length of the shortest prompt."""
 
   def __init__(self, model, choice=Choice(), stop=None, piece=32, dtype='float32'):
     """Creates the sampler.
 
     Args:
-      model: a `Hourglass` in mode 'predict' with its weights. They are copied, stacks of blocks taken apart.
+      model: a `Hourglass` in mode 'predict' with its weights, which are copied, with stacked blocks unstacked.
       choice: the Choice.
-      stop: token that ends a sequence, or None.
-      piece: S; tokens come out so many at a time.
-      dtype: type of weights, activations and caches, 'float32' or 'bfloat16'; softmax and logits are float32.
+      stop: stop token, which ends a sequence, or None.
+      piece: S, number of tokens yielded at a time.
+      dtype: type of weights, activations and KV caches, 'float32' or 'bfloat16'; softmax and logits are float32.
 
     Raises:
-      InputError: a model of another mode, or numbers out of range.
+      InputError: a model in another mode, or numbers out of range.
     """
     if getattr(model, 'max_length', None) is None:
       raise InputError("the model cannot decode: build it with mode = 'predict'")
@@ -117,32 +117,32 @@ class Sampler:
     self._more = jax.jit(self._loop, donate_argnums=1)
 
   def sample(self, prompts, length, seed=0, first_sequence=0):
-    """Returns a Sample for each prompt; arguments and errors as `stream`'s."""
+    """Returns a Sample for each prompt; arguments and errors are those of `stream`."""
     pieces = list(self.stream(prompts, length, seed, first_sequence))
     return [Sample(*(np.concatenate(parts) for parts in zip(*of_one))) for of_one in zip(*pieces)]
 
   @property
   def model(self):
-    """The model."""
+    """Returns the model."""
     return self._model
 
   @property
   def stop(self):
-    """The token that ends a sequence, or None."""
+    """Returns the stop token, or None."""
     return self._stop
 
   def stream(self, prompts, length, seed=0, first_sequence=0, part=0):
-    """Yields lists of Samples, a piece for each prompt, until all have been given `length` tokens or the stop token.
+    """Yields lists of Samples, a piece for each prompt, until all sequences have `length` tokens or the stop token.
 
     Args:
-      prompts: sequences of tokens, bytes or arrays, of any lengths from 0 on.
-      length: tokens to write after each prompt.
-      seed: whole number that decides what is drawn, not below 0 and below 2^63; its lower 32 bits count.
-      first_sequence: number of the first sequence, for the keys; a batch of sequences i .. j is drawn as part of all.
+      prompts: sequences of tokens, bytes or arrays, which may be empty.
+      length: number of tokens to sample after each prompt.
+      seed: random seed, at least 0 and below 2^63, of which only the lower 32 bits are used.
+      first_sequence: number of the first sequence, for the keys, so that sequences i .. j are drawn as in a full batch.
       part: number of this part of longer sequences, for the keys; see moving_window.py.
 
     Raises:
-      InputError: no prompts, tokens outside the vocabulary, another seed, or more tokens than the model has room for.
+      InputError: no prompts, tokens outside the vocabulary, an invalid seed, or more tokens than `max_length`.
     """
     checks.check_seed(seed)
     prompts = [as_tokens(prompt, self._model.vocab_size) for prompt in prompts]
@@ -171,7 +171,7 @@ class Sampler:
     yield self._pieces([x[:, None] for x in first], n_before, prompts, ends)
     position = n_before + 1
     while position < ends.max() and not all(np.asarray(carry.done) | (ends <= position)):
-      # Of one type in all pieces, or the loop would be compiled once for each.
+      # Always of the same type; else the loop would be compiled again.
       n = np.int32(min(self._piece, ends.max() - position))
       here = forced[:, position:position + self._piece]
       carry, *written, n_written = self._more(self._weights_of_steps, carry, keys, here, np.int32(position), n)
@@ -180,7 +180,7 @@ class Sampler:
       position += n_written
 
   def _pieces(self, written, position, prompts, ends):
-    """Returns what is new of tokens and log-probabilities (B, n), the first of which is at `position`, as Samples."""
+    """Returns the sampled part of tokens and log-probabilities (B, n), which start at `position`, as Samples."""
     tokens, log_probs = map(np.asarray, written)
     samples = []
     for row, (prompt, end) in enumerate(zip(prompts, ends)):
@@ -190,7 +190,7 @@ class Sampler:
     return samples
 
   def _n_until_stop(self, row, tokens, ends):
-    """Returns how many of a sequence's tokens come before it has stopped, and ends it there."""
+    """Returns the number of tokens up to the stop token, included, and ends the sequence there."""
     stops = np.flatnonzero(tokens == self._stop) if self._stop is not None else ()
     if not len(stops):
       return len(tokens)
@@ -198,25 +198,25 @@ class Sampler:
     return stops[0] + 1
 
   def _first_pass(self, weights, state, beginning, keys, forced):
-    """Takes the beginning (B, n) in, and returns the loop's carry, the tokens after it and their log-probabilities."""
+    """Processes the beginning (B, n); returns the loop's carry, the next tokens and their log-probabilities."""
     vectors, state = self._model.vectors(beginning, weights, state, keys[0])
     position = beginning.shape[1] - 1
     tokens, log_probs = self._choose(self._model.logits(vectors[:, -1], weights), keys, position, forced)
     return _Carry(state, tokens, self._stops(tokens, forced)), tokens, log_probs
 
   def _loop(self, weights, carry, keys, forced, position, n):
-    """Writes n tokens, at most S, or fewer where all sequences stop before.
+    """Samples n tokens, at most S; fewer if all sequences stop earlier.
 
     Args:
-      weights: `unstacked`.
+      weights: the `unstacked` weights.
       carry: the _Carry.
       keys: a key for each sequence, uint32 (B, 2).
-      forced: tokens of prompts that are still to come (B, S), -1 where there is none.
-      position: number of the first token to be written.
-      n: how many.
+      forced: remaining prompt tokens (B, S), -1 beyond the prompt.
+      position: position of the first token to sample.
+      n: number of tokens to sample.
 
     Returns:
-      The new carry, tokens (B, S), log-probabilities (B, S), and how many there are.
+      The new carry, tokens (B, S), log-probabilities (B, S), and the number of valid columns.
     """
     def goes_on(loop):
       i, carry, *_ = loop
@@ -249,7 +249,7 @@ class Sampler:
 
 
 class _Carry(typing.NamedTuple):
-  """Carries from turn to turn: the model's state, the last token (B,), and who has stopped (B,)."""
+  """Holds the loop's carry: the model's state, the last tokens (B,), and the flags of stopped sequences (B,)."""
   state: typing.Any
   last: jax.Array
   done: jax.Array
@@ -260,10 +260,10 @@ def _put(x, i, column):
 
 
 def as_tokens(text, vocab_size):
-  """Returns the tokens of a text, int32 (n,): bytes, or a sequence of whole numbers.
+  """Returns the tokens of a text of bytes or whole numbers as int32 (n,).
 
   Args:
-    text: the text; a str would have to be encoded first.
+    text: the text; a str must be encoded first.
     vocab_size: V.
 
   Raises:
@@ -280,16 +280,16 @@ def as_tokens(text, vocab_size):
 
 
 def score(model, texts):
-  """Returns log-probabilities, natural, of each text's tokens given those before: one float32 (n,) array for each.
+  """Returns the natural log-probabilities of each text's tokens given the tokens before, as float32 (n,) arrays.
 
-  One pass over all texts as a batch, padded on the right to a power of two of tokens, so that few lengths are compiled.
+  All texts run as one batch, padded on the right to a power of two, so that few lengths are compiled.
 
   Args:
     model: a `Hourglass` with its weights, in mode 'eval' or 'predict'.
     texts: bytes or sequences of tokens, at least one token each.
 
   Raises:
-    InputError: no texts, an empty one, one longer than the model has room for, or tokens outside the vocabulary.
+    InputError: no texts, an empty text, a text longer than `max_length`, or tokens outside the vocabulary.
   """
   texts = [as_tokens(text, model.vocab_size) for text in texts]
   if not all(map(len, texts)) or not texts:
@@ -308,20 +308,18 @@ def score(model, texts):
   return [row[:len(text)] for row, text in zip(log_probs, texts)]
 
 
-_compiled = weakref.WeakKeyDictionary()  # Of a model; it would keep weights alive otherwise.
+_compiled = weakref.WeakKeyDictionary()  # Keyed by model; a strong reference would keep its weights alive.
 
 
 def _log_probs(model, shape):
-  """Returns the compiled function (weights, state, inputs, targets of that shape) -> log-probabilities of the
-  targets.
-  """
+  """Returns the compiled function (weights, state, inputs, targets) -> log-probabilities of targets of a shape."""
   if model not in _compiled:
     _compiled[model] = functools.lru_cache(maxsize=16)(functools.partial(_compile_log_probs, weakref.ref(model)))
   return _compiled[model](shape)
 
 
 def _compile_log_probs(model, shape):
-  del shape  # Part of the key only: a shape that is not asked for any more is forgotten.
+  del shape  # Only a key of the LRU cache, which evicts unused shapes.
 
   def log_probs(weights, state, inputs, targets):
     logits, _ = model().pure_fn(inputs, weights, state, jax.random.PRNGKey(0))

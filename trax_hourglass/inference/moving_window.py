@@ -1,6 +1,6 @@
-"""Sampling past a model's room: when it is full, its last tokens begin it anew.
+"""Samples beyond a model's capacity: when the capacity is reached, the last tokens become a new prompt.
 
-The model forgets what lies before those tokens, as it would in a window that moves by more than one token.
+The model forgets everything before those tokens, as in a window that moves by more than one token.
 """
 
 import numpy as np
@@ -11,17 +11,17 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def stream(sampler, prompts, length, window, seed=0):
-  """Yields lists of Samples as `Sampler.stream` does, of any length.
+  """Yields lists of Samples like `Sampler.stream`, for any length.
 
   Args:
-    sampler: the Sampler, whose model has room for `max_length` tokens.
-    prompts: see `Sampler.stream`; of one that is longer than the room the last tokens count.
-    length: tokens to write after each prompt.
-    window: tokens that the model begins anew with, fewer than it has room for.
-    seed: see `Sampler.stream`; up to the first new beginning, tokens are those that `Sampler.stream` would draw.
+    sampler: the Sampler, whose model has a capacity of `max_length` tokens.
+    prompts: see `Sampler.stream`. If one reaches the capacity, only the last `window` tokens of each prompt are used.
+    length: number of tokens to sample after each prompt.
+    window: number of last tokens in a new prompt, below the capacity.
+    seed: see `Sampler.stream`, which would draw the same tokens up to the first new prompt.
 
   Raises:
-    InputError: a window of another size, or what `Sampler.stream` raises.
+    InputError: an invalid window size, or the errors of `Sampler.stream`.
   """
   room = sampler.model.max_length
   checks.check_sizes(window=window, length=length)

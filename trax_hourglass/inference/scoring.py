@@ -1,7 +1,7 @@
-"""Bits per byte or dimension of a model on held-out data, over all devices of all hosts.
+"""Computes bits per byte or dimension of a model on held-out data, over all devices of all hosts.
 
-A bit is a factor of 2 in probability: the mean of -log2 p(token) over all tokens. How much context a token is scored
-with is told by windows, see inference/windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
+The score is the mean of -log2 p(token) over all tokens. Windows determine the context of each scored token, see
+inference/windows.py. Letters: B batch, L tokens of a window, S scored tokens of a window.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ from trax_hourglass.runtime.checks import check_vocabulary
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import sharding as mesh_lib
 
-# Ways to score text, (length, stride): the paper's enwik8 test and its ablations, and what the notebook beside the
-# authors' code does. Images are scored whole in all of them.
+# Protocols to score text, (length, stride): the paper's enwik8 test, its ablations, and the notebook published with the
+# authors' code. All protocols score images whole.
 PROTOCOLS = {'paper': (4096, 128), 'ablation': (2048, 2048), 'notebook': (6912, 128)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Result of an evaluation.
+  """Holds the result of an evaluation.
 
   Attributes:
-    bits_per_token: mean bits; per byte or dimension, where tokens are bytes of text or images.
-    standard_error: of that mean, were windows drawn independently; None with a single window. Neighbours in a text
-      resemble each other, and then the true error is larger, most so with a short stride.
-    n_tokens: tokens scored, each once.
-    n_windows: windows that they were scored in.
-    length: tokens of a window.
-    stride: tokens that windows move by.
-    seconds: of the evaluation, compilation included.
-    tokens_per_second: tokens scored in a second, without the first batches, which wait for a compilation.
+    bits_per_token: mean bits, which are per byte or dimension for tokens that are bytes of text or images.
+    standard_error: standard error of the mean, assuming independent windows; None with a single window.
+      The true error is larger, since adjacent windows of a text are correlated, most with a short stride.
+    n_tokens: number of scored tokens, each scored once.
+    n_windows: number of windows.
+    length: tokens per window.
+    stride: tokens between the starts of windows.
+    seconds: duration of the evaluation, compilation included.
+    tokens_per_second: throughput in scored tokens, without the first batches, which wait for compilation.
   """
   bits_per_token: float
   standard_error: float | None
@@ -49,28 +49,28 @@ class Score:
 
   @property
   def context(self):
-    """Tokens before each scored one at least, but at the beginning."""
+    """Returns the minimum context of a scored token, except at the beginning of a text."""
     return self.length - self.stride
 
 
 def shown_by(progress, unit):
-  """Returns an `on_batch` that shows bits per unit, such as 'byte', by a runtime.progress.Progress."""
+  """Returns an `on_batch` that shows bits per unit, such as 'byte', on a runtime.progress.Progress."""
   return lambda n_done, n_tokens, bits: progress.show(n_done, n_tokens, f'{bits:.4f} bits/{unit}')
 
 
 class Scorer:
-  """A model's compiled evaluation; one compilation for each shape of batches."""
+  """Scores data by a model's compiled evaluation, one compilation per batch shape."""
 
   def __init__(self, model, mesh=None, chunk=None):
     """Creates the scorer.
 
     Args:
       model: layer in mode 'eval', tokens (B, L) -> logits (B, L, V).
-      mesh: devices to share batches out to, see sharding.py; None for all there are.
-      chunk: tokens of a sequence whose logits exist at a time; None for all.
+      mesh: devices over which batches are sharded, see sharding.py; None for all devices.
+      chunk: tokens of a sequence whose logits exist at the same time; None for all.
 
     Raises:
-      InputError: a chunk that the model cannot be scored by.
+      InputError: a chunk that the model does not support.
     """
     loss.check_chunk(model, chunk)
     self._mesh = mesh or mesh_lib.over_devices()
@@ -90,22 +90,22 @@ class Scorer:
     """Scores data in windows.
 
     Args:
-      weights: the model's; on the mesh, or the same on all hosts.
-      state: the model's, likewise.
-      data: a split, with `len` and `read(start, length)`, and `example_length` where it is made of examples.
-      batch_size: B; does not change the result but for rounding. Rows without tokens fill it up to the number of
-        devices.
+      weights: the model's weights, on the mesh or equal on all hosts.
+      state: the model's state, likewise.
+      data: a split, with `len` and `read(start, length)`, and with `example_length` if it consists of examples.
+      batch_size: B, which affects the result only by rounding. Batches are padded with empty rows to a multiple of
+        the number of devices.
       length: L.
-      stride: tokens that windows move by; None for L, windows without context.
-      max_tokens: score only so many; None for all.
-      on_batch: called after each batch with tokens scored, tokens to score in all, and mean bits so far.
-      max_windows: score only so many windows without context, from all parts of the data; None for all.
+      stride: tokens between the starts of windows; None for L, which gives windows without context.
+      max_tokens: number of tokens to score, from the first on; None for all.
+      on_batch: called after each batch with the number of scored tokens, the total number, and mean bits so far.
+      max_windows: number of windows without context to score, spread over the data; None for all windows.
 
     Returns:
       The Score, the same on all hosts.
 
     Raises:
-      InputError: nothing to score, or sizes out of their range.
+      InputError: nothing to score, or sizes out of range.
     """
     started = time.monotonic()
     checks.check_sizes(batch_size=batch_size)
@@ -127,12 +127,12 @@ class Scorer:
         for tokens, token_weights, counts in self._batches(windows, data, batch_size):
           check_vocabulary(tokens, self._vocab_size)
           running = self.nats(weights, state, *mesh_lib.place_rows((tokens, token_weights), self._mesh))
-          if before:  # The device has a batch to work on while the one before is read and the next one made.
+          if before:  # The device computes a batch while the host reads the previous result and the next batch.
             tally.add(*before)
           before = running, counts
         tally.add(*before)
     finally:
-      jax.block_until_ready(running)  # Stopped by Ctrl-C, Python would otherwise end under the computation, and crash.
+      jax.block_until_ready(running)  # Else after Ctrl-C, Python would exit during the computation and crash.
     return tally.score(length, stride, time.monotonic() - started)
 
   def _batches(self, windows, data, batch_size):
@@ -147,7 +147,7 @@ class Scorer:
 
 
 class _OfLastTokens:
-  """A language model's output at the last S tokens only: what the vocabulary's projection costs, it costs for those."""
+  """Applies a language model with output at the last S tokens only, to save the cost of the vocabulary projection."""
 
   def __init__(self, model, n_scored):
     self._model, self._n_scored = model, n_scored
@@ -168,7 +168,7 @@ class _OfLastTokens:
 
 
 class _Tally:
-  """Adds up batches, in float64: a sum of millions of float32 would lose the last digits."""
+  """Sums batches in float64, since a float32 sum over millions of tokens would lose digits."""
 
   def __init__(self, n_tokens, on_batch):
     self._n_tokens, self._on_batch = n_tokens, on_batch
@@ -176,11 +176,11 @@ class _Tally:
     self._clock, self._seconds, self._tokens_timed = None, 0.0, 0
 
   def wait_for_compilation(self):
-    """Leaves the next batch out of the speed."""
+    """Excludes the next batch from the throughput."""
     self._clock = None
 
   def add(self, nats, counts):
-    """Adds the nats (B, S) of a batch, 0 where there is no token, and how many tokens its windows scored."""
+    """Adds the nats (B, S) of a batch, 0 at padding, and the counts of scored tokens per window."""
     nats = np.asarray(nats, np.float64)[:len(counts)].sum(axis=1)
     self._nats.append(nats)
     self._counts.append(counts)
@@ -199,7 +199,7 @@ class _Tally:
     bits, counts = np.concatenate(self._nats) / math.log(2), np.concatenate(self._counts)
     n_tokens, n_windows = int(counts.sum()), len(counts)
     mean = bits.sum() / n_tokens
-    # Of a mean over windows that hold unequally many tokens (Cochran, Sampling Techniques, section 6.3).
+    # Standard error of a ratio: windows have unequal numbers of tokens (Cochran, Sampling Techniques, section 6.3).
     error = None
     if n_windows > 1:
       error = math.sqrt(n_windows / (n_windows - 1) * ((bits - mean * counts)**2).sum()) / n_tokens
@@ -215,5 +215,5 @@ class _Tally:
 
 
 def score(model, data, batch_size, length, stride=None, max_tokens=None, on_batch=None):
-  """Scores data with an initialised model in mode 'eval'; arguments, result and errors as `Scorer.score`'s."""
+  """Scores data with an initialised model in mode 'eval'; arguments, result and errors are as in `Scorer.score`."""
   return Scorer(model).score(model.weights, model.state, data, batch_size, length, stride, max_tokens, on_batch)

@@ -1,10 +1,9 @@
-"""Windows that score each token of a split exactly once, most of them with context from before.
+"""Plans windows that score each token of a split exactly once, most tokens with earlier context.
 
-A window is `length` tokens, and the next one begins `stride` tokens later. All but the first score their last `stride`
-tokens, each of which so has at least `length - stride` tokens of context; the first scores all of its own. With a
-stride of the length windows lie behind each other and score all they hold. Examples of fixed length, such as images,
-are each a text of their own. What is missing of a last window is filled up at its end, where a causal model cannot see
-it.
+A window has `length` tokens, and the next window starts `stride` tokens later. The first window scores all its tokens.
+Every other window scores its last `stride` tokens, each with at least `length - stride` tokens of context. With a
+stride equal to the length, windows do not overlap and score all their tokens. Each example of fixed length, such as an
+image, is a separate text. A last, shorter window is padded at its end, which a causal model cannot see.
 
 Letters: L tokens of a window, S scored tokens of a window, W windows, B rows of a batch, H hosts.
 """
@@ -19,13 +18,13 @@ from trax_hourglass.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-  """Windows that score equally many tokens, but for those at an end.
+  """Holds windows that score equally many tokens, except at the end of a text.
 
   Attributes:
-    starts: (W,) where each begins in the split.
-    ends: (W,) where the text that it lies in ends.
+    starts: (W,) start of each window in the split.
+    ends: (W,) end of the window's text in the split.
     length: L.
-    n_scored: S, the window's last tokens; with less text than that, those of them that exist.
+    n_scored: S, number of scored tokens at the end of a window; those beyond the text are not scored.
   """
   starts: np.ndarray
   ends: np.ndarray
@@ -34,11 +33,11 @@ class Windows:
 
   @property
   def counts(self):
-    """Scored tokens of each window, (W,)."""
+    """Returns the number of scored tokens of each window, (W,)."""
     return np.minimum(self.n_scored, self.ends - self.starts - (self.length - self.n_scored))
 
   def spread(self, n):
-    """Returns n of the windows, from all parts of the split; all of them where there are no more."""
+    """Returns n windows spread evenly over the split, or all windows if there are at most n."""
     chosen = (2 * np.arange(n) + 1) * len(self.starts) // (2 * n) if n < len(self.starts) else slice(None)
     return dataclasses.replace(self, starts=self.starts[chosen], ends=self.ends[chosen])
 
@@ -47,14 +46,14 @@ class Windows:
 
     Args:
       data: the split.
-      batch_size: windows of a batch.
-      n_rows: B, at least batch_size and divided by H; rows beyond the windows are empty. None for batch_size.
-      host: number of this host, which reads its own rows only.
+      batch_size: windows per batch.
+      n_rows: B, a multiple of H and at least batch_size; extra rows are padding. None for batch_size.
+      host: number of this host, which reads only its own rows.
       n_hosts: H.
 
     Yields:
-      (tokens (B / H, L) int32, weights (B / H, S) float32: 1 for each token that exists), and the counts of the batch's
-      windows on all hosts.
+      (tokens (B / H, L) int32, weights (B / H, S) float32, counts): weights are 0 at padding; counts are the numbers of
+      scored tokens of the batch's windows on all hosts.
     """
     own, counts = (n_rows or batch_size) // n_hosts, self.counts
     for first in range(0, len(self.starts), batch_size):
@@ -72,12 +71,12 @@ def sizes(length, stride=None, example_length=None):
   """Returns (L, stride) of windows over a split.
 
   Args:
-    length: tokens of a window; an example that is not longer is one window.
-    stride: tokens that windows move by, 1 .. L; None for L.
+    length: tokens per window; an example of at most this length is one window.
+    stride: tokens between the starts of windows, 1 .. L; None for L.
     example_length: tokens of an example, or None where the split is one text.
 
   Raises:
-    InputError: sizes out of their range.
+    InputError: sizes out of range.
   """
   stride = length if stride is None else stride
   checks.check_sizes(length=length, stride=stride)
@@ -90,13 +89,12 @@ def sizes(length, stride=None, example_length=None):
 
 
 def plan(n_tokens, length, stride, example_length=None):
-  """Returns the Windows of a split in groups: those that score all their tokens, then, if there are any, those with
-  context.
+  """Returns the Windows of a split in groups: first those that score all their tokens, then any with context.
 
   Args:
     n_tokens: tokens of the split, at least 1.
     length: L.
-    stride: tokens that windows move by.
+    stride: tokens between the starts of windows.
     example_length: tokens of an example, or None where the split is one text.
   """
   step = example_length or n_tokens
@@ -104,7 +102,7 @@ def plan(n_tokens, length, stride, example_length=None):
   if stride == length:  # One group, so that batches are full and of one shape.
     return [_windows(texts, [np.arange(start, end, length) for start, end in texts], length, length)]
   groups = [_windows(texts, [np.array([start]) for start, _ in texts], length, length)]
-  # A window from s on scores tokens from s + L - S on, and is needed if there are any before the end.
+  # A window at s scores tokens from s + L - S on, and is needed only if that is before the end.
   later = [np.arange(start + stride, end - (length - stride), stride) for start, end in texts]
   if any(map(len, later)):
     groups.append(_windows(texts, later, length, stride))

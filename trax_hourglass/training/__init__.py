@@ -1,3 +1,3 @@
-"""Training: the compiled step, Trax's loop around it, checkpoints, run directories."""
+"""Trains models: the compiled step, Trax's loop around it, checkpoints, run directories."""
 
-from trax_hourglass.runtime import trax_compat  # Before any of these modules imports Trax.
+from trax_hourglass.runtime import trax_compat  # Must run before any of these modules imports Trax.

@@ -1,7 +1,8 @@
-"""A run that begins as a copy of another run at one of its steps, so that one long run gives results at many budgets.
+"""Starts a run as a copy of another run at one of its steps, so that one long run gives results at many budgets.
 
-Everything is copied, optimizer slots included: up to that step both runs are one. With a schedule that is flat there,
-WarmupStableDecay, the branch is what a run of its own `n_steps` would have been (arXiv 2405.18392).
+The whole checkpoint is copied, optimizer slots included: up to that step both runs are identical. If the schedule is
+constant there (WarmupStableDecay), the branch equals a run trained from step 0 with the branch's `n_steps` (arXiv
+2405.18392).
 """
 
 import os
@@ -15,7 +16,7 @@ from trax_hourglass.training import checkpoints
 
 
 def check(branch_from):
-  """Raises InputError unless it is None or (run directory, step)."""
+  """Raises InputError unless `branch_from` is None or (run directory, step)."""
   if branch_from is None:
     return
   is_pair = isinstance(branch_from, (tuple, list)) and len(branch_from) == 2
@@ -24,10 +25,10 @@ def check(branch_from):
 
 
 def source(branch_from):
-  """Returns (checkpoints.Store, step) that a new run goes on from; the checkpoint was read and is sound.
+  """Returns (checkpoints.Store, step) of the checkpoint that a new run starts from, after verifying the checkpoint.
 
   Raises:
-    InputError: there is none of that step, or it is damaged.
+    InputError: the checkpoint of that step is missing or damaged.
   """
   path, step = branch_from
   store = checkpoints.Store(pathlib.Path(path).expanduser())
@@ -39,7 +40,7 @@ def source(branch_from):
 
 
 def copy(other, step, store):
-  """Copies a checkpoint of another run into a run's own store."""
+  """Copies a checkpoint of another run's store into the new run's store."""
   if distributed.is_first():
     store.adopt(step, other)
     say(f'the run branches off {other.folder.parent} at step {step:,}')

@@ -1,15 +1,16 @@
-"""Checkpoints of a run: complete or absent, checked when they are read, written while training goes on.
+"""Writes a run's checkpoints atomically while training continues, and verifies them by checksum when they are read.
 
-Orbax writes the arrays: in the background, each host what it holds, under another name until all is there. A checkpoint
-is
+Orbax writes the arrays in the background, each host its own shards. A checkpoint has a temporary name until complete.
+Its files are
 
     DIR/checkpoints/STEP/weights/      of the model
-                        /state/        of the model, where it has any
+                        /state/        of the model, if it has any
                         /slots/        of the optimizer
                         /notes.json    everything else
-                        /SHA256SUMS    of all these files; `sha256sum -c SHA256SUMS` checks them too
+                        /SHA256SUMS    checksums of all these files, also for `sha256sum -c SHA256SUMS`
 
-Arrays are stored whole, in the order of `jax.tree.leaves`, so that any number of devices and hosts reads them.
+Arrays have their global shapes and the order of `jax.tree.leaves`, so that any number of devices and hosts can read
+them.
 """
 
 import gc
@@ -32,56 +33,56 @@ from trax_hourglass.training.retention import Kept
 
 FOLDER = 'checkpoints'
 _NOTES = 'notes.json'
-# Names in the history that notes hold: of losses, and of evaluations on a sample of the valid split, which versions
-# before called as losses.
+# Names in the history that notes hold: of training losses, and of evaluations on a sample of the valid split. Versions
+# up to 0.2 used the first name for both.
 BITS, SAMPLE_BITS = 'metrics/BitsPerToken', 'metrics/SampleBitsPerToken'
 _UNFINISHED, _DELETED, _DAMAGED, _REPLACED = '.unfinished', '.deleted', '.damaged', '.replaced'
 PARTS = 'weights', 'state', 'slots'
 
-# Orbax logs what it also raises, with pages of stack traces, and lets go of the rest of a write that failed.
+# Orbax also logs the errors that it raises, with pages of stack traces, and abandons the rest of a failed write.
 logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
 logging.getLogger('asyncio').addFilter(
     lambda record: not any(word in record.getMessage() for word in (f'{os.sep}orbax{os.sep}', _UNFINISHED)))
 
 
 class Store:
-  """The checkpoints of a run directory. Methods are called by all hosts together, unless they say otherwise."""
+  """Manages the checkpoints of a run directory. All hosts must call a method together, unless it says otherwise."""
 
   def __init__(self, output_dir, kept=Kept(), on_failure=None, on_written=None):
-    """Opens the store; it need not exist yet.
+    """Opens the store, whose folder need not exist yet.
 
     Args:
       output_dir: the run directory.
-      kept: which checkpoints are kept.
-      on_failure: called with (step, exception) when a checkpoint could not be written; None leaves it unsaid.
-      on_written: called with the step when one was written and old ones are deleted; None for nothing.
+      kept: the retention policy for checkpoints.
+      on_failure: called with (step, exception) when a checkpoint could not be written; None ignores the failure.
+      on_written: called with the step when a checkpoint is written and old ones are deleted; None for no call.
     """
     self.folder = pathlib.Path(output_dir).absolute() / FOLDER
     self._kept, self._on_failure = kept, on_failure or (lambda step, error: None)
     self._on_written = on_written or (lambda step: None)
     self._writer = None
-    # Step that is being written, by whom, and why it failed.
+    # The step being written, the thread that writes it, and the error if it failed.
     self._pending, self._thread, self._error = None, None, None
 
   def tidy(self):
-    """Removes what a process that was killed has left half written or half deleted."""
+    """Removes checkpoints that a killed process left partly written or partly deleted."""
     if distributed.is_first() and self.folder.exists():
       for path in self.folder.iterdir():
         if path.name.endswith(_REPLACED) and not path.with_suffix('').exists():
-          path.rename(path.with_suffix(''))  # Nothing had come in its place yet.
+          path.rename(path.with_suffix(''))  # It was not replaced yet.
         elif _UNFINISHED in path.name or path.name.endswith((_DELETED, _REPLACED)):
           shutil.rmtree(path, ignore_errors=True)
 
   def save(self, step, arrays, notes):
-    """Begins to write a checkpoint, after the one before is written; it takes the place of one of the same step.
+    """Starts to write a checkpoint, after waiting for the previous one; replaces an existing one of the same step.
 
     Args:
-      step: of the checkpoint.
-      arrays: {'weights': [...], 'state': [...], 'slots': [...]}, on devices; they may be donated once this returns.
-      notes: dictionary for JSON; 'bits' says how good the checkpoint is, lower is better.
+      step: step of the checkpoint.
+      arrays: {'weights': [...], 'state': [...], 'slots': [...]}, on devices; may be donated after this call.
+      notes: dictionary for JSON; its 'bits' rate the checkpoint, lower is better.
     """
     self.wait()
-    # As text at once: what it is made of may change while the arrays are written.
+    # Serialized now, since the caller may change the notes while the arrays are written.
     notes = json.dumps({**notes, 'step': step, 'shapes': {part: _shapes(of_part) for part, of_part in arrays.items()}})
     self._pending, self._error = step, None
     unfinished = self.folder / f'{step}{_UNFINISHED}'
@@ -94,7 +95,7 @@ class Store:
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
       self._writer.save(unfinished, force=True, args=ocp.args.Composite(
           **{part: ocp.args.StandardSave(_named(of_part)) for part, of_part in arrays.items() if of_part}))
-    except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
+    except Exception as error:  # A full disk surfaces as errors of several libraries.  pylint: disable=broad-except
       self._error = error
     else:
       self._thread = threading.Thread(target=self._finish, args=(step, unfinished, notes), name='checkpoint')
@@ -102,19 +103,19 @@ class Store:
     self.poll()
 
   def is_writing(self):
-    """Returns whether this host is at work on a checkpoint. Any host may ask."""
+    """Returns whether this host is writing a checkpoint. Any host may call this alone."""
     return self._thread is not None and self._thread.is_alive()
 
   def poll(self):
-    """Deals with a checkpoint that is written by now, or could not be; waits for nothing.
+    """Completes a checkpoint whose write has ended or failed, without waiting.
 
-    On several hosts nothing happens: they learn at different times that it is written, and deal with it together.
+    Does nothing on several hosts: they see the end of the write at different times and must complete it together.
     """
     if self._pending is not None and not self.is_writing() and jax.process_count() == 1:
       self.wait()
 
   def wait(self):
-    """Waits until the last checkpoint is written by all hosts, then deletes those that need not be kept."""
+    """Waits until all hosts have written the last checkpoint, then deletes old checkpoints."""
     if self._pending is None:
       return
     self._join()
@@ -127,14 +128,14 @@ class Store:
       self._failed(step, error)
       return
     if distributed.is_first():
-      self.tidy()  # Of one that failed, Orbax may have written on for a while.
+      self.tidy()  # Orbax may have continued a failed write for a while.
       self._delete_old()
     self._on_written(step)
 
   def wait_alone(self):
-    """Waits until this host is no longer at work on a checkpoint, and says if it could not be written.
+    """Waits until this host has finished writing a checkpoint, and reports a failure to `on_failure`.
 
-    Any host may ask.
+    Any host may call this alone.
     """
     self._join()
     step, self._pending = self._pending, None
@@ -147,13 +148,13 @@ class Store:
       self._thread = None
 
   def _failed(self, step, error):
-    self._writer = None  # It may still hold what failed.
-    gc.collect()  # Orbax's coroutines that were cut off complain when they go at the end of the process.
+    self._writer = None  # It may still hold the failed write.
+    gc.collect()  # Else abandoned Orbax coroutines would print warnings at the end of the process.
     self.tidy()
     self._on_failure(step, error)
 
   def _delete_old(self):
-    """Deletes what need not be kept; what cannot be deleted is said, and tried again next time."""
+    """Deletes checkpoints outside the retention policy; reports failures, which the next call tries again."""
     for old in set(self.steps()) - self._kept.of({step: self._bits(step) for step in self.steps()}):
       try:
         shutil.rmtree(self._put_aside(old, _DELETED), ignore_errors=True)
@@ -161,27 +162,27 @@ class Store:
         say(f'the old checkpoint of step {old} could not be deleted: {error}')
 
   def steps(self):
-    """Returns the steps of the checkpoints that were finished, rising. Any host may ask."""
+    """Returns the steps of complete checkpoints in ascending order. Any host may call this alone."""
     if not self.folder.is_dir():
       return []
     return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
   def best(self):
-    """Returns the step of the checkpoint with the lowest bits, or None where none has any. Any host may ask."""
+    """Returns the step of the checkpoint with the lowest bits, or None if none has bits. Any host may call this."""
     bits = {step: self._bits(step) for step in self.steps()}
     scored = [step for step, value in bits.items() if value is not None]
     return min(scored, key=bits.get) if scored else None
 
   def newest_sound(self, put_aside=False):
-    """Returns the newest step whose checkpoint is as it was written, or None if there is no checkpoint.
+    """Returns the newest step whose checkpoint passes its checksums, or None without checkpoints.
 
-    What is damaged is named on stderr.
+    Reports damaged checkpoints on stderr.
 
     Args:
-      put_aside: whether to rename damaged ones to STEP.damaged, so that they are not in the way of new ones.
+      put_aside: whether to rename damaged checkpoints to STEP.damaged, so that new ones can take their names.
 
     Raises:
-      InputError: there are checkpoints, and all are damaged.
+      InputError: all checkpoints are damaged.
     """
     found, said = -1, ''
     if distributed.is_first():
@@ -209,10 +210,10 @@ class Store:
     return None if found < 0 else found
 
   def check(self, step):
-    """Reads a whole checkpoint. Any host may ask.
+    """Verifies a checkpoint by its checksums. Any host may call this alone.
 
     Raises:
-      InputError: it does not exist, or a file of it is not as it was written.
+      InputError: the checkpoint does not exist, or one of its files is damaged.
     """
     path = self.folder / str(step)
     if not path.is_dir():
@@ -223,21 +224,21 @@ class Store:
       raise InputError(f'the checkpoint {str(path)!r} is damaged ({wrong})')
 
   def adopt(self, step, other):
-    """Copies a checkpoint of another store, whole or not at all. The first host alone calls it."""
+    """Copies a checkpoint of another store atomically. Only the first host calls this."""
     unfinished = self.folder / f'{step}{_UNFINISHED}'
     shutil.copytree(other.folder / str(step), unfinished)
     os.rename(unfinished, self.folder / str(step))
 
   def notes(self, step):
-    """Returns the notes of a checkpoint that was checked. Any host may ask."""
+    """Returns the notes of a checkpoint that was checked. Any host may call this alone."""
     return json.loads((self.folder / str(step) / _NOTES).read_text())
 
   def restore(self, step, like):
     """Returns {'weights': [...], ...} of a checkpoint that was checked.
 
     Args:
-      step: of the checkpoint.
-      like: {part: [...]} of `jax.ShapeDtypeStruct`s with the sharding that each array shall have; some PARTS or all.
+      step: step of the checkpoint.
+      like: {part: [...]} of `jax.ShapeDtypeStruct`s with the sharding of each array to return; some or all of PARTS.
 
     Raises:
       InputError: the checkpoint's arrays have other shapes.
@@ -251,7 +252,7 @@ class Store:
     return self._read(step, like)
 
   def read(self, step):
-    """Returns {'weights': [...], ...} of a checkpoint that was checked, as NumPy arrays. Any host may ask."""
+    """Returns {'weights': [...], ...} of a checked checkpoint as NumPy arrays. Any host may call this alone."""
     like = {part: [np.empty(shape, dtype) for shape, dtype in of_part]
             for part, of_part in self.notes(step)['shapes'].items()}
     host = jax.process_index()
@@ -266,7 +267,7 @@ class Store:
     return {part: [read[part][name] for name in _named(of_part)] for part, of_part in like.items()}
 
   def _finish(self, step, unfinished, notes):
-    """Waits for Orbax, adds notes and sums, and gives the whole its name; runs in a thread."""
+    """Waits for Orbax, adds notes and checksums, and renames the checkpoint to its step; runs in a thread."""
     try:
       self._writer.wait_until_finished()
       if distributed.is_first():
@@ -277,7 +278,7 @@ class Store:
       self._error = error
 
   def _replace(self, step, unfinished):
-    """Gives a checkpoint its name; one that has it is there, or can be brought back by `tidy`, until then."""
+    """Renames a complete checkpoint to its step; until then `tidy` can restore an older one of that step."""
     path = self.folder / str(step)
     before = self._put_aside(step, _REPLACED) if path.exists() else None
     os.rename(unfinished, path)
@@ -287,11 +288,11 @@ class Store:
   def _bits(self, step):
     try:
       return self.notes(step).get('bits')
-    except (OSError, ValueError):  # Damaged: what that means is for `check` to say.
+    except (OSError, ValueError):  # Damaged, which `check` reports.
       return None
 
   def _put_aside(self, step, ending):
-    """Renames a checkpoint, so that it is never half there under its own name; returns the new path."""
+    """Renames a checkpoint, so that no partial one ever has the final name; returns the new path."""
     aside = self.folder / f'{step}{ending}'
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(self.folder / str(step), aside)
@@ -299,11 +300,11 @@ class Store:
 
 
 def abstract(arrays, sharding):
-  """Returns arrays as what `Store.restore` wants: lists of `jax.ShapeDtypeStruct`.
+  """Returns lists of `jax.ShapeDtypeStruct` for arrays, as `Store.restore` expects them.
 
   Args:
     arrays: {'weights': [...], ...}.
-    sharding: function of an array that returns its sharding.
+    sharding: function array -> sharding.
   """
   def like(x):
     x = x if hasattr(x, 'dtype') else np.asarray(x)
@@ -312,7 +313,7 @@ def abstract(arrays, sharding):
 
 
 def _named(arrays):
-  """Returns a list as a dictionary, as Orbax wants it, in the same order."""
+  """Returns a list as a dictionary in the same order, as Orbax expects it."""
   return {f'{number:04d}': x for number, x in enumerate(arrays)}
 
 

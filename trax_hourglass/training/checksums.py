@@ -1,4 +1,4 @@
-"""Folders that list their files' SHA-256 sums, so that damage shows: `sha256sum -c SHA256SUMS` checks them too."""
+"""Seals folders with a list of their files' SHA-256 checksums, which `sha256sum -c SHA256SUMS` checks as well."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ _CHUNK = 1 << 20
 
 
 def seal(folder):
-  """Lists the files that are in a folder by now, and waits until the list is on the disk.
+  """Lists the checksums of a folder's files, and waits until the list is on the disk.
 
   Args:
     folder: a pathlib.Path.
@@ -17,7 +17,7 @@ def seal(folder):
 
 
 def problem(folder):
-  """Returns what is wrong with a folder that was sealed, in words, or None if all files are as they were.
+  """Returns a message about the first problem of a sealed folder, or None if all files match their checksums.
 
   Args:
     folder: a pathlib.Path.
@@ -25,7 +25,7 @@ def problem(folder):
   try:
     text, found = (folder / _SUMS).read_text(), _sums(folder)
     written = dict(reversed(line.split('  ', 1)) for line in text.splitlines())
-  except (OSError, ValueError) as error:  # A folder of files that cannot be read, or no list of sums.
+  except (OSError, ValueError) as error:  # Unreadable files, or no list of checksums.
     return str(error)
   wrong = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
   if wrong or text != _listed(found):
@@ -42,7 +42,7 @@ def write(path, text):
 
 
 def _sums(folder):
-  """Returns {path below: SHA-256} of all files but the list of sums itself."""
+  """Returns {relative path: SHA-256} of all files except the list of checksums."""
   digests = {}
   for file in sorted(p for p in folder.rglob('*') if p.is_file()):
     name = str(file.relative_to(folder))

@@ -1,4 +1,4 @@
-"""Scoring an opened run: the windows that a protocol or a user asks for, the corpus and sizes of the run's config."""
+"""Scores an opened run in windows set by a protocol or the user, with corpus and sizes from the run's config."""
 
 import dataclasses
 import math
@@ -15,14 +15,14 @@ from trax_hourglass.runtime.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """A score and what it is of.
+  """Holds a score with its origin.
 
   Attributes:
     score: the Score.
-    unit: what a token is, 'byte', 'dim' or 'token'.
+    unit: unit of a token, 'byte', 'dim' or 'token'.
     split: 'train', 'valid' or 'test'.
     protocol: name of the protocol, or None.
-    step: steps the model was trained for, or None where its checkpoint does not say.
+    step: training steps of the model, or None if its checkpoint does not record them.
     checkpoint: path of the checkpoint.
   """
   score: scoring.Score
@@ -33,7 +33,7 @@ class Evaluation:
   checkpoint: str
 
   def as_dict(self):
-    """Returns all fields, bits under a name with their unit: 'bits_per_byte', 'bits_per_dim' or 'bits_per_token'."""
+    """Returns all fields; the bits are named by their unit: 'bits_per_byte', 'bits_per_dim' or 'bits_per_token'."""
     score = dataclasses.asdict(self.score)
     return {
         f'bits_per_{self.unit}': score.pop('bits_per_token'), **score, 'context': self.score.context,
@@ -46,11 +46,11 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
   Args:
     run: a run_directory.Run in mode 'eval'.
     split: 'train', 'valid' or 'test'.
-    protocol: a name in evaluation.PROTOCOLS, or None for windows as long as in training, without context.
-    context: tokens before each scored one at least, in place of the protocol's; None for that.
-    stride: tokens that windows move by, in place of the protocol's; None for that.
-    max_tokens: score only the first so many; None for all.
-    batch_size: windows at a time; None for as many as in training.
+    protocol: a name in scoring.PROTOCOLS, or None for windows as long as in training, without context.
+    context: minimum context of a scored token, in tokens, in place of the protocol's; None for the protocol's.
+    stride: tokens between the starts of windows, in place of the protocol's; None for the protocol's.
+    max_tokens: number of tokens to score, from the first on; None for all.
+    batch_size: windows per batch; None for the training batch size.
 
   Returns:
     The Evaluation.
@@ -76,12 +76,12 @@ def evaluate(run, split='valid', protocol=None, context=None, stride=None, max_t
 
 
 def window_sizes(protocol, context, stride, length, example_length=None):
-  """Returns (tokens of a window, tokens that windows move by).
+  """Returns (window length, stride) in tokens.
 
   Args:
-    protocol: a name in evaluation.PROTOCOLS, or None for windows of `length`; examples are scored whole in either case.
-    context: in place of what this comes to, or None.
-    stride: likewise.
+    protocol: a name in scoring.PROTOCOLS, or None for windows of `length`. Examples are scored whole in either case.
+    context: minimum context in place of the resulting one, or None.
+    stride: stride in place of the resulting one, or None.
     length: tokens of a window in training.
     example_length: tokens of an example, or None where the data is one text.
 
@@ -101,7 +101,7 @@ def window_sizes(protocol, context, stride, length, example_length=None):
     return length, usual_stride
   if context is not None and stride is not None:
     return context + stride, stride
-  # With one of the two the windows keep their length.
+  # Given only one of the two, windows keep their length.
   stride = length - context if stride is None else stride
   if not 1 <= stride <= length:
     raise InputError(f'context is {context} and stride {stride} in windows of {length} tokens: give both')

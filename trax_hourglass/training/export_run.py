@@ -1,4 +1,4 @@
-"""A run's weights as one file."""
+"""Exports a run's weights as one file."""
 
 import pathlib
 
@@ -12,21 +12,21 @@ from trax_hourglass.training import run_directory
 
 
 def export(output_dir, path, checkpoint=None, authors=False, dtype='float32', bindings=()):
-  """Writes the weights of a run.
+  """Writes the weights of a run to a file.
 
   Args:
     output_dir: the run directory.
     path: file to write: `.safetensors`, with names and config, or `.pkl.gz`, for Trax.
     checkpoint: a step or 'best'; None for the newest.
-    authors: whether in the order that `trax.models.HourglassLM` reads, a `.pkl.gz`.
-    dtype: of the weights in a `.safetensors`, 'float32' or 'float16', which halves the file.
-    bindings: of gin, which win over those of the run.
+    authors: whether to write a `.pkl.gz` in the weight order of `trax.models.HourglassLM`.
+    dtype: type of the weights in a `.safetensors`, 'float32' or 'float16', which halves the file.
+    bindings: gin bindings, which override those of the run.
 
   Returns:
-    The step that the weights are of.
+    The training step of the weights.
 
   Raises:
-    InputError: another ending, a run that cannot be opened, or a weight that float16 cannot hold.
+    InputError: an unknown file ending, a run that cannot be opened, or a weight that float16 cannot hold.
   """
   path = pathlib.Path(path).expanduser()
   weight_files.check_name(path)

@@ -1,4 +1,4 @@
-"""A whole training run: from a model, a corpus and a schedule to a run directory and its bits per byte."""
+"""Runs a whole training: from a model, a corpus and a schedule to a run directory and its bits per byte."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ from trax_hourglass.training import retention
 from trax_hourglass.training import step as step_lib
 
 _ON_NON_FINITE = 'stop', 'skip'
-_COUNTED = 1000  # Windows from all parts of the valid split whose groups at boundaries are counted.
+_COUNTED = 1000  # Windows, from all parts of the valid split, whose groups at boundaries are counted.
 _MOST_STEPS = np.iinfo(np.int32).max
 
 
@@ -42,11 +42,11 @@ class Result:
 
   Attributes:
     valid_bits_per_token: on the valid split, see scoring.py.
-    unit: what a token is, 'byte', 'dim' or 'token'.
-    n_tokens_scored: tokens of the valid split that went into it.
-    n_parameters: trained numbers.
-    step: steps trained in all.
-    seconds: of this call, evaluations included.
+    unit: unit of a token, 'byte', 'dim' or 'token'.
+    n_tokens_scored: number of scored tokens of the valid split.
+    n_parameters: number of trained parameters.
+    step: total number of training steps.
+    seconds: duration of this call, evaluations included.
     output_dir: the run directory.
   """
   valid_bits_per_token: float
@@ -63,7 +63,7 @@ class Result:
             f'{self.output_dir}')
 
   def as_dict(self):
-    """Returns the fields, bits under a name with their unit: 'valid_bits_per_byte', or 'per_dim' or 'per_token'."""
+    """Returns the fields; the bits are named by their unit: 'valid_bits_per_byte', or 'per_dim' or 'per_token'."""
     fields = dataclasses.asdict(self)
     return {f'valid_bits_per_{fields.pop("unit")}': fields.pop('valid_bits_per_token'), **fields}
 
@@ -96,49 +96,50 @@ def fit(output_dir,
         branch_from=None,
         seed=0,
         callbacks=()):
-  """Trains a model, or goes on with the run that is in `output_dir`, and scores it.
+  """Trains a model, or resumes the run in `output_dir`, and scores the model.
 
-  SIGTERM or Ctrl-C let it finish the step and save; called again, it goes on as if it had not been stopped.
+  On SIGTERM or Ctrl-C, training finishes the step, saves a checkpoint and stops. The same call resumes the run as
+  if it had never been stopped.
 
   Args:
-    output_dir: the run directory: checkpoints, TensorBoard events, config, versions. Several hosts share it.
+    output_dir: the run directory, for checkpoints, TensorBoard events, config and versions. All hosts share it.
     model: function of `mode` that returns a language model, tokens (B, L) -> logits (B, L, V).
-    corpus: has `split(name)`, `vocab_size` and `unit`, such as a ByteCorpus.
+    corpus: object with `split(name)`, `vocab_size` and `unit`, such as a ByteCorpus.
     optimizer: Trax optimizer.
-    schedule: function step -> learning rate.
-    n_steps: steps to train, counted from the run's beginning.
-    batch_size: B, sequences of a step, over all hosts.
-    length: L, tokens of a sequence.
-    windows: how sequences are chosen from the train split, a class such as batches.RandomWindows or batches.Epochs.
-    eval_every: steps between evaluations on a sample of the valid split, the same each time.
-    eval_batches: batches of the sample, whose windows are from all parts of the split.
-    checkpoint_every: steps between checkpoints; there is one at the end in any case.
-    keep_last: newest checkpoints to keep.
-    keep_every: keep those of steps that this divides for ever, and export their weights for Trax; None for none.
-    keep_best: whether to keep the checkpoint that did best on the valid split as well.
-    max_valid_tokens: score only so many tokens of the valid split at the end; None for all.
-    dtype: of matrix products and activations, 'float32' or 'bfloat16'; see training/step.py.
-    accumulate: parts that a batch is cut into to save memory.
-    loss_chunk: tokens of a sequence whose logits exist at a time, for large vocabularies; None for all.
-    shard_weights: whether each device holds only its share of weights and optimizer slots.
-    n_devices: devices to train on, as many on each host; None for all there are.
-    on_non_finite: what to do at a loss or gradient that is not finite: 'stop', or 'skip' the step, up to ten in a row.
-    stop_after: end before `n_steps` after so many evaluations in a row without a better one; None for never.
-    init_from: what a new run's weights are: those of a run directory's newest checkpoint, of a `.safetensors` or
-      `.pkl.gz` file, ours or the authors', or of a pretrained model by name; None draws them. A run that goes on has
-      its own.
-    init_partial: whether to take of them what fits the model by name and shape, and draw the rest.
-    branch_from: (run directory, step): a new run goes on from there with all that was trained, as the same run but
-      for its `n_steps`; None for a run from step 0.
-    seed: of weights, dropout and windows.
-    callbacks: further callbacks of Trax's loop, functions of the loop.
+    schedule: learning-rate schedule, a function step -> learning rate.
+    n_steps: steps to train, counted from the start of the run.
+    batch_size: B, sequences per step over all hosts.
+    length: L, tokens per sequence.
+    windows: class that selects sequences from the train split, such as batches.RandomWindows or batches.Epochs.
+    eval_every: steps between evaluations on a fixed sample of the valid split.
+    eval_batches: number of batches in the sample, whose windows come from all parts of the split.
+    checkpoint_every: steps between checkpoints; the last step is always saved.
+    keep_last: number of newest checkpoints to keep.
+    keep_every: checkpoints at multiples of this step are kept forever and exported for Trax; None for none.
+    keep_best: whether to also keep the checkpoint with the best evaluation on the valid split.
+    max_valid_tokens: number of tokens of the valid split to score at the end; None for all.
+    dtype: type of matrix products and activations, 'float32' or 'bfloat16'; see training/step.py.
+    accumulate: number of micro-batches per step, whose gradients are accumulated to save memory.
+    loss_chunk: tokens of a sequence whose logits exist at the same time, for large vocabularies; None for all.
+    shard_weights: whether each device holds only its shard of weights and optimizer slots (FSDP).
+    n_devices: number of devices to train on, equally many on each host; None for all.
+    on_non_finite: reaction to a loss or gradient that is not finite: 'stop', or 'skip' fewer than ten steps in a row.
+    stop_after: evaluations in a row without improvement after which training ends early; None for never.
+    init_from: source of a new run's weights: a run directory, of which the newest checkpoint is read, a `.safetensors`
+      or `.pkl.gz` file, ours or the authors', or the name of a pretrained model. None draws the weights.
+      A resumed run ignores `init_from`.
+    init_partial: whether to take only the weights that fit the model by name and shape, and draw the rest.
+    branch_from: (run directory, step) of the checkpoint, optimizer slots included, that a new run starts from. Both
+      runs must have the same config except for `n_steps`. None for a run from step 0.
+    seed: seed of weights, dropout and windows.
+    callbacks: further callbacks of Trax's loop, which are functions of the loop.
 
   Returns:
     The Result.
 
   Raises:
-    InputError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, a plug-in or
-      reference that is none, an output_dir that is a file, or hosts with different settings or data.
+    InputError: sizes that do not fit the corpus, tokens outside the vocabulary, a number below 1, an invalid plug-in
+      or reference, an output_dir that is a file, or hosts with different settings or data.
   """
   started = time.monotonic()
   checks.check_sizes(n_steps=n_steps, eval_every=eval_every, eval_batches=eval_batches,
@@ -154,7 +155,7 @@ def fit(output_dir,
       ('schedule', schedule, callable(schedule), '@WarmupCosine()'),
       ('corpus', corpus, hasattr(corpus, 'vocab_size'), '@ByteCorpus()'),
       ('optimizer', optimizer, hasattr(optimizer, 'tree_init'), '@trax.optimizers.Adam()')):
-    # A class is not one of its objects.
+    # A class has the attributes too, but is no instance.
     if not is_right or name in ('corpus', 'optimizer') and isinstance(value, type):
       raise InputError(f'{name} is {value!r}: give a reference such as {example}')
   _check_schedule(schedule)
@@ -230,7 +231,7 @@ def fit(output_dir,
 
 
 def _tell(corpus, valid, model, length):
-  """Says what there is to train on, and how many groups at boundaries it has."""
+  """Prints a summary of the corpus and the number of groups at boundaries."""
   if getattr(corpus, 'summary', None):
     say(corpus.summary)
   count_groups = getattr(model, 'count_groups', None)

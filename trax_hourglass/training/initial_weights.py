@@ -1,4 +1,4 @@
-"""The weights that a new run begins with where they are those of another: a run, a file or a pretrained model."""
+"""Initialises a new run's weights from another run, a file or a pretrained model."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from trax_hourglass.training import checkpoints
 
 
 def check(init_from, init_partial):
-  """Raises InputError where the arguments of `fit` make no sense."""
+  """Raises InputError for invalid `init_from` or `init_partial` of `fit`."""
   if not isinstance(init_from, (str, os.PathLike, type(None))):
     raise InputError(f'init_from is {init_from!r}: give a run directory, a file that ends with .safetensors or '
                      '.pkl.gz, or the name of a pretrained model')
@@ -23,16 +23,16 @@ def check(init_from, init_partial):
 
 
 def take(model, init_from, init_partial):
-  """Gives a model the weights that `init_from` names, and says what was taken.
+  """Sets a model's weights from `init_from`, and reports how many were taken.
 
   Args:
-    model: initialised; its weights stay where `init_partial` lets them.
-    init_from: name of a pretrained model, run directory, whose newest sound checkpoint is read, a checkpoint's own
-      folder, or a file of weight_files.py.
-    init_partial: whether to take what fits by name and shape, and leave the rest.
+    model: initialised; with `init_partial`, weights without a match keep their values.
+    init_from: name of a pretrained model, a run directory, whose newest undamaged checkpoint is read, or a file of
+      weight_files.py.
+    init_partial: whether to take only the weights that fit by name and shape, and leave the rest.
 
   Raises:
-    InputError: nothing is there, it is damaged, or something does not fit and `init_partial` is False.
+    InputError: the source is missing or damaged, or has no weight that fits, or any misfit without `init_partial`.
   """
   is_name = init_from in pretrained.names()
   stored = _read(pretrained.file_of(init_from) if is_name else pathlib.Path(init_from).expanduser())

@@ -1,4 +1,4 @@
-"""Learning rates of their own for the levels of a hierarchy, or for any weights by name, with any Trax optimizer."""
+"""Sets separate learning rates for the levels of a hierarchy, or for weights by name, with any Trax optimizer."""
 
 import re
 
@@ -8,26 +8,26 @@ from trax.optimizers import base
 from trax_hourglass.models import weight_names
 from trax_hourglass.runtime.errors import InputError
 
-_DEEPER = 'valley'  # A weight's name has it once for each shortening above the weight.
+_DEEPER = 'valley'  # A weight's name contains it once for each shortening above the weight.
 
 
 class LevelRates(base.Optimizer):
-  """Another optimizer, each weight's change of a step multiplied by a factor.
+  """Wraps a Trax optimizer and multiplies each weight's update by a factor.
 
-  For optimizers whose change is proportional to the learning rate, as Trax's are, that is a learning rate of its own.
-  H-Net (arXiv 2507.07955, section 2.3.2) sets such rates; with a factor of 1 everywhere nothing changes.
+  In Trax's optimizers the update is proportional to the learning rate, so the factor scales the weight's learning rate.
+  H-Net (arXiv 2507.07955, section 2.3.2) sets learning rates per level. With a factor of 1 everywhere nothing changes.
   """
 
   def __init__(self, optimizer, rates):
-    """Creates it.
+    """Creates the optimizer.
 
     Args:
       optimizer: the Trax optimizer.
-      rates: a factor for each level, the top one first, resampling counted as deeper; or {part of a name, a regular
-        expression: factor}, of which the first that is found counts; see weight_names.py.
+      rates: a factor for each level from the top down, resampling being part of the deeper level. Or a dictionary
+        {regular expression for part of a name: factor}, of which the first match counts; see weight_names.py.
 
     Raises:
-      InputError: no optimizer, or rates that are no such numbers.
+      InputError: an invalid optimizer or rates.
     """
     if not hasattr(optimizer, 'tree_init') or isinstance(optimizer, type):
       raise InputError(f'optimizer of LevelRates is {optimizer!r}: give a reference such as @trax.optimizers.Adam()')
@@ -44,10 +44,10 @@ class LevelRates(base.Optimizer):
     """Chooses each weight's factor.
 
     Args:
-      names: of the weights, in their order.
+      names: names of the weights, in the order of the weights.
 
     Raises:
-      InputError: a level without a factor, a factor without a level, or a pattern that no name has.
+      InputError: a level without a factor, a factor without a level, or a pattern that matches no name.
     """
     if isinstance(self._rates, dict):
       for pattern in self._rates:
@@ -91,11 +91,11 @@ class LevelRates(base.Optimizer):
 
 
 def initialise(optimizer, weights, model):
-  """Makes an optimizer's slots, and tells one that wants to know it what weights are called.
+  """Initialises an optimizer's slots, and passes the names of the weights to its `name_weights`, if any.
 
   Args:
     optimizer: a Trax optimizer.
-    weights: what is trained, those of the model and nothing else.
+    weights: the trained weights, which are exactly those of the model.
     model: the initialised model.
   """
   if hasattr(optimizer, 'name_weights'):
@@ -104,5 +104,5 @@ def initialise(optimizer, weights, model):
 
 
 def innermost(optimizer):
-  """Returns the optimizer of Trax that does the work: the one itself, or the one that LevelRates was given."""
+  """Returns the optimizer itself, or the innermost one that LevelRates wraps."""
   return innermost(optimizer._optimizer) if isinstance(optimizer, LevelRates) else optimizer

@@ -1,6 +1,6 @@
-"""Trax's training loop around our step: tasks, history and callbacks stay Trax's; a run of it can be cut anywhere.
+"""Runs Trax's training loop, with its tasks, history and callbacks, around our step; runs resume from any step.
 
-What a step does depends on (seed, step) and on what a checkpoint holds, and on nothing else.
+A step depends only on (seed, step) and on the contents of a checkpoint.
 """
 
 import collections
@@ -32,41 +32,40 @@ from trax_hourglass.training.preemption import Stopping
 from trax_hourglass.training import step as step_lib
 from trax_hourglass.training import tensorboard
 
-_MOST_SKIPPED = 10  # Steps in a row; after so many, weights that no longer learn are likelier than bad luck.
-_SETTLED_TOGETHER = 20  # Steps between those at which several hosts settle.
+_MOST_SKIPPED = 10  # Steps in a row; that many suggest divergence rather than bad luck.
+_SETTLED_TOGETHER = 20  # Interval in steps at which several hosts settle.
 
 
 class Loop(training.Loop):
-  """`trax.supervised.training.Loop` whose step is one compiled function and whose checkpoints are those of
-  checkpoints.py.
+  """Adapts `trax.supervised.training.Loop` to a step compiled as one function and to the checkpoints of checkpoints.py.
 
-  It runs on all hosts alike; the first alone writes events and exports.
+  The loop runs on all hosts; only the first host writes events and exports.
 
   Attributes:
-    loss: the last step's, in nats, still on a device.
+    loss: loss of the last step, in nats, still on a device.
     stopped_by: the signal that ended `run`, or None.
-    seconds_paused: that evaluations took, which are not training.
+    seconds_paused: time spent in evaluations.
   """
 
   def __init__(self, model, task, eval_model, evaluate, random_seed, record, mesh=None, loss_chunk=None,
                trainer_options=None, export_at=None, begin_with=None, stop_after=None,
                **options):
-    """Creates the loop, initialises the models and takes over the run's checkpoint if there is one.
+    """Creates the loop, initialises the models and restores the run's checkpoint, if any.
 
     Args:
       model: the model in mode 'train'.
-      task: a TrainTask, whose batches are of step `record.step` on.
+      task: a TrainTask, whose batches start at step `record.step`.
       eval_model: the model in mode 'eval'.
-      evaluate: function (weights, state, stop) of the model -> bits per token, which may raise what `stop()` raises
-        between its batches.
+      evaluate: function (weights, state, stop) -> bits per token, which calls `stop()` after each batch and passes on
+        its exceptions.
       random_seed: seed of weights and dropout.
-      record: a RunRecord that was entered.
-      mesh: the devices, see sharding.py; None for all there are.
-      loss_chunk: tokens of a sequence whose logits exist at a time, see loss.py; None for all.
+      record: an entered RunRecord.
+      mesh: the devices, see sharding.py; None for all devices.
+      loss_chunk: tokens of a sequence whose logits exist at the same time, see loss.py; None for all.
       trainer_options: arguments of `step.Trainer` by name.
-      export_at: function step -> whether a checkpoint that is kept is exported in Trax's format too; None for never.
-      stop_after: evaluations without a better one that end `run`; None for any number.
-      begin_with: function of the initialised model that gives a new run other weights; None leaves those drawn.
+      export_at: function step -> whether to also export a kept checkpoint in Trax's format; None for never.
+      stop_after: evaluations in a row without improvement that end `run`; None for no limit.
+      begin_with: function that replaces the initialised model's weights in a new run; None for no replacement.
       **options: `checkpoint_at`, `eval_at` and `callbacks` of Trax's loop.
 
     Raises:
@@ -78,12 +77,11 @@ class Loop(training.Loop):
     self._loss_chunk = loss_chunk
     self._trainer_options = {'mesh': mesh or mesh_lib.over_devices(), **(trainer_options or {})}
     self._seed, self._stop_after = random_seed, stop_after
-    self._unread, self._saved = [], None  # (step, learning rate, statistics) since `settle`, on the device.
-    self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since they were last logged.
+    self._unread, self._saved = [], None  # (step, learning rate, statistics) since `settle`, on device.
+    self._sums, self._n_summed, self._n_skipped = {}, 0, 0  # Of statistics since the last log entry.
     self._logged_at = {'train': {}, 'eval': {}}  # When each step was logged, in seconds since 1970.
-    # Our step divides a batch among devices by itself, and files are the record's: the loop sees one device and no
-    # folder, of which it need not tell. Keys that it hands to all layers are split on the host, where that needs no
-    # compilation.
+    # Our step shards batches, and the record owns the files: so Trax's loop sees one device and no folder, and its log
+    # messages about them are suppressed. PRNG keys of the layers are split on the host, which needs no compilation.
     with (_on_the_cpu(), trax_random.on_host(),
           mock.patch.object(training, 'init_host_and_devices', _as_one_device),
           mock.patch.object(training, '_log', lambda *_, **__: None)):
@@ -98,9 +96,9 @@ class Loop(training.Loop):
       self._restore(record.step, record.notes)
 
   def run(self, n_steps=1):
-    """Trains for some steps, 0 or more, or until a signal asks to stop; either way ends with a checkpoint.
+    """Trains for `n_steps` steps, 0 or more, or until a request to stop; then saves a checkpoint.
 
-    An evaluation of the step it begins at, within which the run was stopped, is made first.
+    If the run was stopped within the evaluation of its current step, that evaluation is repeated first.
 
     Raises:
       InputError: a loss, gradient or weight is not finite, or the last checkpoint could not be written.
@@ -109,14 +107,14 @@ class Loop(training.Loop):
     self._record.begin()
     self._events = {part: tensorboard.of_history(self._record.path / part if self.is_chief else None, self.history,
                                                  part, self._logged_at[part]) for part in self._logged_at}
-    self._clock, self._n_timed = time.monotonic(), 0  # Steps since then.
+    self._clock, self._n_timed = time.monotonic(), 0  # Time and steps since the last log entry.
     try:
       with Stopping() as stopping:
         self._stopping = stopping
         try:
-          if self.step and self._eval_at(self.step) and self._bits() is None:  # It was stopped within this evaluation.
+          if self.step and self._eval_at(self.step) and self._bits() is None:  # Stopped within this evaluation.
             self.run_evals()
-            self._saved = None  # The checkpoint does not know the bits yet.
+            self._saved = None  # The checkpoint lacks these bits.
             self.save_checkpoint()
           self._export_kept()
           while self.step < last and self.stopped_by is None and not self.is_past_best():
@@ -154,7 +152,7 @@ class Loop(training.Loop):
     return self.loss, stats
 
   def _after_step(self, last):
-    """Logs, evaluates and saves, where it is time for it."""
+    """Logs, evaluates and saves at the steps scheduled for this."""
     self._record.store.poll()
     if self._stopping.asked(self.step):
       self.stopped_by = self._stopping.signal
@@ -168,9 +166,9 @@ class Loop(training.Loop):
       self.save_checkpoint()
 
   def settle(self):
-    """Reads what the steps since the last call came to; waits for the device.
+    """Reads the statistics of the steps since the last call; waits for the device.
 
-    Several hosts must call it after the same step, or one would end while others wait for it in a later one.
+    All hosts must call it after the same step, or one host could end while others wait for it in a later step.
 
     Raises:
       InputError: a loss, gradient or weight is not finite, and steps are not to be skipped.
@@ -195,7 +193,7 @@ class Loop(training.Loop):
           self._sums[name] = self._sums.get(name, 0.0) + value
 
   def save_checkpoint(self, basename=None):
-    """Begins to write a checkpoint of this step, whatever the name; training need not wait for it."""
+    """Starts to write a checkpoint of this step, while training continues; the name is ignored."""
     del basename
     if self._saved == self.step or not self.step:
       return
@@ -208,21 +206,21 @@ class Loop(training.Loop):
     self._record.store.save(self.step, self._trainer.arrays(), notes)
 
   def save_failed(self, step, error):
-    """Says that a checkpoint could not be written; training goes on."""
+    """Reports that a checkpoint could not be written; training continues."""
     if self._saved == step:
       self._saved = None
     self._say(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
               f'{" ".join(str(error).split())[:300]}')
 
   def saved(self, step):
-    """Exports a checkpoint that was written, if it is to be, and those before it that could not be."""
+    """Exports a written checkpoint if `export_at` selects its step; retries failed exports as well."""
     if self._export_at(step) and self.stopped_by is None:
       self._export_kept()
 
   def _export_kept(self):
-    """Writes a file for Trax's loop for each checkpoint that is to have one and has none; see trax_checkpoint.py.
+    """Writes the missing exports of checkpoints for Trax's loop; see trax_checkpoint.py.
 
-    What cannot be written is said, and tried again after the next such checkpoint and when the run goes on.
+    Reports failures, which are retried after the next exported checkpoint and when the run is resumed.
     """
     store = self._record.store
     for step in filter(self._export_at, store.steps()) if self.is_chief else ():
@@ -235,7 +233,7 @@ class Loop(training.Loop):
         with self._trainer.holding(store.read(step)):
           trax_checkpoint.write_loop(path, self._model, self._trainer.slots, step, _history(values).to_dict(),
                                      self._batch_signature[:self._model.n_in])
-      except Exception as error:  # Full disks surface as errors of several libraries.  pylint: disable=broad-except
+      except Exception as error:  # A full disk surfaces as errors of several libraries.  pylint: disable=broad-except
         self._say(f'{path.name} could not be written, training goes on and it is tried again later: '
                   f'{" ".join(str(error).split())[:300]}')
 
@@ -244,9 +242,9 @@ class Loop(training.Loop):
       say(text)
 
   def run_evals(self, summary_writers=None):
-    """Logs the bits that `evaluate` returns for the weights of now."""
+    """Logs the bits that `evaluate` returns for the current weights."""
     del summary_writers
-    # Of now, and so that the first ones need no memory any longer.
+    # The current weights; this also frees the initial ones.
     self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state
     started = time.monotonic()
     bits = self._evaluate(self._model.weights, self._model.state, self._check_stop)
@@ -255,20 +253,20 @@ class Loop(training.Loop):
     self._clock, self.seconds_paused = self._clock + paused, self.seconds_paused + paused
 
   def is_past_best(self):
-    """Returns whether the last `stop_after` evaluations were none of them better than the best before."""
+    """Returns whether none of the last `stop_after` evaluations improved on the best one before."""
     bits = [value for _, value in self.history.get('eval', checkpoints.SAMPLE_BITS)] if self._stop_after else []
     return bool(bits) and len(bits) - 1 - bits.index(min(bits)) >= self._stop_after
 
   def _bits(self):
-    """Returns what the evaluation of this step came to, or None where there was none."""
+    """Returns the bits of this step's evaluation, or None without one."""
     return dict(self.history.get('eval', checkpoints.SAMPLE_BITS)).get(self.step)
 
   def _check_stop(self):
-    if self._stopping.heard() is not None:  # Several hosts would stop at different batches.
+    if self._stopping.heard() is not None:  # Never on several hosts, which would stop at different batches.
       raise _Stopped
 
   def _log_training(self):
-    """Writes what Trax's loop writes, and bits; prints nothing (see progress.py)."""
+    """Logs the metrics of Trax's loop, and bits; prints nothing (see progress.py)."""
     self.settle()
     means = {name: total / max(1, self._n_summed) for name, total in self._sums.items()}
     loss = means.pop('loss', math.nan)
@@ -285,7 +283,7 @@ class Loop(training.Loop):
   def _log(self, part, scalars):
     for name, value in scalars.items():
       self._history.append(part, name, self.step, float(value))
-    self._logged_at[part][str(self.step)] = time.time()  # JSON's keys are texts.
+    self._logged_at[part][str(self.step)] = time.time()  # JSON keys are strings.
     self._events[part].write(self.step, self._logged_at[part][str(self.step)], scalars)
 
   def _init_trainer(self, task):
@@ -303,7 +301,7 @@ class Loop(training.Loop):
   def _restore(self, step, notes):
     like = checkpoints.abstract(self._trainer.arrays(), self._trainer.sharding)
     self._trainer.take(self._record.store.restore(step, like))
-    self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state  # Those it has go.
+    self._eval_model.weights, self._eval_model.state = self._model.weights, self._model.state  # Frees its old ones.
     self._step = self._saved = step
     self._n_summed, self._sums = notes['since_logged']
     self._n_skipped = notes['n_skipped']
@@ -314,29 +312,29 @@ class Loop(training.Loop):
 
 
 class _Stopped(Exception):
-  """An evaluation was stopped; it is made anew when the run goes on."""
+  """Signals that an evaluation was stopped; it is repeated when the run is resumed."""
 
 
 def _on_the_cpu():
-  """Returns a context that makes arrays on the CPU: where devices share weights out, none may have room for all."""
+  """Returns a context that creates arrays on the CPU, since with FSDP all weights may not fit on one device."""
   try:
     return jax.default_device(jax.local_devices(backend='cpu')[0])
-  except RuntimeError:  # JAX_PLATFORMS may leave it out.
+  except RuntimeError:  # JAX_PLATFORMS may exclude the CPU.
     return contextlib.nullcontext()
 
 
 def _dropout_rng(seed, step):
-  """Returns a step's PRNG key, uint32 (2,); made by NumPy, since the device is busy with the step before."""
+  """Returns a step's PRNG key, uint32 (2,); from NumPy, since the device is busy with the previous step."""
   return seeds.philox(seed, step).random_raw(1).view(np.uint32)
 
 
 def _history(as_json):
-  """Returns Trax's History of what JSON made of its dictionary."""
+  """Returns Trax's History from its dictionary after a round trip through JSON."""
   values = {
       part: collections.defaultdict(list, {name: [tuple(pair) for pair in pairs] for name, pairs in of_part.items()})
       for part, of_part in as_json['_values'].items()
   }
-  before = values.get('eval', {}).pop(checkpoints.BITS, None)  # Of version 0.2 and before.
+  before = values.get('eval', {}).pop(checkpoints.BITS, None)  # Written by versions up to 0.2.
   if before is not None:
     values['eval'][checkpoints.SAMPLE_BITS] = before
   return history.History.from_dict({'_values': values})
@@ -344,7 +342,7 @@ def _history(as_json):
 
 def _as_one_device(n_devices=None, random_seed=None):
   del n_devices
-  # Trax seeds TensorFlow as well, which need not be imported for that.
+  # Trax also seeds TensorFlow, which this avoids importing.
   with mock.patch.object(training, 'tf', sys.modules.get('tensorflow') or mock.Mock()):
     rng = training._init_random_number_generators(random_seed)
   return distributed.is_first(), jax.process_count(), 1, rng

@@ -1,6 +1,6 @@
-"""A request to stop, by SIGTERM, SIGUSR1 or Ctrl-C: the step under way is finished and saved, then the process ends.
+"""Handles SIGTERM, SIGUSR1 and Ctrl-C as requests to stop: finishes and saves the current step, then ends the process.
 
-On several hosts, all stop after the same step: JAX's coordination service hears of SIGTERM on any of them.
+All hosts stop after the same step: JAX's coordination service receives the SIGTERM of any host.
 """
 
 import os
@@ -13,15 +13,14 @@ from jax.experimental import multihost_utils
 
 from trax_hourglass.runtime import distributed
 
-SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1  # The last is what SLURM's templates send.
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1  # SLURM templates send SIGUSR1.
 
 
 class Stopping:
-  """While it is entered, the first signal is a request; a second Ctrl-C ends the process at once, whatever its threads
-  do.
+  """Handles the first signal as a request to stop; a second Ctrl-C ends the process at once, whatever its threads do.
 
   Attributes:
-    signal: the signal that asked, or None.
+    signal: the signal received, or None.
   """
 
   def __init__(self):
@@ -31,7 +30,7 @@ class Stopping:
 
   def __enter__(self):
     if threading.current_thread() is threading.main_thread():  # Elsewhere Python allows no handlers.
-      # On several hosts SIGTERM is JAX's own to handle, and Ctrl-C becomes one.
+      # On several hosts JAX handles SIGTERM, and other signals are forwarded as SIGTERM.
       for number in SIGNALS[1:] if self._several else SIGNALS:
         self._before[number] = signal.signal(number, self._ask)
     return self
@@ -43,8 +42,8 @@ class Stopping:
 
   def _ask(self, number, _):
     if self.signal == number == signal.SIGINT:
-      os.write(sys.__stderr__.fileno(), b'\nleft at once\n')  # On a line of its own: the bar's has no end.
-      # An exception would wait for the thread that writes, and what is half written is no checkpoint in any case.
+      os.write(sys.__stderr__.fileno(), b'\nleft at once\n')  # On a new line: that of the progress bar has no newline.
+      # An exception would wait for the writing thread, and a partly written checkpoint is never used anyway.
       os._exit(128 + number)
     first, self.signal = self.signal is None, number
     if first:
@@ -55,11 +54,11 @@ class Stopping:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def heard(self):
-    """Returns the signal that asked by now; None on several hosts, which only `asked` keeps together."""
+    """Returns the signal received so far; None on several hosts, which only `asked` synchronizes."""
     return None if self._several else self.signal
 
   def asked(self, step):
-    """Returns whether to stop after a step; all hosts must ask for each step."""
+    """Returns whether to stop after a step; all hosts must call it for each step."""
     if self._several:
       if multihost_utils.reached_preemption_sync_point(step):
         self.signal = self.signal or signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Orbax, without the tracebacks that its writers print when the disk is full: the error itself reaches who saves."""
+"""Imports Orbax without the tracebacks that its writers print on a full disk; the error itself reaches the caller."""
 
 import asyncio.base_events
 import functools
@@ -7,15 +7,15 @@ import sys
 import traceback
 import warnings
 
-_LATE = 'call_soon_threadsafe'  # A writer tells an event loop of its failure when that has ended with the first one.
+_LATE = 'call_soon_threadsafe'  # A writer reports its failure to an event loop that an earlier failure ended.
 _NEVER_READ = 'exception was never retrieved'
 
 
 @functools.cache
 def orbax():
-  """Returns Orbax, imported when a checkpoint is written or read: the first loss need not wait for it."""
+  """Returns Orbax, imported at the first checkpoint, so that the first step need not wait for the import."""
   import orbax.checkpoint  # pylint: disable=g-import-not-at-top
-  before = sys.unraisablehook  # TensorStore's threads show by it what their calls into Python raise.
+  before = sys.unraisablehook  # TensorStore's threads report errors of Python calls by it.
   sys.unraisablehook = lambda raised: None if _is_late(raised.exc_value, raised.exc_traceback) else before(raised)
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
   logging.getLogger('asyncio').addFilter(lambda record: _NEVER_READ not in record.getMessage())

@@ -1,4 +1,4 @@
-"""A process's hold on a run directory: it is the only one there, and the run is the one that it was before."""
+"""Locks a run directory for one process, and checks on resuming that config and data are those of the run."""
 
 import contextlib
 import os
@@ -23,24 +23,24 @@ CONFIG, _LOCK = 'config.gin', 'run.lock'
 
 
 class RunRecord:
-  """A context manager around training: lock, config, versions and checkpoints of a run directory.
+  """Manages lock, config, versions and checkpoints of a run directory, as a context manager around training.
 
   Attributes:
     path: the directory.
-    store: its checkpoints.
-    step: of the checkpoint that the run goes on from, or None.
-    notes: of that checkpoint: what `identity` returned then and what the loop added.
+    store: the checkpoints.Store of the directory.
+    step: step of the checkpoint that the run resumes or branches from, or None.
+    notes: notes of that checkpoint: the `identity` of that time and the additions of the loop.
   """
 
   def __init__(self, output_dir, corpus, vocab_size, kept=retention.Kept(), branch_from=None, **on):
-    """Looks at nothing yet; gin holds the config, and everything that is configured has been made.
+    """Creates the record without opening the directory; all configured objects must exist, for gin's operative config.
 
     Args:
       output_dir: the run directory.
-      corpus: whose 'train' and 'valid' splits the run uses.
-      vocab_size: of the model.
-      kept: which checkpoints are kept.
-      branch_from: (run directory, step) that a new run goes on from, or None; see branches.py.
+      corpus: the corpus, whose 'train' and 'valid' splits the run uses.
+      vocab_size: vocabulary size of the model.
+      kept: the retention policy for checkpoints.
+      branch_from: (run directory, step) that a new run starts from, or None; see branches.py.
       **on: `on_failure` and `on_written` of checkpoints.Store.
     """
     self.path = pathlib.Path(output_dir)
@@ -51,16 +51,16 @@ class RunRecord:
     self._data, self._is_new, self._lock = None, False, None
 
   def identity(self):
-    """Returns what a run may not change, for a checkpoint's notes: config and fingerprints of the data."""
+    """Returns config and data fingerprints, which a run may not change, for a checkpoint's notes."""
     return {'config': self._config, 'data': self._data}
 
   def __enter__(self):
-    """Takes the directory.
+    """Locks the directory and finds the checkpoint to resume or branch from.
 
     Raises:
-      InputError: it is a file, its run is of another format, another process trains there, all its checkpoints are
-        damaged, it or `branch_from` holds another run, a token is outside the vocabulary, or hosts were given
-        different settings or data.
+      InputError: the path is a file, the run has another format, another process trains in the directory, or all
+        checkpoints are damaged. Also if the directory or `branch_from` holds another run, a token is outside the
+        vocabulary, or hosts have different settings or data.
     """
     self._is_new = not self.path.exists()
     try:
@@ -90,20 +90,20 @@ class RunRecord:
     return self
 
   def begin(self):
-    """Writes the config: from here on the directory is of this run.
+    """Writes config and versions, after which the directory belongs to this run.
 
     Raises:
-      InputError: the directory cannot be written to.
+      InputError: the directory is not writable.
     """
     with distributed.together(f'writing to {str(self.path)!r}'):
       if distributed.is_first():
         self._write_config()
 
   def mend(self):
-    """Makes the directory again, without its checkpoints, where it has gone during training; says so if it cannot.
+    """Recreates the directory, without its checkpoints, if it was removed during training; reports a failure.
 
     Raises:
-      InputError: another process trains there by now.
+      InputError: another process trains in the directory now.
     """
     if distributed.is_first() and not (self.path / CONFIG).exists():
       say(f'{self.path} was removed, and is made again')
@@ -130,7 +130,7 @@ class RunRecord:
                          'or give another') from None
 
   def __exit__(self, *_):
-    # Nobody else may take the directory while this process writes there, even if this is cut short.
+    # The lock must last until the last write of this process ends, even after an error.
     self.store.wait_alone()
     self._release()
 
@@ -154,11 +154,11 @@ class RunRecord:
   def _release(self):
     if self._lock is None:
       return
-    if self._is_new and not self.store.steps():  # There would be nothing to go on with.
+    if self._is_new and not self.store.steps():  # Nothing to resume from.
       shutil.rmtree(self.path, ignore_errors=True)
     os.close(self._lock)
     self._lock = None
 
 
 class _CannotWrite(InputError):
-  """The file system refuses."""
+  """Signals that the file system refuses a write."""

@@ -1,4 +1,4 @@
-"""Decides which checkpoints of a run are kept."""
+"""Selects which checkpoints of a run are kept."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ from trax_hourglass.runtime import checks
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-  """Holds which checkpoints are kept.
+  """Holds the retention policy.
 
   Attributes:
-    last: the newest so many.
-    every: those of steps that this divides, for ever; None for none.
-    best: whether that with the lowest `bits` in its notes is kept.
+    last: number of newest checkpoints to keep.
+    every: checkpoints at multiples of this step are kept forever; None for none.
+    best: whether to keep the checkpoint with the lowest `bits` in its notes.
   """
   last: int = 2
   every: int | None = None
@@ -22,7 +22,7 @@ class Kept:
     checks.check_sizes(keep_last=self.last, keep_every=1 if self.every is None else self.every)
 
   def of(self, bits):
-    """Returns the set of steps to keep, of {step: bits or None}."""
+    """Returns the set of steps to keep, from {step: bits or None}."""
     steps = sorted(bits)
     kept = set(steps[-self.last:]) | {step for step in steps if self.every and step % self.every == 0}
     scored = [step for step in steps if bits[step] is not None]

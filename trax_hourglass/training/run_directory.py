@@ -1,7 +1,7 @@
-"""Opening a run again: its configuration, its model, and the weights of its last checkpoint.
+"""Opens a run: its configuration, its model, and the weights of its last checkpoint.
 
-A run directory is what `fit` writes: `config.gin` and checkpoints. Files in Trax's format, the authors' of
-`trax.models.HourglassLM` among them, open the same way, with a config file that says what model they are of.
+`fit` writes a run directory, with `config.gin` and checkpoints. Files in Trax's format, such as the authors' of
+`trax.models.HourglassLM`, open the same way, given a config file of their model.
 """
 
 import dataclasses
@@ -22,23 +22,23 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import gin_config
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
-from trax_hourglass.runtime.gin_config import bound  # As `run_directory.bound`.  pylint: disable=unused-import
+from trax_hourglass.runtime.gin_config import bound  # Re-exported.  pylint: disable=unused-import
 from trax_hourglass.training import run_config
 from trax_hourglass.training.settings import Settings
 from trax_hourglass.training import versions
 
 CONFIG = 'config.gin'
-_OF_TRAX = 'model.pkl.gz'  # What Trax's own loop calls its checkpoint.
+_OF_TRAX = 'model.pkl.gz'  # The checkpoint of Trax's own loop.
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """An opened run.
+  """Holds an opened run.
 
   Attributes:
-    settings: its configuration.
-    model: the model in the mode that was asked for, with the checkpoint's weights.
-    step: steps it was trained for, or None where the checkpoint does not say.
+    settings: the configuration of the run.
+    model: the model in the requested mode, with the checkpoint's weights.
+    step: training steps of the model, or None if the checkpoint does not record them.
     checkpoint: path of the checkpoint.
   """
   settings: Settings
@@ -52,19 +52,19 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
 
   Args:
     output_dir: the run directory; None with a checkpoint and config files.
-    config_files: gin files; empty for the directory's own.
-    bindings: gin bindings that win over all files.
-    mode: of the model, see `Hourglass`.
-    checkpoint: which of the directory's, a step or 'best'; or a file of weights, ours or the authors', see
-      weight_files.py, which may hold the config as well; None for the directory's newest that is not damaged.
-    signature: ShapeDtype of the tokens the model is initialised for; None for one token.
+    config_files: gin files; empty for the directory's own config.
+    bindings: gin bindings, which override all files.
+    mode: mode of the model, see `Hourglass`.
+    checkpoint: a step of the directory's checkpoints, 'best', or a weight file, ours or the authors', see
+      weight_files.py, which may contain the config. None for the directory's newest undamaged checkpoint.
+    signature: ShapeDtype of the tokens for which the model is initialised; None for one token.
 
   Returns:
     The Run.
 
   Raises:
-    InputError: no such directory, one of another format, no config or checkpoint in it, a damaged checkpoint, or one
-      that does not fit the config's model, or a config that gin refuses.
+    InputError: a missing directory, or one of another format or without config or checkpoint; a checkpoint that is
+      damaged or does not fit the config's model, or a config that gin refuses.
   """
   with distributed.together(f'opening {output_dir!r}'):
     directory = None if output_dir is None else _existing(output_dir)
@@ -100,9 +100,9 @@ def pretrained(name, mode='eval', bindings=()):
   """Opens a model that comes with the package.
 
   Args:
-    name: of the model, such as 'enwik8-small'; see `models.pretrained.names`.
-    mode: of the model, 'eval' or 'predict', see `Hourglass`.
-    bindings: gin bindings, such as one that says where data lie.
+    name: name of the model, such as 'enwik8-small'; see `models.pretrained.names`.
+    mode: mode of the model, 'eval' or 'predict', see `Hourglass`.
+    bindings: gin bindings, such as the location of the data.
 
   Returns:
     The Run.
@@ -114,7 +114,7 @@ def pretrained(name, mode='eval', bindings=()):
 
 
 def setting(name):
-  """Returns a parameter of `fit`, such as 'corpus' or 'length', as gin is configured now.
+  """Returns a parameter of `fit`, such as 'corpus' or 'length', from gin's current configuration.
 
   Raises:
     InputError: `fit` has no such parameter; see also Settings.
@@ -148,7 +148,7 @@ def _own_config(directory):
 
 
 def _choose(directory, which):
-  """Returns the folder of a checkpoint that is as it was written: the newest, the best, or that of a step."""
+  """Returns the folder of an undamaged checkpoint: the newest, the best, or that of a step."""
   store = checkpoints.Store(directory)
   if which is None:
     step = store.newest_sound()
@@ -168,7 +168,7 @@ def _choose(directory, which):
 
 
 def _initialise(model, signature):
-  """Gives the model its state, and zeros for weights, which are read from the checkpoint: none are drawn."""
+  """Initialises the model's state, with zeros for weights: none are drawn, since the checkpoint replaces them."""
   program, (weights, state) = jax.make_jaxpr(lambda: model.init(signature), return_shape=True)()
   _forget_keys(model)
   leaves, tree = jax.tree.flatten(state)
@@ -178,14 +178,14 @@ def _initialise(model, signature):
 
 
 def _forget_keys(layer):
-  """Lets a layer draw its PRNG key when it is asked for: that of the traced `init` is no number."""
+  """Resets a layer's PRNG key, which the traced `init` left as a tracer; Trax draws a new one on demand."""
   layer._rng = None  # pylint: disable=protected-access
   for sublayer in layer.sublayers:
     _forget_keys(sublayer)
 
 
 def _take_checkpoint(model, directory, step):
-  """Gives the model the weights of a checkpoint."""
+  """Sets the model's weights from a checkpoint."""
   store = checkpoints.Store(directory)
   leaves, tree = jax.tree.flatten(model.weights)
   (embedding, _), *_ = store.notes(step)['shapes']['weights'] or [((), None)]
@@ -196,10 +196,10 @@ def _take_checkpoint(model, directory, step):
 
 
 def _config_of_file(stored):
-  """Returns the lines of the config that a file of weights holds, which may be anybody's.
+  """Returns the config lines of a weight file, which is not trusted.
 
   Raises:
-    InputError: it asks gin for functions by the names of their modules, which could be any of Python's.
+    InputError: the config registers functions by module name, which could be any Python function.
   """
   if '__gin__' in stored.config:
     raise InputError(f'{stored.where}: its config registers functions of any module: give a config file that you trust')
@@ -207,16 +207,16 @@ def _config_of_file(stored):
 
 
 def _take_file(model, stored):
-  """Gives the model the weights of a file; returns the step that it is of, or None."""
+  """Sets the model's weights from a file; returns the step of the file, or None."""
   _check_ends(stored.where, stored.shape_of(weight_names.names(model)[0]), model)
   weight_files.take(stored, model)
   return stored.step
 
 
 def _check_ends(path, found, model):
-  """Raises InputError where vocabulary or width differ.
+  """Raises InputError if vocabulary or width differ.
 
-  All weights begin with the embedding (V, D), of shape `found`.
+  The first weight is the embedding (V, D), with stored shape `found`.
   """
   wanted = jax.tree.leaves(model.weights)[0].shape
   for axis, (what, parameter) in enumerate((('vocabulary', 'vocab_size'), ('width', 'd_model'))):

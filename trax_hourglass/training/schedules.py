@@ -1,6 +1,6 @@
-"""Learning rate schedules of the paper that Trax lacks; `trax.supervised.lr_schedules` has rsqrt with warm-up.
+"""Provides learning-rate schedules that Trax lacks; `trax.supervised.lr_schedules` has rsqrt with warm-up.
 
-They are plain Python: arithmetic on the device would wait for the training step that is under way.
+Schedules are plain Python, since arithmetic on the device would wait for the current training step.
 """
 
 import math
@@ -9,17 +9,17 @@ from trax_hourglass.runtime.errors import InputError
 
 
 def WarmupCosine(peak, warmup_steps, n_steps):
-  """Returns step -> learning rate: linear up to `peak`, then half a cosine down to 0 at the last step.
+  """Returns the schedule step -> learning rate: linear up to `peak`, then half a cosine down to 0 at the last step.
 
-  Trax's `multifactor` has a cosine too, but one that repeats and so ends at its peak.
+  Trax's `multifactor` has a cosine too, but a periodic one, which ends at its peak.
 
   Args:
     peak: highest learning rate.
-    warmup_steps: steps until it is reached.
-    n_steps: steps of the whole training.
+    warmup_steps: steps until the peak.
+    n_steps: total number of training steps.
 
   Raises:
-    InputError: no steps, more steps of warm-up than steps, or something that is no number.
+    InputError: no steps, more warm-up steps than steps, or an argument that is not a number.
   """
   _check_numbers(peak=peak, warmup_steps=warmup_steps, n_steps=n_steps)
   if not 0 <= warmup_steps <= n_steps or n_steps < 1:
@@ -36,19 +36,19 @@ def WarmupCosine(peak, warmup_steps, n_steps):
 
 
 def WarmupStableDecay(peak, warmup_steps, decay_steps, n_steps):
-  """Returns step -> learning rate: linear up to `peak`, constant, then linear down to 0 at the last step.
+  """Returns the schedule step -> learning rate: linear to `peak`, constant, then linear to 0 at the last step.
 
-  Up to the decay it does not depend on `n_steps`: runs of several lengths are one run, from which each decays (arXiv
-  2405.18392); see docs/training.md.
+  Before the decay the schedule does not depend on `n_steps`. So runs of several lengths can branch off one run, each
+  with its own decay (arXiv 2405.18392); see docs/training.md.
 
   Args:
     peak: highest learning rate.
-    warmup_steps: steps until it is reached.
-    decay_steps: last steps, in which it falls; or, below 1, their share of all steps.
-    n_steps: steps of the whole training.
+    warmup_steps: steps until the peak.
+    decay_steps: number of last steps, in which the rate falls; a number below 1 is a share of all steps.
+    n_steps: total number of training steps.
 
   Raises:
-    InputError: no steps, more steps of warm-up and decay than steps, or something that is no number.
+    InputError: no steps, more steps of warm-up and decay than steps, or an argument that is not a number.
   """
   _check_numbers(peak=peak, warmup_steps=warmup_steps, decay_steps=decay_steps, n_steps=n_steps)
   if 0 < decay_steps < 1:
@@ -66,17 +66,17 @@ def WarmupStableDecay(peak, warmup_steps, decay_steps, n_steps):
 
 
 def CosineEnd(before, first_step, n_steps):
-  """Returns another schedule up to a step, and from there half a cosine from where it is down to 0 at the last step.
+  """Returns a schedule equal to `before` up to a step, then half a cosine from its value there to 0 at the last step.
 
-  The paper's schedule for ImageNet32, after Trax's `warmup_and_rsqrt_decay`.
+  The paper uses this for ImageNet32, after Trax's `warmup_and_rsqrt_decay`.
 
   Args:
     before: schedule, a function step -> learning rate.
     first_step: step at which the cosine begins.
-    n_steps: steps of the whole training.
+    n_steps: total number of training steps.
 
   Raises:
-    InputError: no step left for the cosine, or something that is no number.
+    InputError: no step left for the cosine, or an argument that is not a number.
   """
   if not callable(before):
     raise InputError(f'before of the learning rate schedule is {before!r}: give a schedule, such as @WarmupCosine()')
@@ -99,5 +99,5 @@ def _check_numbers(**values):
 
 
 def _half_cosine(progress):
-  """From 1 at progress 0 to 0 at progress 1 and later."""
+  """Falls from 1 at progress 0 to 0 at progress 1, and stays 0."""
   return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))

@@ -1,4 +1,4 @@
-"""A run's configuration, read from gin once and passed on."""
+"""Holds a run's configuration, read from gin once."""
 
 import contextlib
 import copy
@@ -16,24 +16,24 @@ _PARAMETERS = {name: parameter.default for name, parameter in inspect.signature(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The parameters of `fit` as attributes, such as `batch_size`, with the defaults that `fit` has.
+  """Holds the parameters of `fit` as attributes, such as `batch_size`, with the defaults of `fit`.
 
-  What gin's references stand for, such as @ByteCorpus(), is made when it is first asked for, and once: opening a run
-  for sampling need not read its data. A function that gin configures, such as `model`, still takes its own arguments
-  from gin when it is called.
+  Objects of gin references, such as @ByteCorpus(), are created on first access and then cached. So opening a run for
+  sampling need not read its data. A function configured by gin, such as `model`, still takes its own arguments from
+  gin at each call.
 
   Attributes:
-    bound: {parameter: value or gin's reference} of those that gin binds.
+    bound: {parameter: value or gin reference} of the parameters that gin binds.
   """
   bound: dict
   _made: dict = dataclasses.field(default_factory=dict, repr=False)
 
   @classmethod
   def read(cls):
-    """Returns what gin is configured for now."""
+    """Returns the Settings of gin's current configuration."""
     bound = {}
     for name in _PARAMETERS:
-      with contextlib.suppress(ValueError):  # It is not bound.
+      with contextlib.suppress(ValueError):  # Not bound.
         bound[name] = gin.query_parameter(f'fit.{name}')
     return cls(bound)
 
@@ -41,13 +41,13 @@ class Settings:
     """Returns a parameter.
 
     Raises:
-      InputError: it is not bound and `fit` has no default, or what is bound cannot be made.
+      InputError: the parameter is not bound and has no default, or the object of a reference cannot be created.
     """
     if name not in _PARAMETERS:
       raise AttributeError(f'fit has no parameter {name!r}')
     if name not in self._made:
       if name in self.bound:
-        self._made[name] = copy.deepcopy(self.bound[name])  # gin makes what a reference stands for when it is copied.
+        self._made[name] = copy.deepcopy(self.bound[name])  # Copying a gin reference creates its object.
       elif _PARAMETERS[name] is gin.REQUIRED:
         raise InputError(f'the config says nothing about fit.{name}: give a config file of a whole run, such as '
                          'gin/quickstart.gin')
@@ -57,9 +57,9 @@ class Settings:
 
   @property
   def unit(self):
-    """Returns what a token of the corpus is, 'byte', 'dim' or 'token', or None where the corpus cannot be made.
+    """Returns the unit of a token, 'byte', 'dim' or 'token', or None if the corpus cannot be created.
 
-    Most classes of corpora say it, and no corpus is made then: it may be large, or its files be elsewhere.
+    If the corpus class has a `unit`, no corpus is created: the corpus may be large, or its files missing.
     """
     of_class = getattr(getattr(self.bound.get('corpus'), 'configurable', None), 'wrapped', None)
     try:

@@ -1,8 +1,8 @@
-"""One training step as one compiled function over a mesh of devices, behind the interface of Trax's trainers.
+"""Compiles a training step as one function over a mesh of devices, behind the interface of Trax's trainers.
 
-A batch is divided among the devices. Weights and optimizer slots lie on each of them, or each holds its share (FSDP,
-arXiv 2004.13336) and XLA gathers a layer when it is needed. What goes in is donated, so that only one copy of weights
-and slots exists, and what comes out stays on the devices.
+A batch is sharded over the devices. Weights and optimizer slots are replicated, or sharded (FSDP, arXiv 2004.13336), in
+which case XLA gathers a layer on demand. The inputs are donated, so that only one copy of weights and slots exists, and
+the outputs stay on the devices.
 
 Letters: B batch, L tokens.
 """
@@ -38,7 +38,7 @@ def check_options(batch_size, n_devices, dtype, accumulate):
 
 
 def _l2_norm(arrays):
-  """Returns what Trax's `l2_norm` does, without making one row of an array, for which FSDP would gather it."""
+  """Returns the result of Trax's `l2_norm` without flattening arrays, for which FSDP would gather them."""
   return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in arrays))
 
 
@@ -51,14 +51,14 @@ class Trainer:
 
     Args:
       model_with_loss: initialised layer from a batch (tokens (B, L), targets (B, L), weights (B, L)) to the loss.
-      optimizer: Trax optimizer with slots (`tree_init` was called), which the trainer takes over.
-      mesh: the devices to train on, see sharding.py; None for all there are.
-      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations, for which weights are rounded;
-        the weights that are trained, slots, norms, softmax and loss are float32 in any case.
-      accumulate: parts that a batch is cut into, one after the other; their gradients are added up. Memory for
-        activations falls with it, the result stays the same but for rounding and dropout.
-      shard_weights: whether each device holds only its share of weights and slots.
-      skip_non_finite: whether a step whose loss or gradient is not finite leaves everything as it was.
+      optimizer: Trax optimizer after `tree_init`, whose slots the trainer takes over.
+      mesh: the devices to train on, see sharding.py; None for all devices.
+      dtype: 'float32', or 'bfloat16' for the model's matrix products and activations, for which weights are rounded.
+        Trained weights, slots, norms, softmax and loss are always float32.
+      accumulate: number of parts (micro-batches) of a batch, which run in sequence and whose gradients are summed.
+        More parts need less memory for activations; the result stays the same except for rounding and dropout.
+      shard_weights: whether each device holds only its shard of weights and slots (FSDP).
+      skip_non_finite: whether a step with a loss or gradient that is not finite changes nothing.
     """
     self._dtype, self._accumulate, self._shard_weights = dtype, accumulate, shard_weights
     self._skip_non_finite = skip_non_finite
@@ -68,7 +68,7 @@ class Trainer:
     if shard_weights:
       level_rates.innermost(optimizer)._l2_norm = _l2_norm  # pylint: disable=protected-access
     self._opt_params = optimizer.opt_params
-    self._slots, optimizer.slots = optimizer.slots, None  # Two references would keep the first ones for ever.
+    self._slots, optimizer.slots = optimizer.slots, None  # A second reference would keep the initial slots forever.
     self._on_devices = None
     self.update = jax.jit(self._update, donate_argnums=0)
 
@@ -82,13 +82,13 @@ class Trainer:
       is_finite = jnp.isfinite(loss) & jnp.isfinite(stats['gradients_l2'])
       updated = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, weights_state_slots)
       stats['skipped'] = 1.0 - is_finite
-    # Trax's is of the weights before the step; of those after it, it also tells whether they are worth keeping.
+    # Trax's norm is of the weights before the step; that of the updated ones also shows whether they are finite.
     stats['weights_l2'] = (_l2_norm if self._shard_weights else l2_norm)(jax.tree.leaves(updated[0]))
     updated = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.sharding(x)), updated)
     return updated, {**stats, 'loss': loss}
 
   def _loss_and_gradients(self, weights, state, batch, rng):
-    """Returns (loss, state, gradients) of a batch, worked out in `accumulate` parts."""
+    """Returns (loss, state, gradients) of a batch, computed in `accumulate` parts."""
     def loss_and_state(weights, state, part, rng):
       weights = scan.cast_outside(self.model_with_loss, weights, self._dtype)
       weights = scan.gathered_outside(self.model_with_loss, weights)
@@ -104,33 +104,33 @@ class Trainer:
       part, number = part_and_number
       total, loss, state, gradients = sums
       (part_loss, state), part_gradients = differentiate(weights, state, part, jax.random.fold_in(rng, number))
-      share = part[-1].sum()  # A part's loss is a mean over its token weights, and not a number where all are 0.
+      share = part[-1].sum()  # A part's loss is a mean over its token weights, and NaN if all of them are 0.
       add = lambda sum_, mean: sum_ + jnp.where(share == 0, 0, share * mean)
       gradients = jax.tree.map(add, gradients, part_gradients)
       return (total + share, add(loss, part_loss), state, gradients), None
 
-    # Every accumulate-th row: so a part has rows of every device, and none moves.
+    # Every accumulate-th row, so that each part has rows of every device and no row moves.
     parts = jax.tree.map(lambda x: x.reshape(-1, self._accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
     nothing = np.float32(0.0), np.float32(0.0), state, jax.tree.map(jnp.zeros_like, weights)
     (total, loss, state, gradients), _ = jax.lax.scan(add_part, nothing, (parts, np.arange(self._accumulate)))
     return loss / total, state, jax.tree.map(lambda g: g / total, gradients)
 
   def sharding(self, x):
-    """Returns where a weight, slot or state lies: everywhere, or in shares."""
+    """Returns the sharding of a weight, slot or state: replicated, or sharded with FSDP."""
     return mesh_lib.share(self._mesh, np.shape(x)) if self._shard_weights else mesh_lib.everywhere(self._mesh)
 
   def arguments(self, batch, rng, step, learning_rate):
-    """Returns the arguments of `update` for one step, on the devices and always of the same types.
+    """Returns the arguments of `update` for one step, on the devices and always with the same types.
 
     Raises:
-      InputError: an option out of its range, or a batch that does not divide among the devices and parts.
+      InputError: an invalid option, or a batch that does not divide among the devices and parts.
     """
     check_options(batch[0].shape[0] * jax.process_count(), self._mesh.size, self._dtype, self._accumulate)
     if self._on_devices is None:
-      # Copies: donating would take these arrays away from whoever else holds them.
+      # Copies, since donation would delete arrays that others may hold.
       self._on_devices = jax.tree.map(lambda x: mesh_lib.place(x, self.sharding(x)), self._held())
       self._hold(self._on_devices)
-    with np.errstate(over='ignore'):  # An infinite one is for the loop to name.
+    with np.errstate(over='ignore'):  # The loop reports an infinite rate.
       scalars = (np.int32(step), {**self._opt_params, 'learning_rate': np.float32(learning_rate)}, rng)
     scalars = jax.tree.map(lambda x: mesh_lib.place(x, mesh_lib.everywhere(self._mesh)), scalars)
     return (self._on_devices, mesh_lib.place_rows(batch, self._mesh), *scalars)
@@ -139,13 +139,13 @@ class Trainer:
     """Updates weights, state and slots by one step.
 
     Args:
-      batch: tuple of this host's rows, arrays with leading axis B / hosts.
-      rng: PRNG key, uint32 (2,); a NumPy array, since reading one from a device would wait for the step before.
+      batch: tuple of arrays with this host's rows, leading axis B / hosts.
+      rng: PRNG key, uint32 (2,), a NumPy array: reading a key from a device would wait for the previous step.
       step: number of this step; Adam's bias correction counts from it.
       learning_rate: this step's learning rate, or None for the optimizer's own.
 
     Returns:
-      (loss, statistics), this host's own, both still on a device.
+      (loss, statistics), this host's copies, both still on a device.
     """
     if learning_rate is None:
       learning_rate = self._opt_params['learning_rate']
@@ -156,10 +156,10 @@ class Trainer:
 
   @contextlib.contextmanager
   def holding(self, arrays):
-    """Within it, model and slots are other arrays than those that are trained.
+    """Replaces the arrays of model and slots by others within the context.
 
     Args:
-      arrays: as `arrays` returns them, on this host.
+      arrays: arrays in the form that `arrays` returns, on this host.
     """
     held = self._held()
     self._hold(self._as_trees(arrays))
@@ -169,11 +169,11 @@ class Trainer:
       self._hold(held)
 
   def arrays(self):
-    """Returns {'weights': [...], 'state': [...], 'slots': [...]}, all arrays that a step starts from."""
+    """Returns {'weights': [...], 'state': [...], 'slots': [...]}, all arrays that a step updates."""
     return dict(zip(checkpoints.PARTS, map(jax.tree.leaves, self._held())))
 
   def take(self, arrays):
-    """Goes on from arrays as `arrays` returns them, which lie where `sharding` says."""
+    """Continues from arrays in the form that `arrays` returns, sharded as by `sharding`."""
     self._on_devices = self._as_trees(arrays)
     self._hold(self._on_devices)
 
@@ -189,22 +189,22 @@ class Trainer:
 
   @property
   def accelerated_model_with_loss(self):
-    """This trainer, as what Trax's loop hands weights to that were changed outside of training."""
+    """Returns this trainer, to which Trax's loop passes weights that were changed outside of training."""
     return self
 
   def replicate_weights(self, weights):
-    """Takes over weights that were changed outside of training."""
+    """Sets weights that were changed outside of training."""
     self.model_with_loss.weights = weights
     self._on_devices = None
 
   def replicate_state(self, state):
-    """Takes over state that was changed outside of training."""
+    """Sets state that was changed outside of training."""
     self.model_with_loss.state = state
     self._on_devices = None
 
   @property
   def slots(self):
-    """The optimizer's slots, flat, as Trax has them."""
+    """Returns the optimizer's slots, flat as in Trax."""
     return self._slots
 
   @slots.setter

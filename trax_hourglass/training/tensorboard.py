@@ -1,4 +1,4 @@
-"""TensorBoard's files, written from a run's history and never read: each point once, whatever stopped the run."""
+"""Writes TensorBoard files from a run's history, without reading old ones: each point once, even after a crash."""
 
 import collections
 import contextlib
@@ -15,13 +15,13 @@ _FILES = 'events.out.tfevents.*'
 
 
 class Events:
-  """Scalars of one part of a run, 'train' or 'eval'. What the disk refuses is written later."""
+  """Writes the scalars of one part of a run, 'train' or 'eval'; retries failed writes later."""
 
   def __init__(self, folder, logged=(), texts=()):
-    """Replaces the folder's files by one of what was logged so far; writes nothing where that is nothing.
+    """Replaces the folder's files by one file with all points logged so far; without files and points writes nothing.
 
     Args:
-      folder: pathlib.Path, which need not exist; None to write nothing.
+      folder: pathlib.Path of the folder, which need not exist; None to write nothing.
       logged: [(step, seconds since 1970, {tag: value})].
       texts: [(tag, text in Markdown)], shown at step 1.
     """
@@ -31,19 +31,19 @@ class Events:
       self._flush()
 
   def write(self, step, seconds, scalars):
-    """Writes {tag: value} of a step, logged at a time in seconds since 1970."""
+    """Writes {tag: value} of a step, logged at `seconds` since 1970."""
     if self._folder is not None:
       self._logged.append((step, seconds, scalars))
       self._flush()
 
   def close(self):
-    """Closes the file; what the disk refused is tried once more."""
+    """Closes the file, after a last retry of failed writes."""
     if self._folder is not None and self._n_written < len(self._logged):
       self._flush()
     self._leave()
 
   def _flush(self):
-    """Writes what is not written yet, if the disk lets it: training must not end for its curves."""
+    """Writes the pending points; an error of the disk is reported, but does not stop training."""
     try:
       if self._file is None:
         self._replace()
@@ -52,16 +52,16 @@ class Events:
       self._n_written = len(self._logged)
     except OSError as error:
       say(f'TensorBoard events could not be written to {self._folder}, which is tried again later: {error}')
-      self._leave()  # The file may end within an event: another takes its place.
+      self._leave()  # The file may end within an event, so a new file replaces it.
 
   def _leave(self):
     if self._file is not None:
-      with contextlib.suppress(OSError):  # Of what it could not write it has told.
+      with contextlib.suppress(OSError):  # The failed write was reported.
         self._file.close()
       self._file = None
 
   def _replace(self):
-    """Begins a file with all that was logged; files before it go when it has its name."""
+    """Starts a file with all logged points; deletes older files once it has its final name."""
     self._folder.mkdir(parents=True, exist_ok=True)
     before = list(self._folder.glob(_FILES))
     path = self._folder / f'events.out.tfevents.{time.time_ns() // 1000}.{platform.node()}.{os.getpid()}'
@@ -77,26 +77,26 @@ class Events:
 
 
 def of_history(folder, history, part, logged_at):
-  """Returns the Events of a part of a run, with what Trax's history holds of it; 'train' shows gin's config too.
+  """Returns the Events of a part of a run, with its points in Trax's history; 'train' also shows gin's config.
 
   Args:
     folder: see `Events`.
     history: the History.
     part: 'train' or 'eval'.
-    logged_at: {step as text: seconds since 1970}, as far as they are known.
+    logged_at: {step as text: seconds since 1970}, as far as known.
   """
   scalars = collections.defaultdict(dict)
   for name in history.metrics_for_mode(part):
     for step, value in history.get(part, name):
       scalars[step][name] = value
   logged = [(step, logged_at.get(str(step), time.time()), scalars[step]) for step in sorted(scalars)]
-  config = ''.join(f'    {line}\n' for line in gin.operative_config_str().splitlines())  # Code, in Markdown.
+  config = ''.join(f'    {line}\n' for line in gin.operative_config_str().splitlines())  # A Markdown code block.
   return Events(folder, logged, [('gin_config', config)] if part == 'train' else [])
 
 
 def _write(file, logged, texts=(), is_first=False):
-  """Appends events to a file, the version of the format and texts before them."""
-  # Takes half a second.  pylint: disable=g-import-not-at-top
+  """Appends events to a file; before them the format version, if `is_first`, and the texts."""
+  # The imports take half a second.  pylint: disable=g-import-not-at-top
   from tensorboard.compat.proto import event_pb2
   from tensorboard.compat.proto import summary_pb2
   from tensorboard.plugins.text import summary_v2

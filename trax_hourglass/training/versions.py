@@ -1,4 +1,4 @@
-"""The file versions.json of a run directory: the format of the run's files, and what made them."""
+"""Writes and checks versions.json of a run directory: file format, package versions and devices."""
 
 import contextlib
 import importlib.metadata
@@ -11,19 +11,19 @@ from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime.errors import InputError
 
 _FILE = 'versions.json'
-FORMAT = 1  # Of config.gin, checkpoints and their notes; runs that say nothing are of this one.
+FORMAT = 1  # Format of config.gin, checkpoints and their notes; runs that record no format have this one.
 _PACKAGES = 'trax_hourglass', 'jax', 'jaxlib', 'trax', 'tensorflow', 'numpy', 'gin-config', 'orbax-checkpoint'
 
 
 def write(directory):
-  """Writes the file.
+  """Writes versions.json.
 
   Args:
     directory: pathlib.Path of the run directory.
   """
   packages = {}
   for name in _PACKAGES:
-    # A checkout, or something else stands in for it.
+    # Absent for a source checkout or a substitute package.
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       packages[name] = importlib.metadata.version(name)
   atomic_files.write(directory / _FILE, json.dumps({
@@ -32,7 +32,7 @@ def write(directory):
 
 
 def check_format(directory):
-  """Raises InputError if a run directory's files are of a format that this version of trax_hourglass does not read.
+  """Raises InputError if this version of trax_hourglass cannot read the format of a run directory.
 
   Args:
     directory: pathlib.Path of the run directory, which need not exist.
