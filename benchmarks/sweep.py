@@ -71,20 +71,25 @@ def plot(rows, path):
   """Draws bits against FLOPs and against tokens seen: a point for each seed, lines along the best row of each kind."""
   canvas = figure.Figure(figsize=(10, 4.2), dpi=100, layout='constrained')
   unit = rows[0]['unit']
-  fields = {'matrix products of training, FLOP': 'budget', f'{unit}s seen in training': 'tokens'}
-  for axes, (label, field) in zip(canvas.subplots(1, 2, sharey=True), fields.items()):
-    axes.set(xlabel=label, xscale='log')
-    axes.grid(alpha=.3, which='both')
+  fields = {'matrix products of training, TFLOP': ('budget', 1e12),
+            f'{unit}s seen in training, millions': ('tokens', 1e6)}
+  for axes, (label, (field, divisor)) in zip(canvas.subplots(1, 2, sharey=True), fields.items()):
     for kind, (color, marker) in _LOOKS.items():
       of_kind = [row for row in rows if row['kind'] == kind]
       for row in of_kind:
         points = row['bits_of_seeds'].values()
-        axes.plot([row[field]] * len(points), points, color=color, marker=marker, linestyle='', fillstyle='none')
+        axes.plot([row[field] / divisor] * len(points), points, color=color, marker=marker, linestyle='',
+                  fillstyle='none')
       best = {row['budget']: row for row in reversed(of_kind)}  # Rows stand best first.
       if best:
-        line = sorted((row[field], results_lib.bits_of(row)) for row in best.values())
-        axes.plot(*zip(*line), color=color, marker=marker, label=f'{kind}, the best of each budget')
-  axes.legend(frameon=False)
+        line = sorted((row[field] / divisor, results_lib.bits_of(row)) for row in best.values())
+        axes.plot(*zip(*line), color=color, marker=marker, label=f'{kind}: mean of the best row at each budget')
+    axes.set(xlabel=label, xscale='log')
+    axes.grid(alpha=.3, which='both')
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+      formatter('{x:g}')
+  canvas.legend(*axes.get_legend_handles_labels(), frameon=False, loc='outside lower center', ncols=2,
+                title='open markers: each row and seed')
   canvas.axes[0].set(ylabel=f'bits per {unit} of the valid split')
   canvas.savefig(path)
 

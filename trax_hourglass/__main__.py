@@ -3,6 +3,7 @@
 Called as `python -m trax_hourglass COMMAND ...`, or as `trax-hourglass COMMAND ...` once installed.
 """
 
+import os
 import sys
 
 from trax_hourglass import compare
@@ -20,6 +21,8 @@ def main(argv=None):
   """Runs the command that the first argument names on the remaining arguments, or lists the commands."""
   name, *arguments = (sys.argv[1:] if argv is None else argv) or ['--help']
   if name in _COMMANDS:
+    if os.getcwd() not in sys.path:  # As `python -m` has it, so that gin files can import a user's modules.
+      sys.path.insert(0, os.getcwd())
     return _COMMANDS[name].main(arguments)
   listing = '\n'.join(f'  {command:10}{module.__doc__.splitlines()[0]}' for command, module in _COMMANDS.items())
   if name in ('-h', '--help'):

@@ -3,11 +3,13 @@
 import json
 import shlex
 import signal
+import sys
 
 import pytest
 from tests.helpers import doors
 from tests.helpers import processes
 
+from trax_hourglass import __main__
 from trax_hourglass.cli import command_line
 
 TINY = str(processes.ROOT / 'tests' / 'tiny.gin')
@@ -126,6 +128,16 @@ def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
   with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
     signal.raise_signal(signal.SIGTERM)
   assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_gin_files_import_modules_of_the_folder_under_the_script_too(tmp_path, monkeypatch, capsys):
+  """`python -m` has the folder on its path, a script has not."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [entry for entry in sys.path if entry])
+  (tmp_path / 'module_of_mine.py').write_text('import gin\n\n@gin.register\ndef Mine():\n  return lambda step: 1e-3\n')
+  (tmp_path / 'mine.gin').write_text("import module_of_mine\ninclude 'quickstart.gin'\nfit.schedule = @Mine()\n")
+  __main__.main(['plan', '--config_file', 'mine.gin', '--json'])
+  assert json.loads(capsys.readouterr().out)['n_steps'] == 500
 
 
 def test_the_commands_of_the_readme_exist():

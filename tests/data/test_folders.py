@@ -62,7 +62,7 @@ def test_links_are_followed_and_end(tmp_path):
   (root / 'broken').symlink_to(tmp_path / 'nothing')
   names, left_out = folders.files_below(root)
   assert names == ['a/x', 'file', 'linked/back/x', 'linked/deep/z', 'linked/y']
-  assert folders.told(left_out) == '; left out: 1 broken links, 2 hidden, 2 links to a folder around them'
+  assert folders.told(left_out) == '; left out: 1 broken link, 2 hidden, 2 links to a folder around them'
   assert folders.files_below(root, follow_folders=False)[0] == ['a/x', 'file']
 
 
@@ -120,7 +120,7 @@ def test_binaries_beside_texts_are_left_out(tmp_path):
   corpus = th.ByteCorpus(str(tmp_path))
   assert len(corpus.split('train')) == 9 and len(corpus.split('valid')) == 10
   assert corpus.summary.endswith('2 files, 19 bytes; train, valid as files and folders are named; left out: 2 binary '
-                                 'beside texts (such as cover.png, index), 1 broken links, 1 empty, 1 hidden')
+                                 'beside texts (such as cover.png, index), 1 broken link, 1 empty, 1 hidden')
   assert '4 files, 124 bytes' in th.ByteCorpus(str(tmp_path), splits='shared').summary
 
 

@@ -88,7 +88,7 @@ def deleted(tmp_path, then=None):
 
 def test_a_directory_that_somebody_deletes_is_made_again(tmp_path, capsys):
   assert deleted(tmp_path).step == 6
-  assert capsys.readouterr().err.count('run was removed, and is made again\n') == 1
+  assert capsys.readouterr().err.count('run was removed, and is created again\n') == 1
   assert (tmp_path / 'run' / 'config.gin').exists() and (tmp_path / 'run' / 'versions.json').exists()
   assert runs.run(tmp_path / 'run', *LONG, 'n_steps = 7').step == 7
 

@@ -94,7 +94,7 @@ def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
   process.send_signal(signal.SIGINT)
   assert process.wait(10) == 130
   said = process.stderr.read()
-  assert said.strip() == 'left at once' and checkpoints.Store(tmp_path / 'run').steps() == []
+  assert said.strip() == 'aborted; nothing saved' and checkpoints.Store(tmp_path / 'run').steps() == []
 
 
 def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
@@ -326,7 +326,7 @@ def test_disk_that_stays_full(tmp_path, monkeypatch):
   limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
   at_step(monkeypatch, 3, lambda: limit(8000))
   try:
-    with pytest.raises(ValueError, match='checkpoint of step 6 could not be written .* goes on from step 2'):
+    with pytest.raises(ValueError, match='checkpoint of step 6 could not be written .* resumes from step 2'):
       runs.run(tmp_path, *runs.LONG)
   finally:
     limit(limits[0])

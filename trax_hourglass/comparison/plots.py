@@ -9,11 +9,12 @@
 from trax_hourglass.comparison import results as results_lib
 from trax_hourglass.runtime import atomic_files
 
+_STYLES = '-', '--', ':', '-.'  # Of the seeds of a row.
 _MARKERS = {'flat': 'o', 'hierarchical': '^', 'Trax': 's'}
 PLOTS = {  # File: field, divisor, label of the axis.
     'cost.png': ('run_flops', 1e12, 'matrix products of a training run, TFLOP'),
     'memory.png': ('step_bytes', 1e6, 'temporary memory of a training step on each device, MB'),
-    'step_time.png': ('seconds_per_step', 1, 'seconds a training step'),
+    'step_time.png': ('seconds_per_step', 1, 'seconds per training step'),
 }
 _COSTS = {  # Budget: label of the axis, cost per step of a row.
     'steps': ('training steps', lambda row: 1),
@@ -61,5 +62,5 @@ def plot(folder, results):
     for number, points in enumerate(result['curves'].values()):
       steps, bits = zip(*(points[1:] or points))  # The first is of an untrained model, far above all others.
       axes.plot([step * cost(result) for step in steps], bits, label=None if number else result['name'], linewidth=1.2,
-                markersize=4, **look)
+                markersize=4, linestyle=_STYLES[number % len(_STYLES)], **look)
   draw('curves.png', label, f'bits per {unit} on a sample of valid', lines)

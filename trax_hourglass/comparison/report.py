@@ -42,8 +42,8 @@ def table(results):
     if 'step_bytes' in result:
       estimated = '' if result['flops_from'] == 'products' else ' (compiler)'
       cells.update({'parameters': result['n_parameters'],
-                    'GFLOP a step': f'{_rounded(result["step_flops"] / 1e9)}{estimated}',
-                    'MB a step': f'{result["step_bytes"] / 1e6:,.0f}', 'steps': result['n_steps'],
+                    'GFLOP per step': f'{_rounded(result["step_flops"] / 1e9)}{estimated}',
+                    'MB per step': f'{result["step_bytes"] / 1e6:,.0f}', 'steps': result['n_steps'],
                     f'{unit}s seen': result['tokens']})
     if 'training_seconds' in result:
       cells.update({'steps/s': f'{result["steps_per_second"]:.3g}', 'seconds': f'{result["training_seconds"]:,.0f}'})
@@ -53,7 +53,7 @@ def table(results):
       cells['failed'] = 'see below'
     rows.append(cells)
   columns = [
-      'row', f'bits per {unit}', 'paper', 'gap', 'parameters', 'GFLOP a step', 'MB a step', 'steps', f'{unit}s seen',
+      'row', f'bits per {unit}', 'paper', 'gap', 'parameters', 'GFLOP per step', 'MB per step', 'steps', f'{unit}s seen',
       'steps/s', 'seconds', 'seeds', 'failed'
   ]
   pairs = [{'better in the paper': pair['better'], 'than': pair['worse'], 'by': f'{pair["paper"]:.3f}',

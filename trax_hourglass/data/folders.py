@@ -43,6 +43,7 @@ def files_below(root, follow_folders=True):
 
 
 def told(left_out):
-  """Returns a Counter as text, such as '; left out: 2 hidden, 1 broken links', or '' for an empty one."""
-  counts = ', '.join(f'{n:,} {what}' for what, n in sorted(left_out.items()) if n)
+  """Returns a Counter as text, such as '; left out: 1 broken link, 2 hidden', or '' for an empty one."""
+  counts = ', '.join(f'{n:,} {what.replace("links", "link") if n == 1 else what}'
+                     for what, n in sorted(left_out.items()) if n)
   return counts and f'; left out: {counts}'

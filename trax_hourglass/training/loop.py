@@ -133,7 +133,7 @@ class Loop(training.Loop):
     self._eval_model.weights = self._model.weights
     if self._saved != self.step:
       raise InputError(f'the checkpoint of step {self.step} could not be written to {self._record.store.folder}: make '
-                       'room there and start the same command again; it goes on from step '
+                       'room there and start the same command again, which resumes from step '
                        f'{max(self._record.store.steps(), default=0)}')
 
   def _run_one_step(self, task_index, task_changed):

@@ -106,7 +106,7 @@ class RunRecord:
       InputError: another process trains in the directory now.
     """
     if distributed.is_first() and not (self.path / CONFIG).exists():
-      say(f'{self.path} was removed, and is made again')
+      say(f'{self.path} was removed, and is created again')
       if self._lock is not None:
         os.close(self._lock)
         self._lock = None
