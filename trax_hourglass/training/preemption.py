@@ -42,7 +42,8 @@ class Stopping:
 
   def _ask(self, number, _):
     if self.signal == number == signal.SIGINT:
-      os.write(sys.__stderr__.fileno(), b'\naborted; nothing saved\n')  # On a new line: that of the progress bar has no newline.
+      # On a new line: that of the progress bar has no newline.
+      os.write(sys.__stderr__.fileno(), b'\naborted; nothing saved\n')
       # An exception would wait for the writing thread, and a partly written checkpoint is never used anyway.
       os._exit(128 + number)
     first, self.signal = self.signal is None, number
