@@ -53,8 +53,8 @@ def table(results):
       cells['failed'] = 'see below'
     rows.append(cells)
   columns = [
-      'row', f'bits per {unit}', 'paper', 'gap', 'parameters', 'GFLOP per step', 'MB per step', 'steps', f'{unit}s seen',
-      'steps/s', 'seconds', 'seeds', 'failed'
+      'row', f'bits per {unit}', 'paper', 'gap', 'parameters', 'GFLOP per step', 'MB per step', 'steps',
+      f'{unit}s seen', 'steps/s', 'seconds', 'seeds', 'failed'
   ]
   pairs = [{'better in the paper': pair['better'], 'than': pair['worse'], 'by': f'{pair["paper"]:.3f}',
             'here by': f'{pair["difference"]:+.4f} ± {pair["interval"]:.4f}', 'verdict': pair['verdict']}
