@@ -89,7 +89,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   assert 'bits_per_byte' not in silent  # JAX's connections write lines of their own.
   shutil.copy(tmp_path / 'two' / 'config.gin', tmp_path / 'config-0.gin')
   for flags, messages in ((('--max_tokens', '9{host}'), ['arguments of hosts [1] are not those of host 0'] * 2),
-                          (('--config_file', f'{tmp_path}/config-{{host}}.gin'), ['host 1 could not', 'config-1.gin'])):
+                          (('--config_file', f'{tmp_path}/config-{{host}}.gin'), ['failed on host 1', 'config-1.gin'])):
     processes = start_hosts(2, 1, *scored, *flags)
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], [error[-3000:] for error in errors]
@@ -132,7 +132,7 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
     (['peak_learning_rate = 3e19', 'n_steps = 6000', 'warmup_steps = 1000', 'fit.eval_every = 6000'],
      ['of step [2-9] are not finite'] * 2),
     (["ByteCorpus.path = '{folder}/corpus-{host}'"],
-     ['reading the data: host 1 could not', 'corpus-1.* does not exist']),
+     ['reading the data failed on host 1', 'corpus-1.* does not exist']),
 ])
 def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
   (tmp_path / 'corpus-0').write_bytes(b'abc' * 500)
@@ -188,7 +188,7 @@ def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
   monkeypatch.setattr(distributed.multihost_utils, 'process_allgather', allgather)
   with pytest.raises(PermissionError), distributed.together('opening'):
     raise PermissionError('not yours')
-  with pytest.raises(ValueError, match='opening: host 0 could not'), distributed.together('opening'):
+  with pytest.raises(ValueError, match='opening failed on host 0'), distributed.together('opening'):
     pass
   assert told == [True, False]
 
