@@ -141,7 +141,11 @@ def test_the_commands_of_the_readme_run(number, tiny_run, tmp_path, monkeypatch,
   row = 'maximum' if 'mine.gin' in arguments else '4@1'
   arguments += [flag.replace('{tmp}', str(tmp_path)).replace('{row}', row) for flag in SMALL[name]]
   gin.clear_config()
-  COMMANDS[name].main(arguments)
+  gin.enter_interactive_mode()  # Another test may have registered the README's function already.
+  try:
+    COMMANDS[name].main(arguments)
+  finally:
+    gin.exit_interactive_mode()
   assert capsys.readouterr().out
 
 

@@ -33,8 +33,8 @@ def test_levels_stand_in_order_and_nest(tmp_path):
 
 
 def test_the_figure_of_the_readme_is_what_its_command_draws(tmp_path):
-  command, = re.findall(r'python -m trax_hourglass\.plan (.*) --figure docs/images/hourglass\.svg',
-                        (processes.ROOT / 'README.md').read_text(encoding='utf-8'))
+  command, = re.findall(r'python -m trax_hourglass\.plan (.*?) +--figure docs/images/hourglass\.svg',
+                        (processes.ROOT / 'README.md').read_text(encoding='utf-8').replace('\\\n', ' '))
   hierarchy, = re.findall(r'"(.*)"', command)
   svg = figure(tmp_path / 'a.svg', '--config_file', 'paper/enwik8_ablation.gin', '--config', hierarchy)
   assert drawn(svg) == drawn((processes.ROOT / 'docs' / 'images' / 'hourglass.svg').read_bytes())
