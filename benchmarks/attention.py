@@ -1,11 +1,11 @@
-"""Measures relative attention alone, forward and backward: by form and size of tile, and as one plain L x L matrix.
+"""Measures relative attention alone, forward and backward: by form and tile size, and as one plain L x L matrix.
 
     python benchmarks/attention.py [--json] [--length 2046] [--factor 3] [--rate 0.1] [--dtype float32]
-    python benchmarks/attention.py --topology v5e [--form tiles]      by that platform's compiler, without the device
+    python benchmarks/attention.py --topology v5e [--form tiles]      compiled for that platform, without the device
 
-Each of the three uses is measured: within a level, shortening and upsampling by the factor. Runs alternate between the
-variants; seconds are medians. Bytes are the compiler's own count of temporaries. With `--topology` (see `plan`) nothing
-runs: rows have bytes, and on TPUs estimated cycles.
+The three uses are within a level, shortening and upsampling by the factor. Runs alternate between the variants, and
+seconds are medians. Bytes are the compiler's own count of temporaries. With `--topology` (see `plan`) nothing runs:
+rows have bytes, and on TPUs estimated cycles.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def parse_arguments():
 
 
 def plain(q, k, v, e, c, l):
-  """The definition within a level as one matrix a head, for autodiff."""
+  """Computes attention within a level by its definition, with one matrix per head, for autodiff."""
   n = q.shape[1]
   content = jnp.einsum('bqhe,bkhe->bhqk', q + c, k)
   position = jnp.einsum('bqhe,she->bhqs', q + l, e[0])
@@ -70,7 +70,7 @@ def arguments(args, queries_per_group, keys_per_group):
 
 
 def compiled(function, arrays, mesh):
-  """Returns the gradient of the function's sum of squares, compiled, with seconds, bytes, and a TPU's cycles."""
+  """Returns the compiled gradient of the function's sum of squares, and its seconds, bytes and TPU cycles."""
   on_mesh = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.everywhere(mesh))
   gradient = jax.jit(jax.grad(lambda *a: (function(*a).astype(jnp.float32)**2).sum(), argnums=range(6)))
   with sharding.divided(mesh):
@@ -85,8 +85,9 @@ def compiled(function, arrays, mesh):
 
 
 def forms(args, platform):
-  """Yields what there is to compile, name and function (arguments of `relative_attention`) -> output, each at its
-  turn.
+  """Yields the variants to compile: name and function (arguments of `relative_attention`) -> output.
+
+  Compile each variant before taking the next, since the tile size is a global setting.
   """
   def form(name):
     return lambda *a: attention.relative_attention(*a, rate=args.rate, key=jax.random.PRNGKey(0), form=name)
@@ -103,7 +104,7 @@ def forms(args, platform):
 
 
 def measure(args, mesh):
-  """Returns one dictionary of results a use and variant."""
+  """Returns one dictionary of results per use and variant."""
   rows = []
   uses = {'within a level': (1, 1), 'shortening': (1, args.factor), 'upsampling': (args.factor, 1)}
   with sharding.divided(mesh):
@@ -115,7 +116,7 @@ def measure(args, mesh):
     for name, function in wanted:
       try:
         variants.append((name, *compiled(function, arrays, mesh)))
-      except Exception as error:  # What does not fit a device; the others go on.  pylint: disable=broad-except
+      except Exception as error:  # Does not fit the device; the others continue.  pylint: disable=broad-except
         rows.append({'use': use, 'variant': name, 'left_out': ' '.join(str(error).split())[:80]})
     seconds = [[] for _ in variants]
     for _ in range(0 if args.topology else args.runs + 1):

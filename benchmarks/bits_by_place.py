@@ -1,9 +1,9 @@
-"""Tells where the bits of trained models are: by place in a group, by place in the window, by letter of a word.
+"""Reports the bits of trained models by position in a group, position in the window, and letter of a word.
 
     python benchmarks/bits_by_place.py DIR [DIR ...] [--windows 400] [--factors 3,4] [--json]
 
-Each DIR is a run directory, such as one of a comparison's row and seed. The first windows of the first run's valid
-split, each as long as those of its training, are scored by all runs; "more" are differences to the first.
+Each DIR is a run directory, for example that of one row and seed of a comparison. All runs score the first windows of
+the first run's valid split, each as long as that run's training windows. "more" is the difference from the first run.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from trax_hourglass.inference import decoding  # pylint: disable=wrong-import-po
 from trax_hourglass.training import run_directory  # pylint: disable=wrong-import-position
 
 _AT_ONCE = 16  # Windows.
-_START = 24  # Places of a window that are left out where groups are compared: they have little context, and unequally.
+_START = 24  # Initial positions left out of the comparison of groups: their context is short and unequal.
 _LETTERS = 5
 
 
@@ -52,7 +52,7 @@ def score(model, texts):
 
 
 def places(texts, factors):
-  """Returns {name of a set of bytes: mask (windows, L)}.
+  """Returns {name of a set of positions: mask (windows, L)}.
 
   Args:
     texts: bytes (windows, L).
@@ -68,7 +68,7 @@ def places(texts, factors):
   for begin, end in zip(edges, edges[1:]):
     masks[f'bytes {begin} to {end - 1} of a window'] = (place >= begin) & (place < end)
   is_letter = np.isin(texts, np.frombuffer(bytes(range(65, 91)) + bytes(range(97, 123)), np.uint8))
-  number = np.zeros_like(place)  # Of the letter in its word, from 1; a window may begin within one.
+  number = np.zeros_like(place)  # Of the letter in its word, from 1; a window may begin within a word.
   for i in range(texts.shape[1]):
     number[:, i] = np.where(is_letter[:, i], 1 + (number[:, i - 1] if i else 0), 0)
   for letter in range(1, _LETTERS):
@@ -79,7 +79,7 @@ def places(texts, factors):
 
 
 def measure(args):
-  """Returns the table's rows, one for each set of bytes."""
+  """Returns the table's rows, one per set of positions."""
   paths = [os.path.abspath(run) for run in args.runs]
   common = os.path.commonpath(paths) if len(set(paths)) > 1 else os.path.dirname(paths[0])
   texts, bits = None, {}

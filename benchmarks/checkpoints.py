@@ -1,12 +1,11 @@
-"""Measures what checkpoints cost: seconds that training waits, how much a step slows down meanwhile, bytes, seconds to
-restore.
+"""Measures the cost of checkpoints: seconds that training waits, slowdown of steps, bytes, seconds to restore.
 
     python benchmarks/checkpoints.py [--json] [--hierarchy '5@1 24@3 5@1'] [--d_model 512] ...
 
-Steps are those of a training run of our model; some are made while a checkpoint is written. What training loses to a
-checkpoint is what it waits at its beginning and end, the one before being deleted at the end, and what those steps take
-longer than others. The share of time is that at `fit.checkpoint_every`'s default. The checkpoint that is restored was
-just written, so it is read from memory and not from a disk.
+Steps are those of a training run of our model, and some run while a checkpoint is written. A checkpoint costs training
+the wait at its start and end, and the slowdown of the steps in between. The previous checkpoint is deleted at the end.
+The share of time holds for the default of `fit.checkpoint_every`. The restored checkpoint was just written, so it is
+read from the page cache and not from disk.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from trax_hourglass.training import checkpoints  # pylint: disable=wrong-import-
 from trax_hourglass.training import fit  # pylint: disable=wrong-import-position
 from trax_hourglass.training import retention
 
-_POINTS = 200  # Of each curve, in a run of 200,000 steps.
+_POINTS = 200  # Per curve, in a run of 200,000 steps.
 
 
 def parse_arguments():
@@ -45,14 +44,14 @@ def parse_arguments():
 
 
 def notes():
-  """Returns notes as long as those of a run."""
+  """Returns checkpoint notes as long as those of a real run."""
   config = ''.join((gin_config.GIN_FOLDER / name).read_text() for name in ('base.gin', 'paper/enwik8.gin'))
   curves = {f'metrics/{number}': [[1000 * step, 1 / (step + 3)] for step in range(_POINTS)] for number in range(6)}
   return {'config': config, 'history': {'_values': {'train': curves}}}
 
 
 def failed(step, error):
-  """Ends the measurement."""
+  """Raises RuntimeError, which ends the measurement."""
   raise RuntimeError(f'the checkpoint of step {step} could not be written') from error
 
 
@@ -65,7 +64,7 @@ def measure(args, folder):
   alone = subject.result['step_seconds']
   store = checkpoints.Store(folder, retention.Kept(last=1), on_failure=failed)
   arrays = subject.trainer.arrays()
-  store.save(1, arrays, notes())  # The first one makes the writer as well.
+  store.save(1, arrays, notes())  # The first save also creates the writer.
   store.wait()
   arrays, of_run = subject.trainer.arrays(), notes()
   begun_at, started = time.time(), time.perf_counter()

@@ -1,12 +1,13 @@
-"""Compiles the step of every configuration of the paper for accelerators that need not be here, and keeps a table.
+"""Compiles the step of every configuration of the paper for accelerators that may be absent, and keeps a table.
 
-    python benchmarks/compiled.py --results docs/results/compiled.json [--only h100]     compiles what is not there yet
-    python benchmarks/compiled.py --results docs/results/compiled.json --table           prints it as Markdown
+    python benchmarks/compiled.py --results docs/results/compiled.json [--only h100]     compiles the missing rows
+    python benchmarks/compiled.py --results docs/results/compiled.json --table           prints the table as Markdown
 
-Rows: Table 1's 15 hierarchies, each file of gin/paper, the sampling loops of two of them, and the authors' own model in
-Trax's trainer. Each is compiled in a process of its own (see `plan`), in bfloat16, for one device. What does not fit is
-compiled in three more ways: with remat of whole blocks, with batches in parts, and over several devices. A row is
-written as soon as it is done; a command that was stopped goes on where it was.
+The rows are Table 1's 15 hierarchies, each file of gin/paper, and the authors' own model in Trax's trainer. Two files
+also have rows for their sampling programs. Each row is compiled in its own process (see `plan`), for one device. The
+dtype is bfloat16, and float32 for the authors' model. A step that does not fit is also compiled with remat of whole
+blocks, with gradient accumulation, and over several devices. Each row is written as soon as it is done, so a stopped
+command resumes.
 """
 
 import argparse
@@ -35,13 +36,13 @@ TABLE_1 = {
     '4@1 8@4 4@1': (7.20, 0.62), '2@1 16@3 2@1': (5.89, 0.71), '14@1': (9.35, 0.40), '5@1 8@2 5@1': (9.57, 0.45)}
 CONFIGS = ('enwik8', 'enwik8_ablation', 'cifar10', 'imagenet32', 'wiki40b', 'imagenet64_local', 'imagenet64',
            'trax_enwik8', 'trax_wiki40b', 'trax_cifar10', 'trax_imagenet64', 'trax_imagenet32')
-# Names of data files that a config asks for and a plan does not read.
+# Placeholders for data files that a config requires but `plan` does not read.
 DATA_FILES = {'trax_wiki40b': ('--config', "Wiki40b.sentencepiece = 'pieces.model'")}
 SAMPLED = 'enwik8', 'imagenet32'
 KEPT = ('batch_size', 'length', 'n_parameters', 'step_flops', 'topology', 'n_devices', 'temporary_bytes',
         'argument_bytes', 'device_bytes', 'memory_bytes', 'fits', 'compile_seconds', 'lower_bound_seconds',
         'estimated_cycles', 'estimated_seconds', 'attention')
-# As `plan` says it, and libtpu itself.
+# Matches the messages of `plan` and of libtpu.
 _NEEDS = re.compile(r'(?:it needs |Used |temporaries \()([\d.]+)([KMGT])\b')
 _GIB = 2**30
 
@@ -56,7 +57,7 @@ def parse_arguments():
 
 
 def rows():
-  """Yields (name, function that gives the row's result) in the order in which they are worth having."""
+  """Yields (name, function that returns the row's result), most useful rows first."""
   for hierarchy in TABLE_1:
     yield f'Table 1, {hierarchy}, h100', lambda h=hierarchy: planned(
         'enwik8_ablation', 'h100', ('--config', f"hierarchy = '{h}'"))
@@ -71,13 +72,13 @@ def rows():
 
 
 def planned(config, topology, more=(), n_devices=1):
-  """Returns what `plan` says of a config's step; {'fits': False, 'device_bytes'} where the compiler finds no room."""
+  """Returns `plan`'s report on a step, or {'fits': False, 'device_bytes'} if the compiler runs out of memory."""
   return output_of('-m', 'trax_hourglass.plan', '--config_file', f'paper/{config}.gin', *BFLOAT16,
                    *DATA_FILES.get(config, ()), *more, '--topology', topology, '--n_devices', str(n_devices), '--json')
 
 
 def fitted(config, topology):
-  """Returns the step's result as configured, and where it does not fit also results of what may make it fit."""
+  """Returns the step's result as configured and, if the step does not fit, the results of ways to make it fit."""
   result = planned(config, topology)
   if result['fits'] or 'error' in result:
     return result
@@ -100,7 +101,7 @@ def fitted(config, topology):
 
 
 def memory_of(result, topology):
-  """Returns the bytes of a device; a compiler that finds no room says less than a plan does."""
+  """Returns a device's memory in bytes, which results of failed compilations do not include."""
   from trax_hourglass.planning import topologies  # pylint: disable=g-import-not-at-top
   return result.get('memory_bytes') or topologies.chip(topology)[1].memory_bytes
 
@@ -108,7 +109,7 @@ def memory_of(result, topology):
 def of_trax(hierarchy, topology):
   """Returns the result of the authors' model in Trax's trainer, float32, 8 x 2046.
 
-  On GPUs products are cuBLAS': without a GPU to try them on, XLA finds no tiles of its own for some of these.
+  On GPUs, cuBLAS computes the matrix products: without a GPU for autotuning, XLA finds no tiles for some of them.
   """
   report = output_of(FOLDER / 'train_step.py', '--models', 'trax', '--hierarchy', hierarchy, '--topology', topology,
                      '--length', '2046', '--batch', '8', '--dropout', '0.15', '--json',
@@ -121,7 +122,7 @@ def of_trax(hierarchy, topology):
 
 
 def output_of(*command, flags=''):
-  """Returns the JSON that a Python command prints, given flags of XLA, or what it says of memory, or its error."""
+  """Runs a Python command with XLA flags and returns its JSON output, its reported memory need, or its error."""
   environment = {**os.environ, **({'XLA_FLAGS': flags} if flags else {})}
   ended = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False,
                          env=environment)
@@ -135,13 +136,13 @@ def output_of(*command, flags=''):
 
 
 def kept(result):
-  """Returns what the file holds of a result."""
+  """Returns the part of a result that the file keeps."""
   few = {key: result[key] for key in (*KEPT, 'error', 'programs') if key in result}
   return {**few, 'with': {key: kept(other) for key, other in result['with'].items()}} if 'with' in result else few
 
 
 def versions():
-  """Returns {package: version} of those that decide what comes out."""
+  """Returns {package: version} of the packages that affect the results."""
   found = {}
   for name in ('jax', 'jaxlib', 'libtpu', 'jax-cuda12-plugin'):
     try:
@@ -152,7 +153,7 @@ def versions():
 
 
 def compile_rows(path, only):
-  """Compiles the rows that the file does not have, and writes it after each."""
+  """Compiles the rows missing from the file, and writes the file after each row."""
   results = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
   for name, function in rows():
     if only not in name or name in results:
@@ -167,18 +168,18 @@ def compile_rows(path, only):
 
 
 def markdown(lines):
-  """Returns rows of cells as a Markdown table; the first row are its names."""
+  """Returns rows of cells as a Markdown table; the first row holds the column names."""
   first, *others = [f'| {" | ".join(cells)} |' for cells in lines]
   return '\n'.join([first, '|' + '---|' * len(lines[0]), *others])
 
 
 def gib(n_bytes):
-  """Returns bytes as GiB, two digits after the point."""
+  """Formats bytes as GiB with two decimals."""
   return f'{n_bytes / _GIB:.2f}'
 
 
 def table_1(results):
-  """Returns Table 1 as compiled, beside the paper's memory and steps per second."""
+  """Returns our compiled Table 1 beside the paper's memory and time per step."""
   base, base_memory, base_speed = results.get('Table 1, 8@1, h100'), *TABLE_1['8@1']
   lines = [('hierarchy', 'temporaries, GiB', 'of `8@1`', "paper's memory, of `8@1`", 'TFLOP per step', 'of `8@1`',
             "paper's time per step, of `8@1`", 'compile, s')]
@@ -193,7 +194,7 @@ def table_1(results):
 
 
 def fits_on(result):
-  """Returns on what a row fits, in words."""
+  """Describes on which devices and with which settings a row fits."""
   if 'error' in result:
     return f'does not compile: {result["error"]}'
   if result['fits']:

@@ -1,13 +1,12 @@
-"""Measures the host's side of training: how fast batches are made, what memory that takes, how long a step waits for
-them.
+"""Measures the data pipeline: the speed of batches, their memory, and how long a step waits for a batch.
 
     python benchmarks/data.py [--json] [--gigabytes 10] [--steps 40] [--path FILE]
 
-Batches are made on one core, of bytes of a file that lies in the system's page cache, by the iterators that training
-uses: reading, conversion to int32, the weights and the check of the vocabulary included; processor time counts, so that
-other work on the machine does not. Memory is the growth of the process while random windows are read all over a sparse
-file of that many gigabytes, beside what a memory map would come to; steps are those of the quickstart's model, on all
-cores, with batches made ahead in a thread and, for comparison, between the steps.
+Training's iterators make batches on one core, from a file in the system's page cache. Speed includes reading,
+conversion to int32, the weights and the vocabulary check. Processor time is measured, so that other work on the machine
+does not count. Memory is the growth of the process while it reads random windows all over a sparse file of
+`--gigabytes`. The growth with a memory map is measured for comparison. Steps are those of the quickstart's model on all
+cores. A thread prefetches their batches or, for comparison, batches are made between the steps.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from trax_hourglass import registry  # pylint: disable=wrong-import-position
 from trax_hourglass.training import step  # pylint: disable=wrong-import-position
 
 _IMAGE = 3 * 32 * 32  # Tokens.
-_SPEED_SECONDS = 1.0  # Of one measurement of speed.
+_SPEED_SECONDS = 1.0  # Per measurement of speed.
 _REPEATS = 5
 # The quickstart's.
 _MODEL = dict(hierarchy='1@1 3@3 1@1', d_model=128, d_ff=512, n_heads=4, dropout=0.0)
@@ -54,13 +53,13 @@ def parse_arguments():
 
 
 def split(path, example_length=None):
-  """Returns a file as a split, of whole examples."""
+  """Returns a file as a split of whole examples."""
   n = os.path.getsize(path)
   return corpus.Tokens([(path, 0, n - n % (example_length or 1))], example_length=example_length)
 
 
 def megabytes_per_second(windows):
-  """Returns median and quartiles' distance of the speed at which batches come, in 10^6 tokens a processor second."""
+  """Returns the median and interquartile range of batch speed, in 10^6 tokens per processor second."""
   speeds = []
   for _ in range(_REPEATS):
     n, started = 0, time.process_time()
@@ -72,7 +71,7 @@ def megabytes_per_second(windows):
 
 
 def speeds(path):
-  """Measures each kind of batches on one core."""
+  """Measures the speed of each kind of batches on one core."""
   all_cores = os.sched_getaffinity(0)
   os.sched_setaffinity(0, {min(all_cores)})
   try:
@@ -93,7 +92,7 @@ def resident_bytes():
 
 
 def growth(draw, n):
-  """Returns by how many bytes the process grew at most while draw() was called n times."""
+  """Returns the largest growth of the process in bytes during n calls of draw()."""
   before, most = resident_bytes(), 0
   for i in range(n):
     draw()
@@ -103,7 +102,7 @@ def growth(draw, n):
 
 
 def memory(n_bytes, folder):
-  """Measures memory on a sparse file, read as training does and, for comparison, mapped."""
+  """Measures memory growth on a sparse file, read as in training and, for comparison, memory-mapped."""
   path = os.path.join(folder, 'sparse')
   with open(path, 'wb') as f:
     f.truncate(n_bytes)
@@ -118,7 +117,7 @@ def memory(n_bytes, folder):
 
 
 def waiting(path, n_steps):
-  """Measures what share of training steps is spent waiting for batches."""
+  """Measures the share of training steps spent on waiting for batches."""
   model = tl.Serial(registry.Hourglass(256, **_MODEL), tl.WeightedCategoryCrossEntropy())
   plain = batches.RandomWindows(split(path), _BATCH, _LENGTH, 0, 256)
   model.init(shapes.signature(next(plain)))

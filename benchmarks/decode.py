@@ -4,17 +4,17 @@
         [--models ours,flat,flat_equal_time,trax,trax_lm,words,words_flat]
 
     ours              Hourglass in mode 'predict', decoding.Sampler
-    flat              as many blocks on tokens, the same code
-    flat_equal_time   so many blocks that a training step takes as long as ours
+    flat              a flat model with as many blocks, the same code
+    flat_equal_time   a flat model whose training step takes as long as ours
     words             groups that end with words, decoding.Sampler
-    words_flat        the flat model, the same code, of the fewest blocks whose forward pass has as many operations
-    trax              trax.models.HourglassLM, which has no mode 'predict': a whole forward pass for each token
+    words_flat        the smallest flat model whose forward pass has at least as many operations, the same code
+    trax              trax.models.HourglassLM, which has no mode 'predict': a whole forward pass per token
     trax_lm           trax.models.TransformerLM in mode 'predict', trax.supervised.decoding.autoregressive_sample_stream
 
-At each length, a prompt takes a model to just below it, and a few tokens are written from there; models and lengths
-take turns, and times are medians over the turns. Ours have room for the longest of the lengths throughout. Bytes are
-those of the whole state, at a room of just that length. Weights are initial ones, but for the last layer's, so that
-ours write words of as many letters as enwik8 has: 5.5 and a space.
+At each length, a model reads a prompt of nearly that length, and then writes a few tokens. Models and lengths
+alternate, and times are medians over the turns. The KV caches of our models always have the capacity of the longest
+length. Bytes are those of the whole state, with a capacity of just the row's length. Weights are initial ones except
+for the last layer's. With these, our models write words as long as enwik8's: 5.5 letters and a space.
 """
 
 import argparse
@@ -71,12 +71,12 @@ def letters():
 
 
 def sizes(args):
-  """Returns what all models have in common."""
+  """Returns the sizes that all models share."""
   return {'vocab_size': 256, 'd_model': args.d_model, 'd_ff': args.d_ff, 'n_heads': args.n_heads}
 
 
 def flat_of_equal_operations(args, length):
-  """Returns the notation of the smallest flat model that has at least the operations of `words` per token."""
+  """Returns the hierarchy of the smallest flat model with at least as many operations per token as `words`."""
   def operations(hierarchy, **options):
     model = registry.Hourglass(**sizes(args), hierarchy=hierarchy, mode='eval', **options)
     model.init(shapes.ShapeDtype((1, 10), np.int32))
@@ -87,7 +87,7 @@ def flat_of_equal_operations(args, length):
 
 
 class Sampling:
-  """One of our models, compiled, with room for the longest length."""
+  """Holds one of our models and its sampler, with capacity for the longest length."""
 
   def __init__(self, args, hierarchy, room, **options):
     self.make = functools.partial(registry.Hourglass, **sizes(args), hierarchy=hierarchy, mode='predict', **options)
@@ -100,21 +100,21 @@ class Sampling:
 
 
 class Ours:
-  """Our model at one batch size and length."""
+  """Runs our model at one batch size and length."""
 
   def __init__(self, sampling, batch):
     del batch
     self._sampling = sampling
 
   def state_bytes(self, batch, length):
-    """Bytes of the state with room for just that length."""
+    """Returns the bytes of the state with capacity for just that length."""
     state = jax.eval_shape(lambda: self._sampling.make(max_length=length).start(batch))
     return sum(leaf.size * (self._sampling.itemsize if leaf.ndim else 4) for leaf in jax.tree.leaves(state))
 
   def begin(self, prompts, n_tokens):
-    """Takes the prompts in and makes ready for that many tokens."""
+    """Reads the prompts and prepares to write n_tokens tokens."""
     self._pieces = self._sampling.sampler.stream(prompts, n_tokens)
-    next(self._pieces)  # The first token comes out of the prompt's own pass.
+    next(self._pieces)  # The prompt's own pass yields the first token.
 
   def turn(self, n):
     """Writes n tokens."""
@@ -123,7 +123,7 @@ class Ours:
 
 
 class TraxHourglass:
-  """The authors' model, which runs as a whole for each token."""
+  """Runs the authors' model, with a whole forward pass per token."""
 
   def __init__(self, args, batch):
     del batch
@@ -135,7 +135,7 @@ class TraxHourglass:
     self._forward = jax.jit(lambda weights, state, x: self._model.pure_fn(x, weights, state, jax.random.PRNGKey(0))[0])
 
   def begin(self, prompts, n_tokens):
-    """Takes the prompts in and makes ready for that many tokens."""
+    """Reads the prompts and prepares to write n_tokens tokens."""
     n = len(prompts[0]) + n_tokens
     self._tokens = np.zeros((len(prompts), -(-n // self._factor) * self._factor), np.int32)
     self._step()
@@ -150,7 +150,7 @@ class TraxHourglass:
 
 
 class TraxLM:
-  """Trax's flat model in mode 'predict', by Trax's sampler."""
+  """Runs Trax's flat model in mode 'predict' with Trax's sampler."""
 
   def __init__(self, args, room, batch):
     self._model = trax.models.TransformerLM(**sizes(args), n_layers=int(
@@ -159,11 +159,11 @@ class TraxLM:
     self._start = self._model.state
 
   def state_bytes(self, batch, length):
-    """Bytes of the state; Trax fixes the room in its attention layers."""
+    """Returns the bytes of the state; Trax's attention layers have a fixed capacity."""
     return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(self._start))
 
   def begin(self, prompts, n_tokens):
-    """Takes the prompts in and makes ready for that many tokens."""
+    """Reads the prompts and prepares to write n_tokens tokens."""
     self._model.state = self._start
     inputs = np.stack(prompts)
     self._stream = trax_decoding.autoregressive_sample_stream(self._model, inputs, batch_size=len(prompts))
@@ -176,7 +176,7 @@ class TraxLM:
 
 
 def measure_batch(args, batch, lengths, models):
-  """Returns a row for each model and length at one batch size; all of them take turns."""
+  """Returns a row per model and length at one batch size; all of them alternate."""
   n_tokens = args.tokens * (args.turns + 1)  # The first turn compiles.
   rows, running = [], []
   for length in lengths:

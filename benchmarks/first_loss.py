@@ -2,7 +2,7 @@
 
     python benchmarks/first_loss.py [--json] [--runs 3]
 
-A run more, in which JAX tells what it compiles, says where the time goes.
+One more run, in which JAX logs its compilations, splits the time into parts.
 """
 
 import argparse
@@ -19,20 +19,20 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _FINISHED = re.compile(r'Finished (tracing|jaxpr to MLIR module conversion|XLA compilation)(?: of)? (\S+).* in '
                        r'([\d.]+) sec')
-_STEP = '_update', 'jit(_update)'  # As JAX calls it while it traces and while it compiles.
+_STEP = '_update', 'jit(_update)'  # JAX's names of the step in tracing and in compilation.
 
 
 def lines_to_first_loss(**environment):
-  """Starts the quickstart as a user does, and ends it once it has printed a loss.
+  """Starts the quickstart as a user does, and stops the process after its first loss.
 
   Args:
-    **environment: further variables.
+    **environment: additional environment variables.
 
   Returns:
-    [(seconds since the start, line)] of what it has printed, that loss last.
+    [(seconds since the start, line)] of the output, with the loss as the last line.
 
   Raises:
-    RuntimeError: it ended without one.
+    RuntimeError: the process ended without a loss.
   """
   lines = []
   with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +52,7 @@ def lines_to_first_loss(**environment):
 
 
 def parts(lines):
-  """Returns {part: seconds} of a run that told what it compiled."""
+  """Returns {part: seconds} of a run that logged its compilations."""
   seconds = {'until the first program': 0.0, 'tracing and lowering the step': 0.0, 'XLA, the step': 0.0,
              'all other programs': 0.0}
   for at, line in lines:
@@ -68,7 +68,7 @@ def parts(lines):
 
 
 def main():
-  """Prints the median of several runs; the first of a fresh installation also compiles Python files."""
+  """Prints the median of several runs; the first run of a fresh installation also compiles Python files."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--runs', type=int, default=3)
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')

@@ -1,8 +1,8 @@
-"""Compares what `plan` says a step takes with what it takes: planned temporaries, and the growth of resident memory.
+"""Compares a step's temporaries as `plan` reports them with the growth of resident memory.
 
     python benchmarks/memory.py --config_file gin/quickstart.gin --config 'batch_size = 96' [--steps 3] [--json]
 
-For a CPU, and steps whose temporaries are over a GiB: below that what the allocator keeps from before hides them.
+For CPUs, and steps with temporaries above 1 GiB: smaller ones are hidden by memory that the allocator already holds.
 """
 
 import argparse
@@ -35,14 +35,14 @@ def parse_arguments():
 
 
 def resident_bytes():
-  """Returns the memory that the process has in use."""
+  """Returns this process's resident memory."""
   with open('/proc/self/statm', encoding='ascii') as statm:
     return int(statm.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 
 def growth(function):
-  """Returns (what a function gives, by how many bytes resident memory grew at most while it ran)."""
-  time.sleep(1.0)  # XLA lets go of a step's memory a little after its results are there.
+  """Returns (result of the function, largest growth of resident memory in bytes while it ran)."""
+  time.sleep(1.0)  # XLA frees a step's memory a little after its results are ready.
   ctypes.CDLL('libc.so.6').malloc_trim(0)
   before, most, done = resident_bytes(), [0], threading.Event()
 
@@ -60,7 +60,7 @@ def growth(function):
 
 
 def main():
-  """Compiles the step, runs it with weights of zero, prints a line a step."""
+  """Compiles the step, runs it with zero weights, and prints one line per step."""
   args = parse_arguments()
   gin_config.parse_gin(args.config_file or ['quickstart.gin'], args.config)
   program = step_program.StepProgram(Settings.read(), sharding.over_devices(1))

@@ -1,10 +1,10 @@
-"""Lists what is alive at the peak of a training step's memory, as a platform's compiler plans it.
+"""Lists the values alive at the memory peak of a training step, as a platform's compiler plans them.
 
     python benchmarks/peak.py --config_file gin/paper/enwik8_ablation.gin --topology h100 [--at_least 8]
 
-Values are summed by the operation that made them, with the pass in front where there is one. Arguments stand together;
-the new weights and slots are written over them. XLA for CPUs and GPUs lists the peak itself. Of TPUs' memory libtpu
-writes when each value is made and used, and loops count as the values that they carry.
+Values are summed by the operation that created them, prefixed with the forward or backward pass if known. Arguments
+are one row, and the new weights and slots overwrite them. XLA for CPUs and GPUs lists the peak itself. For TPUs, libtpu
+writes when each value is created and used. Loops count as the values that they carry.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse_arguments():
 
 
 def compiled(args, folder):
-  """Returns the step as that platform's compiler makes it, which writes into the folder what it knows of memory."""
+  """Returns the compiled step of a platform, whose compiler dumps its memory reports into the folder."""
   dumps = {'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*update.*'}
   if args.topology.startswith('v'):
     dumps = {'LIBTPU_INIT_ARGS': f'--xla_jf_dump_to={folder} --xla_jf_dump_hlo_text=false --xla_jf_dump_llo_text=false '
@@ -43,7 +43,7 @@ def compiled(args, folder):
   for name, flags in dumps.items():
     os.environ[name] = f'{os.environ.get(name, "")} {flags}'.strip()
   sys.path.insert(0, str(ROOT))
-  # Their compilers read the flags when they are loaded.  pylint: disable=g-import-not-at-top, unused-import
+  # The compilers read the flags when they are loaded.  pylint: disable=g-import-not-at-top, unused-import
   from trax_hourglass import registry
   from trax_hourglass.planning import step_program
   from trax_hourglass.planning import topologies
@@ -55,7 +55,7 @@ def compiled(args, folder):
 
 
 def listed(folder):
-  """Yields (bytes, path of the operation) of XLA's own list of the peak."""
+  """Yields (bytes, path of the operation) from XLA's own list of the peak."""
   file = max(pathlib.Path(folder).glob('*live-range.txt'), key=lambda file: file.stat().st_size)
   _, _, tree = file.read_text(encoding='utf-8').rpartition('Stack trace breakdown for peak usage')
   for line in tree.splitlines():
@@ -64,7 +64,7 @@ def listed(folder):
 
 
 def alive_on_tpu(folder, text):
-  """Yields (bytes, path of the operation) of what is alive when most bytes are, given the program as text."""
+  """Yields (bytes, path of the operation) of the values alive at the peak, given the program as text."""
   operations = dict(_OPERATION.findall(text))
   file = max(pathlib.Path(folder).glob('*memory-space-assignment-bufferinfo.txt'), key=lambda file: file.stat().st_size)
   with open(file, encoding='utf-8', newline='') as rows:
@@ -86,7 +86,7 @@ def alive_on_tpu(folder, text):
 
 
 def name_of(path):
-  """Returns the pass and an operation's path, without functions around it, tuples' indices and numbers."""
+  """Returns an operation's pass and path, without enclosing functions, tuple indices and numbers."""
   if path.startswith('weights_state_slots'):
     return 'weights, state, slots'
   of_pass = 'backward ' if 'transpose(' in path else 'forward ' if 'jvp(' in path else ''

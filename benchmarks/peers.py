@@ -1,15 +1,15 @@
-"""Times a training step of ours beside PyTorch's: the Hourglass of lucidrains, and a flat GPT with fused attention.
+"""Times our training step beside those of PyTorch models: lucidrains' Hourglass, and a flat GPT with fused attention.
 
     pip install torch hourglass-transformer-pytorch==0.0.6
     python benchmarks/peers.py [--json] [--length 2046] [--batch 1] [--dropout 0.1] [--turns 5] [--models ours,...]
 
     ours                            `--hierarchy` with relative attention and attention resampling
     lucidrains                      the same hierarchy: learned positions, resampling within groups, plain attention
-    flat_relative, flat_rotary      ours without a hierarchy, as many blocks
-    gpt                             as many blocks, learned positions, PyTorch's `scaled_dot_product_attention`
+    flat_relative, flat_rotary      our flat model with as many blocks
+    gpt                             as many flat blocks, learned positions, PyTorch's `scaled_dot_product_attention`
 
-Models take turns in one process (A B C A B C ...) and share the machine's cores; seconds are medians of the turns after
-the first. A step is forward, backward and Adam in float32, on bytes, with the same dropout everywhere.
+Models alternate in one process (A B C A B C ...) and share the machine's cores. Seconds are medians over the turns
+after the first. A step is forward, backward and Adam in float32, on bytes, with the same dropout rate in all models.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # Or PyTorch's threads would spin while XLA's work.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # Otherwise PyTorch's threads spin while XLA's threads work.
 
 import subjects  # pylint: disable=wrong-import-position
 
@@ -56,7 +56,7 @@ def parse_arguments():
 
 
 def ours(hierarchy, **options):
-  """Returns a function (args, tokens) -> function that makes a step of our model and returns its loss."""
+  """Returns a function (args, tokens) -> (function that runs a step and returns its loss, number of parameters)."""
   def make(args, tokens):
     text = args.hierarchy if hierarchy is None else subjects.flat_hierarchy(args.hierarchy)
     model = registry.Hourglass(256, text, args.d_model, 4 * args.d_model, args.n_heads, args.dropout,
@@ -77,12 +77,12 @@ def ours(hierarchy, **options):
 
 
 def by_torch(make_model):
-  """The same for a PyTorch model, function (args) -> module (B, L) -> logits (B, L, V)."""
+  """Returns the same as `ours` for a PyTorch model, given a function (args) -> module (B, L) -> logits (B, L, V)."""
   def make(args, tokens):
     import torch  # pylint: disable=g-import-not-at-top
     torch.manual_seed(0)
     model = make_model(args)
-    for module in model.modules():  # lucidrains' has dropout layers, and no setting for them.
+    for module in model.modules():  # lucidrains' model has dropout layers, but no setting for their rate.
       if isinstance(module, torch.nn.Dropout):
         module.p = args.dropout
     adam = torch.optim.Adam(model.parameters(), lr=_RATE)
@@ -116,7 +116,7 @@ def gpt(args):
   from torch import nn  # pylint: disable=g-import-not-at-top
 
   class Attention(nn.Module):
-    """Causal self-attention."""
+    """Computes causal self-attention."""
 
     def __init__(self):
       super().__init__()
@@ -129,7 +129,7 @@ def gpt(args):
       return self.out(y.transpose(1, 2).flatten(2))
 
   class Block(nn.Module):
-    """Attention and feed-forward layer, each with its residual."""
+    """Applies attention and a feed-forward layer, each with its residual."""
 
     def __init__(self):
       super().__init__()
@@ -143,7 +143,7 @@ def gpt(args):
       return x + self.feed_forward(x)
 
   class GPT(nn.Module):
-    """Embeddings, blocks, logits."""
+    """Applies embeddings, blocks and the logits layer."""
 
     def __init__(self):
       super().__init__()

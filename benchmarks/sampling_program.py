@@ -1,9 +1,9 @@
-"""Compiles what sampling runs on a device: the prompt's pass and the loop of tokens, for devices that need not be here.
+"""Compiles sampling's programs, the prompt's pass and the loop over tokens, for devices that may be absent.
 
     python benchmarks/sampling_program.py --config_file gin/paper/enwik8.gin --topology h100 [--batch 8] [--prompt 1024]
 
-Caches have room for `--room` tokens, by default the configuration's length. No array exists; bytes are the compiler's
-own, and temporaries those of the larger of the two programs.
+KV caches have a capacity of `--room` tokens, by default the configuration's length. No array is allocated. Bytes are
+the compiler's own count, and temporaries those of the larger of the two programs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import jax  # pylint: disable=wrong-import-position
 import numpy as np  # pylint: disable=wrong-import-position
 from trax import shapes  # pylint: disable=wrong-import-position
 
-PIECE = 32  # Tokens that the loop gives back at a time.
+PIECE = 32  # Tokens that the loop returns at a time.
 
 
 def parse_arguments():
@@ -42,7 +42,7 @@ def parse_arguments():
 
 
 def programs(settings, args):
-  """Returns {name: (function to lower, arguments as shapes)} of a sampler's two programs."""
+  """Returns {name: (function to lower, shapes of its arguments)} of a sampler's two programs."""
   model = settings.model(mode='predict', max_length=args.room or settings.length)
   samplers = []
 

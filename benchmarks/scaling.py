@@ -1,11 +1,10 @@
-"""Measures how time and memory of a training step grow with the sequence: ours, our flat baseline, Trax's until it
-fails.
+"""Measures a training step's time and memory by sequence length: ours, our flat baseline's, and Trax's until it fails.
 
     python benchmarks/scaling.py [--json] [--lengths 512,1024,2048,4096,8192,16384] [--plot scaling.png] ...
 
-One sequence a step. Lengths are rounded down to a multiple of the deepest factor, for Trax's model. A model is left out
-from the first length on whose temporaries, by the compiler's count, exceed `--max_bytes`, or whose step would take
-longer than `--max_seconds`, as the step before lets expect (quadratic growth).
+A step has one sequence by default. Lengths are rounded down to a multiple of the deepest factor, for Trax's model. A
+model is left out once its temporaries, by the compiler's count, exceed `--max_bytes`. A model is also left out once its
+step would exceed `--max_seconds`, extrapolated from the previous length by quadratic growth.
 """
 
 import argparse
@@ -31,7 +30,7 @@ def parse_arguments():
 
 
 def measure(args):
-  """Returns one dictionary a model and length."""
+  """Returns one dictionary per model and length."""
   factor = subjects.hierarchy_lib.parse(args.hierarchy)[-1].total_factor
   rows, reasons = [], {}
   seconds = {}
@@ -49,7 +48,7 @@ def measure(args):
         subject = subjects.Subject(name, args, length)
         try:
           subject.compile()
-        except Exception as error:  # The other models go on.  pylint: disable=broad-except
+        except Exception as error:  # The other models continue.  pylint: disable=broad-except
           reasons[name] = f'does not compile: {" ".join(str(error).split())[:80]}'
         else:
           row.update(subject.result)
@@ -64,7 +63,7 @@ def measure(args):
       for subject, row in list(running):
         try:
           subject.step(number)
-        except Exception as error:  # Of memory, most likely; the other models go on.  pylint: disable=broad-except
+        except Exception as error:  # Probably out of memory; other models continue.  pylint: disable=broad-except
           row['left_out'] = reasons[subject.name] = f'does not run: {" ".join(str(error).split())[:80]}'
           running.remove((subject, row))
     for subject, row in running:
@@ -77,7 +76,7 @@ def measure(args):
 
 
 def plot(rows, path):
-  """Draws seconds and temporary bytes of a step against its length, both axes logarithmic."""
+  """Draws seconds and temporary bytes per step against length, with logarithmic axes."""
   import matplotlib  # pylint: disable=g-import-not-at-top
   matplotlib.use('Agg')
   from matplotlib import pyplot  # pylint: disable=g-import-not-at-top

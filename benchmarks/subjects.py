@@ -1,6 +1,4 @@
-"""Models to measure, each with the trainer it is trained by: ours, our flat baseline, and Trax's Hourglass in Trax's
-trainer.
-"""
+"""Provides the measured models with their trainers: ours, our flat baseline, and Trax's Hourglass in Trax's trainer."""
 
 import argparse
 import os
@@ -34,7 +32,7 @@ NAMES = ('ours', 'flat', 'trax')
 
 
 def add_flags(parser, d_model, d_ff, n_heads):
-  """Adds the flags that say what the models are."""
+  """Adds the flags that define the models."""
   parser.add_argument('--hierarchy', default='2@1 4@3 2@1')
   parser.add_argument('--d_model', type=int, default=d_model)
   parser.add_argument('--d_ff', type=int, default=d_ff)
@@ -50,7 +48,7 @@ def add_flags(parser, d_model, d_ff, n_heads):
 
 
 def _names(text):
-  """Returns the text of --models if it names models that there are, each once."""
+  """Returns the text of --models if it names known models, each once."""
   names = text.split(',')
   if len(set(names)) < len(names) or not set(names) <= set(NAMES):
     raise argparse.ArgumentTypeError(f'{text!r}: give some of {",".join(NAMES)}')
@@ -64,7 +62,7 @@ def our_model(args, hierarchy):
 
 
 def flat_hierarchy(hierarchy):
-  """Returns the flat hierarchy with the same number of blocks, resamplings (one block each) not counted."""
+  """Returns the flat hierarchy with the same number of blocks, without the resampling layers (one block each)."""
   return f'{sum(level.n_before + level.n_after for level in hierarchy_lib.parse(hierarchy))}@1'
 
 
@@ -77,7 +75,7 @@ def trax_model(args):
 
 
 class Subject:
-  """A model with its trainer and what was measured of it."""
+  """Holds a model, its trainer and its measurements."""
 
   def __init__(self, name, args, length, mesh=None):
     """Initialises the model.
@@ -86,7 +84,7 @@ class Subject:
       name: one of NAMES.
       args: the flags of `add_flags`.
       length: tokens of a sequence; for Trax's model a multiple of its factors.
-      mesh: one device that the step is compiled for and that need not be here; None for those that are.
+      mesh: one device to compile the step for, which may be absent; None for the devices present.
     """
     self.name, self._mesh = name, mesh
     self.shape = args.batch, length
@@ -106,7 +104,7 @@ class Subject:
                    'init_seconds': time.perf_counter() - started}
 
   def compile(self):
-    """Compiles the step ahead of time and notes seconds, bytes and, of our models, operations."""
+    """Compiles the step ahead of time and records seconds, bytes and, for our models, FLOPs."""
     if self.name != 'trax':
       self.result['step_flops'] = flops.training_step(self._model, *self.shape)
     started = time.perf_counter()
@@ -140,7 +138,7 @@ class Subject:
                                                        sharding=sharding.everywhere(self._mesh)), arguments)
 
   def step(self, number):
-    """Runs and times some steps, as one turn."""
+    """Runs and times one turn, which is one step on CPUs and several on accelerators."""
     started = time.perf_counter()
     for number in range(number * _together(), (number + 1) * _together()):
       loss, _ = self.trainer.one_step(self.batch, np.array([0, number], np.uint32), number, 4e-4)
@@ -149,7 +147,7 @@ class Subject:
     self.seconds.append((time.perf_counter() - started) / _together())
 
   def summarise(self):
-    """Adds times to the result; the first turn, which compiles, is left out."""
+    """Adds times to the result, without the first turn, which compiles."""
     if len(self.seconds) > 1:
       middle = statistics.median(self.seconds[1:])
       self.result.update(step_seconds=middle, step_seconds_spread=max(self.seconds[1:]) - min(self.seconds[1:]),
@@ -158,13 +156,13 @@ class Subject:
 
 
 def _together():
-  """Returns how many steps are timed as one: on an accelerator one takes what the host needs to notice its end."""
+  """Returns the number of steps per turn: on an accelerator the host's latency would dominate a single step."""
   return 1 if jax.default_backend() == 'cpu' else 10
 
 
 def peak_resident_bytes():
-  """Returns the most memory that this program has held so far, in bytes."""
-  try:  # A process that was forked from a large one inherits its peak in `getrusage`, and not here.
+  """Returns the peak resident memory of this process so far, in bytes."""
+  try:  # In `getrusage`, a process forked from a large one inherits its peak; here, it does not.
     with open('/proc/self/status', encoding='utf-8') as status:
       return next(1024 * int(line.split()[1]) for line in status if line.startswith('VmHWM'))
   except FileNotFoundError:  # Not Linux.
@@ -172,14 +170,12 @@ def peak_resident_bytes():
 
 
 def peak_device_bytes():
-  """Returns the most memory that this program has held on its first device, in bytes, or None where JAX does not
-  say.
-  """
+  """Returns this process's peak memory on its first device in bytes, or None if JAX does not report it."""
   return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 
 def matmul_flops_per_second(dtype):
-  """Returns the best of 5 measured rates of a large square matrix product on this machine."""
+  """Measures a large square matrix product 5 times and returns the best rate on this machine."""
   n = 2048 if jax.default_backend() == 'cpu' else 8192
   x = jnp.ones((n, n), dtype)
   product = jax.jit(jnp.matmul)

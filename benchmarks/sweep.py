@@ -1,8 +1,9 @@
-"""Puts comparisons at equal FLOPs into one table and one plot: bits against FLOPs, and against bytes.
+"""Merges comparisons at equal FLOPs into one table and one plot: bits against FLOPs, and against tokens seen.
 
     python benchmarks/sweep.py docs/results/enwik8_sweep_*.json --against "6@1, window" --plot FILE.png
 
-Rows of one name and budget are one row with all of their seeds. Differences are within seeds, with a 95 % interval.
+Rows of the same name and budget become one row with all their seeds. Differences are paired by seed, with a 95 %
+interval.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def parse_arguments():
 
 
 def merged(results):
-  """Returns the finished rows of several results, those of one name and budget as one, best first at each budget."""
+  """Returns the finished rows of several results, merged by name and budget, best first at each budget."""
   rows = {}
   for result in results:
     for row in result['rows']:
@@ -48,7 +49,7 @@ def merged(results):
 
 
 def table(rows, against):
-  """Returns the rows as a markdown table; `ahead` is by how many bits a row is better than `against` at its budget."""
+  """Returns the rows as a markdown table; `ahead` is a row's gain in bits over `against` at the same budget."""
   of_budget = {row['budget']: row for row in rows if row['name'] == against}
   cells = []
   for row in rows:
@@ -68,7 +69,7 @@ def table(rows, against):
 
 
 def plot(rows, path):
-  """Draws bits against FLOPs and against tokens seen: a point for each seed, lines along the best row of each kind."""
+  """Draws bits against FLOPs and tokens seen, with a point per seed and a line along the best row of each kind."""
   canvas = figure.Figure(figsize=(10, 4.2), dpi=100, layout='constrained')
   unit = rows[0]['unit']
   fields = {'matrix products of training, TFLOP': ('budget', 1e12),
@@ -80,7 +81,7 @@ def plot(rows, path):
         points = row['bits_of_seeds'].values()
         axes.plot([row[field] / divisor] * len(points), points, color=color, marker=marker, linestyle='',
                   fillstyle='none')
-      best = {row['budget']: row for row in reversed(of_kind)}  # Rows stand best first.
+      best = {row['budget']: row for row in reversed(of_kind)}  # Rows are sorted best first.
       if best:
         line = sorted((row[field] / divisor, results_lib.bits_of(row)) for row in best.values())
         axes.plot(*zip(*line), color=color, marker=marker, label=f'{kind}: mean of the best row at each budget')

@@ -1,11 +1,11 @@
-"""Counts the bundles of attention's TPU kernels as libtpu schedules them, and checks the model that estimates them.
+"""Counts the bundles of attention's TPU kernels as libtpu schedules them, and checks our estimate of that count.
 
     pip install 'jax[tpu]'
     python benchmarks/tpu_kernels.py [--json] [--block 512] [--head_width 64] [--rate 0.15] [--dtype bfloat16]
 
-A bundle is what a TPU core issues in one cycle; waits for memory come on top. No TPU is needed. Parts of a kernel are
-told apart by the branches and loops of its final program, which run in the order of tpu_kernels.py; a part's bundles
-times how often it runs make the count. It is for lengths of whole blocks, within a level.
+A TPU core issues one bundle per cycle; waits for memory are not counted. No TPU is needed. The branches and loops of a
+kernel's final program separate its parts, in the order of tpu_kernels.py. The count sums each part's bundles
+times its executions. The script covers lengths of whole blocks, within a level.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
 sys.path.insert(0, ROOT)
 
-_SMALL = 40  # Bundles below which a branch is of the pipeline that fetches blocks.
+_SMALL = 40  # Branches with fewer bundles belong to the pipeline that fetches blocks.
 
 
 def parse_arguments():
@@ -40,7 +40,7 @@ def parse_arguments():
 
 
 def layout_of(args):
-  """Returns the kernels' layout, with blocks as asked for."""
+  """Returns the kernels' layout with the requested blocks, and the shape of the arrays."""
   import jax  # pylint: disable=g-import-not-at-top
   from trax_hourglass.ops import tpu_layout  # pylint: disable=g-import-not-at-top
   tpu_layout._BLOCKS = (args.block,)  # pylint: disable=protected-access
@@ -69,7 +69,7 @@ def compile_kernels(args):
 
 
 def parts(path):
-  """Returns (bundles outside of branches and loops, those of each that is not small, in order) of a final program."""
+  """Returns (bundles outside of large branches and loops, bundles of each of those in order) of a final program."""
   addresses, branches, loops, last, first = {}, [], [], 0, None
   with open(path, encoding='utf-8') as file:
     for line in file:
@@ -88,13 +88,13 @@ def parts(path):
 
 
 def count(args, kernel, every_turn, bodies):
-  """Returns the bundles of all turns for one block of heads and row of the batch."""
+  """Returns the bundles of all iterations for one block of heads and one row of the batch."""
   blocks = args.n_blocks
   off_diagonal = blocks * (blocks - 1) // 2
-  tile = sorted(bodies)[-2:]  # All strips of a tile on the diagonal, and the loop's body.
+  tile = sorted(bodies)[-2:]  # All strips of a diagonal tile, and the loop's body.
   diagonal, loop = (next(body for body in bodies if body in tile), [body for body in bodies if body in tile][-1])
   strips = args.block // 128
-  others = sum(body for body in bodies if body not in tile)  # Once per block of queries; some less often.
+  others = sum(body for body in bodies if body not in tile)  # At most once per block of queries.
   return {'kernel': kernel, 'every_turn': every_turn, 'diagonal_tile': diagonal, 'other_tile': loop * strips // 2,
           'per_block_of_queries': others,
           'bundles': ((blocks + off_diagonal) * every_turn + blocks * (diagonal + others)

@@ -1,15 +1,15 @@
 """Measures one training step of our Hourglass, our flat baseline and Trax's Hourglass in Trax's trainer, side by side.
 
     python benchmarks/train_step.py [--json] [--hierarchy '2@1 4@3 2@1'] [--length 2046] [--compile_only] [--peak] ...
-    python benchmarks/train_step.py --topology v5e [--json] ...       by that platform's compiler, without the device
+    python benchmarks/train_step.py --topology v5e [--json] ...       compiled for that platform, without the device
 
-Steps alternate between the models (A B C A B C ...); times are medians, the spread is from fastest to slowest.
-`temporary_bytes` are the compiler's own count for the compiled step. `step_flops` are the matrix products a step needs
-(flops.py), the same for Trax's model as for ours; their rate is also given as a share of a large matrix product's rate,
-measured in the same run, and with --peak_flops as one of a rate that is stated (`mfu`; an H200 has 788e12 in bfloat16).
-`peak_resident_bytes` (--peak) are those of a process of its own that trains one model, and `peak_device_bytes` its
-first device's, where that has memory of its own. With `--topology` (see `plan`) nothing runs: rows have compile time
-and bytes, and on TPUs estimated cycles.
+Steps alternate between the models (A B C A B C ...). Times are medians, and the spread is from fastest to slowest.
+`temporary_bytes` are the compiler's own count for the compiled step. `step_flops` are the matrix products that a step
+needs (flops.py), the same for Trax's model as for ours. `share_of_matmul_rate` compares their rate with that of a large
+matrix product, measured in the same run. With --peak_flops, `mfu` compares their rate with the given one (an H200 has
+788e12 in bfloat16). `peak_resident_bytes` (--peak) are those of a separate process that trains one model.
+`peak_device_bytes` are those of its first device, if the device has its own memory. With `--topology` (see `plan`)
+nothing runs: rows have compile time and bytes, and on TPUs estimated cycles.
 """
 
 import argparse
@@ -32,7 +32,7 @@ RATIOS = {'step_seconds': 'step_time', 'temporary_bytes': 'temporary_bytes', 'co
 def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                   allow_abbrev=False)  # `--pea` would be handed on to processes that measure the peak.
+                                   allow_abbrev=False)  # `--pea` would reach the processes that measure the peak.
   subjects.add_flags(parser, d_model=512, d_ff=2048, n_heads=8)
   parser.add_argument('--length', type=int, default=2046, help='tokens; a multiple of the factors, for Trax\'s model')
   parser.add_argument('--steps', type=int, default=7, help='measured steps of each model')
@@ -90,7 +90,7 @@ def measure(args):
 
 
 def own_peaks():
-  """Returns what this process has held at most, {column: bytes}."""
+  """Returns the peak memory of this process, {column: bytes}."""
   peaks = {'peak_resident_bytes': subjects.peak_resident_bytes(), 'peak_device_bytes': subjects.peak_device_bytes()}
   return {column: n_bytes for column, n_bytes in peaks.items() if n_bytes is not None}
 
@@ -105,7 +105,7 @@ def peaks_of_own_process(name):
 
 
 def table(report):
-  """Returns the report as a markdown table, one row a model."""
+  """Returns the report as a markdown table, one row per model."""
   machine = {key: report[key] for key in (*subjects.machine(), 'settings')}
   rows = [{'model': name, **result} for name, result in report['models'].items()]
   ratios = [f'{key}: {value:.2f}' for key, value in report.items() if key.endswith('trax_over_ours')]

@@ -87,8 +87,7 @@ def is_configurable(name):
     return False
 
 
-@pytest.mark.parametrize('page', [page for page in PAGES if page.parent.name != 'benchmarks'],
-                         ids=lambda page: page.name)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_sentences_are_short(page):
   long = [sentence for sentence in prose(page) if len(sentence.split()) > 25]
   assert not long
