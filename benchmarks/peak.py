@@ -4,7 +4,8 @@
 
 Values are summed by the operation that created them, prefixed with the forward or backward pass if known. Arguments
 are one row, and the new weights and slots overwrite them. XLA for CPUs and GPUs lists the peak itself. For TPUs, libtpu
-writes when each value is created and used. Loops count as the values that they carry.
+writes when each value is created and used. Loops count as the values that they carry. XLA lists a value that several
+loops carry once, so the rows of a step without remat sum to less than its temporaries.
 """
 
 import argparse

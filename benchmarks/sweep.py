@@ -38,11 +38,10 @@ def merged(results):
   for result in results:
     for row in result['rows']:
       if 'bits_of_seeds' in row and not row['weights_of']:
-        found = rows.setdefault((result['budget']['flops'], row['name']), {**row, 'bits_of_seeds': {}, 'curves': {}})
+        found = rows.setdefault((result['budget']['flops'], row['name']), {**row, 'bits_of_seeds': {}})
         if found['step_flops'] != row['step_flops']:
-          raise ValueError(f'{row["name"]!r} has {found["step_flops"]} and {row["step_flops"]} FLOPs a step')
+          raise ValueError(f'{row["name"]!r} has {found["step_flops"]} and {row["step_flops"]} FLOPs per step')
         found['bits_of_seeds'].update(row['bits_of_seeds'])
-        found['curves'].update(row['curves'])
   for (budget, _), row in rows.items():
     row.update({'budget': budget, f'bits_per_{row["unit"]}': statistics.fmean(row['bits_of_seeds'].values())})
   return sorted(rows.values(), key=lambda row: (-row['budget'], results_lib.bits_of(row)))
@@ -60,11 +59,12 @@ def table(rows, against):
                   'parameters': row['n_parameters'], f'{row["unit"]}s seen': row['tokens']})
     other = of_budget.get(row['budget'])
     if other and other is not row:
-      pair = report.paired(row, other)
-      seeds = row['bits_of_seeds'].keys() & other['bits_of_seeds'].keys()
-      if pair or seeds:
-        mean = statistics.fmean(other['bits_of_seeds'][seed] - row['bits_of_seeds'][seed] for seed in seeds)
-        cells[-1]['ahead'] = f'{mean:+.4f}' + (f' ± {pair[1]:.4f}' if pair else '')
+      common = row['bits_of_seeds'].keys() & other['bits_of_seeds'].keys()
+      if len(common) == 1:
+        seed, = common
+        cells[-1]['ahead'] = f'{other["bits_of_seeds"][seed] - row["bits_of_seeds"][seed]:+.4f}'
+      elif common:
+        cells[-1]['ahead'] = '{:+.4f} ± {:.4f}'.format(*report.paired(row, other))
   return report.markdown(cells, list({name: None for cell in cells for name in cell}))
 
 

@@ -132,7 +132,7 @@ def test_compiled_keeps_rows_and_goes_on(monkeypatch, tmp_path):
 def test_sweep_puts_seeds_together_and_compares_within_them(tmp_path, monkeypatch, capsys):
   def row(name, kind, bits_of_seeds):
     return {'name': name, 'kind': kind, 'weights_of': None, 'unit': 'byte', 'n_parameters': 7, 'step_flops': 10,
-            'tokens': 40, 'bits_of_seeds': bits_of_seeds, 'curves': {}}
+            'tokens': 40, 'bits_of_seeds': bits_of_seeds}
 
   of_both = row('6@1', 'flat', {'0': 2.5}), row('words', 'hierarchical', {'0': 2.25, '1': 2.125})
   for name, rows in ('a', of_both), ('b', [row('6@1', 'flat', {'1': 2.25})]):

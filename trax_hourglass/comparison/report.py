@@ -78,10 +78,10 @@ def orderings(results):
   found = []
   rows = sorted((row for row in results['rows'] if 'paper' in row and row['n_seeds'] > 1), key=lambda row: row['paper'])
   for better, worse in itertools.combinations(rows, 2) if len(rows) <= 8 else itertools.pairwise(rows):
-    found_pair = paired(better, worse)
-    if better['paper'] == worse['paper'] or found_pair is None:
+    pair = paired(better, worse)
+    if better['paper'] == worse['paper'] or pair is None:
       continue
-    mean, interval = found_pair
+    mean, interval = pair
     verdict = 'open' if abs(mean) <= interval else 'holds' if mean > 0 else 'reversed'
     found.append({'better': better['name'], 'worse': worse['name'], 'paper': worse['paper'] - better['paper'],
                   'difference': mean, 'interval': interval, 'verdict': verdict})

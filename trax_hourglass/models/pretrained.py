@@ -22,12 +22,3 @@ def file_of(name):
   if name not in names():
     raise InputError(f'pretrained model is {name!r}; expected one of {", ".join(map(repr, names()))}')
   return FOLDER / f'{name}{weight_files.SAFE}'
-
-
-def card(name):
-  """Returns the text on a model's training data, training and scores.
-
-  Raises:
-    InputError: no model has this name.
-  """
-  return file_of(name).with_suffix('.md').read_text(encoding='utf-8')

@@ -22,13 +22,12 @@ def write(path, levels):
   """Draws the levels from left to right, in the order of the forward pass.
 
   Args:
-    path: file to write, `.svg` or `.png`.
+    path: file to write, of a name that `check_name` accepts.
     levels: the sizes.Levels, from the token level down.
 
   Raises:
-    InputError: the path has another suffix, or the model has no levels.
+    InputError: the model has no levels.
   """
-  check_name(path)
   if not levels:
     raise InputError('--figure draws a hierarchy, and fit.model has none: leave --figure out')
   import matplotlib  # The import takes a second.  pylint: disable=g-import-not-at-top
@@ -74,6 +73,7 @@ def _stack(axes, left, height, level, depth, n_layers, longest):
 
 
 def _arrow(axes, start, end, text):
+  """Draws an arrow between two stacks, with a text above it."""
   axes.annotate('', (end, 0), (start, 0), arrowprops={'arrowstyle': '->', 'shrinkA': 1, 'shrinkB': 1})
   axes.text((start + end) / 2, .1, text, ha='center', va='bottom', fontsize=7.5)
 
