@@ -1,4 +1,4 @@
-"""The command lines as a user meets them: quick help, one-line errors with exit code 2, one JSON object."""
+"""Tests the command lines end to end: fast --help, one-line errors with exit code 2, one JSON object on stdout."""
 
 import json
 import shlex
@@ -48,7 +48,7 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
   out, err = capsys.readouterr()
   result = json.loads(out)
   assert result['step'] == 4 and result['output_dir'] == str(run) and 'bits/byte' in err and 'tokens/s' in err
-  assert doors.main(monkeypatch, '--output_dir', run) == 0  # Its own config; nothing is left to train.
+  assert doors.main(monkeypatch, '--output_dir', run) == 0  # Reads the saved config; no steps are left.
   out, _ = capsys.readouterr()
   lines = out.strip().splitlines()
   assert len(lines) == 1 and str(run) in lines[0] and f'{result["valid_bits_per_byte"]:.4f} valid bits' in lines[0]
@@ -131,17 +131,17 @@ def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
 
 
 def test_gin_files_import_modules_of_the_folder_under_the_script_too(tmp_path, monkeypatch, capsys):
-  """`python -m` has the folder on its path, a script has not."""
+  """Gin files import modules of the working directory, which `python -m` puts on sys.path and a script does not."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [entry for entry in sys.path if entry])
-  (tmp_path / 'module_of_mine.py').write_text('import gin\n\n@gin.register\ndef Mine():\n  return lambda step: 1e-3\n')
-  (tmp_path / 'mine.gin').write_text("import module_of_mine\ninclude 'quickstart.gin'\nfit.schedule = @Mine()\n")
+  (tmp_path / 'flat_rate.py').write_text('import gin\n\n@gin.register\ndef FlatRate():\n  return lambda step: 1e-3\n')
+  (tmp_path / 'mine.gin').write_text("import flat_rate\ninclude 'quickstart.gin'\nfit.schedule = @FlatRate()\n")
   __main__.main(['plan', '--config_file', 'mine.gin', '--json'])
   assert json.loads(capsys.readouterr().out)['n_steps'] == 500
 
 
 def test_the_commands_of_the_readme_exist():
-  """Every file and module that README.md's commands name is there."""
+  """Every file and module named in README.md exists."""
   text = (processes.ROOT / 'README.md').read_text()
   commands = ('train', 'evaluate', 'generate', 'compare', 'plan')
   for word in text.replace('`', ' ').split():

@@ -1,6 +1,4 @@
-"""Corpora from gin and the command line: every data config parses, a run goes on with its own, mistakes are one
-line.
-"""
+"""Tests corpora set by gin and flags: data configs parse, runs resume with their saved config, errors are one line."""
 
 import threading
 
@@ -42,7 +40,7 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
   gin.clear_config()
   gin_config.parse_gin([str(tmp_path / 'run/config.gin')], ['n_steps = 4'])
   result = th.fit(str(tmp_path / 'run'))
-  assert result.step == 4 and result.n_tokens_scored == 36  # Three images are valid.
+  assert result.step == 4 and result.n_tokens_scored == 36  # The valid split holds three images.
   assert not [thread for thread in threading.enumerate() if thread.name.startswith('prefetch')]
 
 

@@ -1,4 +1,4 @@
-"""Each command does its work in a process of its own, and says nothing that is not its own."""
+"""Tests each command in a separate process: it succeeds, and prints no messages of the libraries below."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import processes
 from tests.helpers import runs
 
-# Of TensorFlow, CUDA, absl and Gym.
+# Messages of TensorFlow, CUDA, absl and Gym, and warnings.
 NOTICES = re.compile(r'tensorflow|cuda|absl|gym|oneDNN|warning', re.IGNORECASE)
 
 

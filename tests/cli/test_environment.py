@@ -1,4 +1,4 @@
-"""What surrounds a command: readers that leave, 64 bits, byte order marks, the home folder."""
+"""Tests the environment of commands: closed streams, JAX_ENABLE_X64, and the paths and encoding of gin files."""
 
 import json
 import shlex
@@ -57,7 +57,7 @@ def test_includes_beside_the_including_file(tmp_path, monkeypatch):
     (tmp_path / folder / name).write_text(text)
   gin_config.parse_gin(['elsewhere/own.gin'], [])
   macro = lambda name: gin.query_parameter(f'{name}/macro.value')
-  assert (macro('n_steps'), macro('batch_size')) == (5, 8)  # The project's own files come before those beside.
+  assert (macro('n_steps'), macro('batch_size')) == (5, 8)  # The project's quickstart.gin has precedence.
   (tmp_path / 'elsewhere' / 'own.gin').write_text("include 'deep/last.gin'\ninclude 'lost.gin'\n")
   with pytest.raises(errors.InputError, match='lost.gin'):
     gin_config.parse_gin(['elsewhere/own.gin'], [])

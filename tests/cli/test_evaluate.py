@@ -1,4 +1,4 @@
-"""`python -m trax_hourglass.evaluate` as a user meets it, on our runs and on the authors' checkpoints."""
+"""Tests `python -m trax_hourglass.evaluate` end to end, on our runs and on the authors' checkpoints."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ main = functools.partial(doors.main, command=evaluate)
 
 @pytest.fixture(scope='module')
 def trained(tiny_run):
-  """(run directory of 30 steps, what fit said)."""
+  """(run directory after 30 steps, the result of fit)."""
   directory, _, result = tiny_run
   return directory, result
 
@@ -76,7 +76,7 @@ def test_mistakes_are_one_line_and_exit_code_2(trained, tmp_path, monkeypatch, c
 
 @pytest.fixture(scope='module')
 def authors(tmp_path_factory):
-  """A run of Trax's loop with the authors' model of bytes: (directory, the model in mode 'eval')."""
+  """A run of Trax's loop with the authors' byte-level model: (directory, the model in mode 'eval')."""
   directory = tmp_path_factory.mktemp('authors')
   options = dict(vocab_size=256, d_model=8, d_ff=6, vanilla_layers=(0, 0), hierarchy='1@3', n_heads=1, dropout=0.0,
                  downsampling_fn=pairs.SHORTENINGS['average'][1], upsampling_fn=pairs.UPSAMPLINGS['repeat'][1])
@@ -91,9 +91,10 @@ def authors(tmp_path_factory):
 
 
 def as_the_notebook_counts(model, tokens, window, chunk, multiple):
-  """Nats per token: chunks with all context that fits the window, each filled up on the right; masked losses, summed.
+  """Returns nats per token: the sum of masked losses over chunks, divided by the number of tokens.
 
-  The chunks that fit the first window are one pass here. All of them begin where it does.
+  Each chunk has all the context that fits the window, and padding on the right. The chunks of the first window start
+  at the same token, so here one pass scores them all.
   """
   loss_layer = tl.WeightedCategoryCrossEntropy()
   run = jax.jit(lambda batch: loss_layer((model.pure_fn(batch[0], model.weights, model.state, jax.random.PRNGKey(0))[0],
@@ -117,7 +118,7 @@ def test_authors_checkpoint_in_protocol_paper_is_what_their_notebook_gets(author
   assert main(monkeypatch, '--checkpoint', directory / 'model.pkl.gz', '--config_file', runs.TINY, *flags,
               '--split', 'test', '--protocol', 'paper', '--json') == 0
   fields = json.loads(capsys.readouterr().out)
-  # 4096 tokens first, then 128 at a time of which the last are 20.
+  # The first window scores 4096 tokens; the others score 128 each, and the last one 20.
   assert (fields['n_tokens'], fields['n_windows'], fields['context']) == (4500, 5, 3968)
   assert fields['step'] == 2
   expected = as_the_notebook_counts(model, text[-4500:], 4096, 128, 3) / math.log(2)

@@ -1,4 +1,4 @@
-"""Whatever a user gives to the command lines: exit code 0 or 2, one clear line, and no half-written run directory."""
+"""Fuzzes the command lines: any input ends in exit code 0 or 2, one clear line and no partial run directory."""
 
 import contextlib
 import gzip
@@ -26,7 +26,7 @@ from trax_hourglass.training import checkpoints
 _PROGRESS = re.compile(r'^compiling \.\.\.$|^step \d|: \d+ files, |: writing /')
 EXAMPLES = sampling.examples(50, 5000)
 
-# Small enough to be trained at once where they are right, and mostly wrong.
+# Mostly invalid values; the valid ones are small enough to train quickly.
 NUMBERS = st.sampled_from([
     '0', '-1', '1', '2', '3', '7', '-0.5', '0.3', '1e-9', '1e400', 'True', 'None', '100000000000',
     '12345678901234567890'
@@ -72,7 +72,7 @@ FLAGS = st.sampled_from([
 WORDS = st.sampled_from(['', 'a', 'train', 'test', 'paper', 'best', '1', '7', '0x1', '-', 'é', '/',
                          '{folder}/no.pkl.gz', '{run}/config.gin',
                          '{folder}/no.safetensors', '{folder}/new.safetensors'])
-# Of each command: flags that take numbers, flags that take words, and flags that take nothing.
+# For each command: the flags that take numbers, those that take words, and those that take no value.
 OTHER_COMMANDS = {
     evaluate: (['context', 'stride', 'max_tokens', 'batch_size'],
                ['split', 'protocol', 'checkpoint', 'pretrained', 'config'], ['json']),
@@ -80,13 +80,13 @@ OTHER_COMMANDS = {
                ['prompt', 'prompt_file', 'checkpoint', 'pretrained', 'dtype', 'image', 'complete', 'config'], ['json']),
     export: ([], ['to', 'checkpoint', 'dtype', 'config'], ['authors']),
 }
-# What is in a command that is right but for what is drawn.
+# The fixed flags of each command, valid except for the drawn ones.
 USUAL = {evaluate: ['--max_tokens=20'], generate: ['--length=3'], export: ['--to={folder}/model.pkl.gz']}
 
 
 @st.composite
 def commands(draw):
-  """Returns (command, arguments, contents of a corpus or None, whether the directory holds a finished run)."""
+  """Draws (command, arguments, contents of a corpus or None, whether the directory holds a finished run)."""
   kind = draw(
       st.sampled_from(['bindings'] * 14 + ['hierarchy'] * 4 + ['corpus'] * 3 + ['flags'] * 3 + ['going on'] * 5 +
                       ['other'] * 6 + ['right', 'schedule']))
@@ -116,7 +116,7 @@ def commands(draw):
   return train, ['--output_dir={run}', *BASE, *flags, *bindings], contents, kind == 'going on'
 
 
-# The corpus is small, so that scoring all of it is quick.
+# A small corpus, which is scored quickly.
 BASE = ['--config_file', runs.TINY]
 for one in ('n_steps = 1', 'warmup_steps = 1', 'fit.max_valid_tokens = 20',
             "ByteCorpus.path = '{small}'"):
@@ -124,7 +124,7 @@ for one in ('n_steps = 1', 'warmup_steps = 1', 'fit.max_valid_tokens = 20',
 
 
 def call(command, arguments):
-  """Returns the exit code of a command, 0 where it returns."""
+  """Returns the exit code of a command, 0 if the command returns normally."""
   try:
     command.main(arguments)
   except SystemExit as ended:
@@ -133,7 +133,7 @@ def call(command, arguments):
 
 
 def words_of(arguments):
-  """Returns what a message about arguments may name them by: names of functions, parameters and flags, and values."""
+  """Returns the words by which a message may name arguments: functions, parameters, flags and values."""
   words = []
   for argument in arguments:
     if argument not in ('--config', '--json'):
@@ -145,7 +145,7 @@ def words_of(arguments):
 
 
 def contents_of(run):
-  """Returns what must be left as it is, {path: hash}."""
+  """Returns {path: hash} of the files that a failed command must leave unchanged."""
   return {name: digest for name, digest in runs.listing(run).items() if name != 'run.lock'}
 
 
@@ -162,7 +162,7 @@ def test_command_lines_never_end_in_a_traceback(tmp_path, capfd, monkeypatch):
 
   assert call(train, with_places(['--output_dir={run}', *BASE])) == 0
   original = contents_of(finished)
-  codes = {True: [], False: []}  # Of training, and of the others.
+  codes = {True: [], False: []}  # Exit codes of training, and of the other commands.
 
   @hypothesis.settings(max_examples=EXAMPLES, suppress_health_check=list(hypothesis.HealthCheck))
   @hypothesis.given(commands())
@@ -186,10 +186,10 @@ def test_command_lines_never_end_in_a_traceback(tmp_path, capfd, monkeypatch):
         assert out == '' and err.strip(), (example, out)
         assert on_finished or not run.exists(), (example, os.listdir(run))
         said = err.strip().splitlines()
-        began = [line for line in said[:-1] if _PROGRESS.search(line)]  # It went wrong while it trained.
+        began = [line for line in said[:-1] if _PROGRESS.search(line)]  # Progress before a failure.
         assert len(said) == 1 + len(began) or said[0].startswith('usage: '), (example, err)
         words = words_of(with_places(arguments[1 + len(BASE) * (command is train):]))
-        # Why a loss is not finite nobody knows.
+        # A non-finite loss cannot be traced to an argument.
         assert not words or 'not finite' in said[-1] or any(word in said[-1] for word in words), (example, err)
       else:
         store = checkpoints.Store(run)
@@ -198,13 +198,13 @@ def test_command_lines_never_end_in_a_traceback(tmp_path, capfd, monkeypatch):
 
   try_one()
   for found in codes.values():
-    if len(found) > 100:  # Fewer may all be wrong by chance.
+    if len(found) > 100:  # Fewer examples may all fail by chance.
       is_both = found.count(0) >= 3 and found.count(2) > len(found) / 4
       assert is_both, f'the examples are all right, or all wrong: {found}'
 
 
 def malformed(data, original):
-  """Returns a file's bytes with harm done to them."""
+  """Returns a corrupted version of a file's bytes."""
   content = bytearray(original)
   kind = data.draw(st.sampled_from(['flip', 'cut', 'insert', 'random', 'global', 'other']))
   if kind == 'flip':
@@ -217,7 +217,7 @@ def malformed(data, original):
     content[at:at] = data.draw(st.binary(min_size=1, max_size=9))
   elif kind == 'random':
     content = data.draw(st.binary(max_size=60))
-  elif kind == 'global':  # A pickle that calls something.
+  elif kind == 'global':  # A pickle that names or calls a function.
     content = pickle.dumps(os.system if data.draw(st.booleans()) else Exploding())
   else:
     content = data.draw(st.sampled_from(OTHERS))
@@ -225,21 +225,21 @@ def malformed(data, original):
 
 
 class Exploding:
-  """Its pickle makes a directory when it is read by Python's own reader."""
+  """Creates a directory when its pickle is loaded by Python's unpickler."""
 
   def __reduce__(self):
     return os.mkdir, ('exploded',)
 
 
 def archive():
-  """Returns the bytes of an .npz."""
+  """Returns the bytes of an .npz file."""
   file = io.BytesIO()
   np.savez(file, np.ones(2))
   return file.getvalue()
 
 
 def header(shape, dtype='<f4'):
-  """Returns a .npy's beginning with a shape of its own."""
+  """Returns the header of an .npy file with the given shape and dtype."""
   file = io.BytesIO()
   np.lib.format.write_array_header_1_0(file, {'descr': dtype, 'fortran_order': False, 'shape': shape})
   return file.getvalue()
@@ -254,7 +254,10 @@ OTHERS = [archive(), archive()[:30], header((1 << 62,)), header((1 << 40, 1 << 9
 @hypothesis.settings(max_examples=sampling.examples(150, 1000), suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.data())
 def test_malformed_trax_files_are_refused_and_run_nothing(data):
-  """Weights within the pickle and beside it, as Trax stores them; the compressed file is harmed, or what is in it."""
+  """Corrupt Trax files raise an error or yield arrays, and never run code.
+
+  Trax stores the weights within the pickle or beside it. Either the compressed file is corrupted, or its contents.
+  """
   arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32)]
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'model.pkl.gz')
@@ -276,6 +279,6 @@ def test_malformed_trax_files_are_refused_and_run_nothing(data):
         found = read(path)
       except ValueError as error:
         assert folder in str(error)
-      else:  # Numbers in a pickle carry no check sums: what is read is numbers, and nothing else.
+      else:  # A pickle has no checksums, so only the types can be checked.
         assert found is None or isinstance(found, int) or all(array.dtype.kind in 'biufV' for array in found)
     assert not os.path.exists('exploded')

@@ -1,4 +1,4 @@
-"""`generate` as a user meets it, on runs of tiny models."""
+"""Tests the `generate` command end to end, on runs of tiny models."""
 
 import io
 import json
@@ -27,11 +27,11 @@ from trax_hourglass.training import settings
 
 ROOT = processes.ROOT
 TINY = str(ROOT / 'tests' / 'tiny.gin')
-SIDE = 2  # Of images, in pixels.
+SIDE = 2  # Side of the images, in pixels.
 
 
 def run(main, monkeypatch, *arguments):
-  """Runs a command in this process, which has Trax imported already; returns its exit code."""
+  """Runs a command in this process, which has already imported Trax, and returns the exit code."""
   monkeypatch.setattr(sys, 'argv', ['command', *map(str, arguments)])
   try:
     main()
@@ -42,13 +42,13 @@ def run(main, monkeypatch, *arguments):
 
 @pytest.fixture(scope='module')
 def texts(tiny_run):
-  """A run directory of a tiny model of bytes, with room for 90 of them."""
+  """A run directory of a tiny byte-level model with a maximum length of 90."""
   return tiny_run[0]
 
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-  """A checkpoint in the authors' layout and a config, of a model of images of 2 x 2 that was never trained."""
+  """Arguments that name an untrained model of 2 x 2 images, as checkpoint and config, and the folder of the images."""
   folder = tmp_path_factory.mktemp('images')
   for number in range(20):
     pixels = np.random.RandomState(number).randint(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
@@ -102,7 +102,7 @@ def test_what_stdout_cannot_show_is_replaced(monkeypatch):
 
 
 def check_greedy(folder, n, monkeypatch, capsys):
-  """Asserts that n bytes at temperature 0 are the argmax of the full forward pass, each after all before."""
+  """Asserts that n bytes sampled at temperature 0 are the argmax of the full forward pass at each position."""
   prompt = 'def '
   assert run(generate.main, monkeypatch, '--output_dir', folder, '--prompt', prompt, '--length', n, '--temperature',
              '0', '--config', f'Hourglass.max_length = {n + len(prompt)}', '--json') == 0
@@ -198,11 +198,11 @@ def test_an_image_of_another_size(images, tmp_path, monkeypatch, capsys):
 
 
 def damaged_pngs():
-  """Returns a .png that makes Pillow raise a SyntaxError, and one that says it is gigantic."""
+  """Returns a .png that makes Pillow raise a SyntaxError, and one with a header that claims a huge size."""
   stream = io.BytesIO()
   Image.new('RGB', (2, 2)).save(stream, 'png')
   content = bytearray(stream.getvalue())
-  content[content.index(b'IDAT') - 1] -= 5  # Its length, so that what follows is no chunk.
+  content[content.index(b'IDAT') - 1] -= 5  # The chunk length, so that no valid chunk follows.
   header = b'IHDR' + struct.pack('>IIBBBBB', 50_000, 50_000, 8, 2, 0, 0, 0)
   return bytes(content), bytes(content[:12]) + header + struct.pack('>I', zlib.crc32(header)) + bytes(content[33:])
 
@@ -239,7 +239,7 @@ def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
 
 
 def check_mistake(arguments, message, tmp_path, monkeypatch, capsys):
-  """Asserts that a command line ends with exit code 2 and one line that holds the message."""
+  """Asserts that a command line ends with exit code 2 and a single line that contains the message."""
   before = sorted(tmp_path.iterdir())
   fill_in = lambda text: str(text).replace('{tmp}', str(tmp_path))
   assert run(generate.main, monkeypatch, *map(fill_in, arguments)) == 2

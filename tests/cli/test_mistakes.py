@@ -1,4 +1,4 @@
-"""Twenty mistakes: a user's own are one line and exit code 2, errors inside a user's code show where they come from."""
+"""Tests user errors: bad settings give one line and exit code 2, errors in user code show their source lines."""
 
 import sys
 import traceback
@@ -31,9 +31,9 @@ AVERAGE = "tl.Fn('Average', lambda x: x.reshape(x.shape[0], -1, shorten_factor, 
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-  """A function of a module's text and bindings that runs the training command; returns its exit code."""
+  """A function that runs the training command with a module's source text and bindings, and returns the exit code."""
   monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(gin.config, '_INTERACTIVE_MODE', True)  # The next module registers the same name.
+  monkeypatch.setattr(gin.config, '_INTERACTIVE_MODE', True)  # Each module registers the same name again.
 
   def run(text, *bindings):
     (tmp_path / 'mine.py').write_text(text)
@@ -99,6 +99,6 @@ def test_an_error_in_a_users_code_shows_its_lines(text, bindings, error, train, 
     train(text, *bindings)
   shown = ''.join(traceback.format_exception(raised.value))
   assert error.__name__ in shown and 'mine.py' in shown
-  if error is not SyntaxError:  # Of it Python itself says where.
+  if error is not SyntaxError:  # Python itself reports the place of a SyntaxError.
     err = capsys.readouterr().err
     assert f'train: {error.__name__} in your code: ' in err and f'File "{tmp_path}/mine.py", line ' in err

@@ -1,4 +1,4 @@
-"""How a comparison plans its rows: steps for a budget, times taken in turns, what has failed comes last."""
+"""Tests the plan of a comparison: steps within a budget, interleaved timing of rows, failed rows tried last."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
   run(tmp_path, *SECONDS)
   assert order == ['flat', 'drawn'] * 3 and (steps('flat'), steps('drawn')) == (50, 33)
   run(tmp_path, *SECONDS, "compare.own_rows = {'late': 'Hourglass.d_ff = 11'}")
-  # The machine takes twice as long as before for the first row, so the new one counts for half.
+  # The first row now takes twice its earlier time, so the time of the new row is halved.
   assert order[6:] == ['flat', 'late'] * 3 and steps('late') == round(100 / 3.5)
 
 
@@ -82,7 +82,7 @@ def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
 
   def run_once(self, seed, directory, row):
     tried.append(row.name)
-    # What is left if the process is killed.
+    # The result that remains if the process is killed.
     assert 'ended' in json.loads((directory / 'result.json').read_text())['error']
     raise ValueError('no')
 

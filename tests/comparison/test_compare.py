@@ -1,6 +1,4 @@
-"""Comparisons: rows train alike under an equal budget, what is finished stays, what fails is told, own variants join
-in.
-"""
+"""Tests comparisons: an equal budget for all rows, finished results kept, failures reported, rows added by the user."""
 
 import csv
 import json
@@ -58,7 +56,7 @@ gin.external_configurable(ShortenByMaximum, module='my_project')
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """A comparison with an own variant and a row that fails: (folder, results)."""
+  """A comparison with a user-defined variant and a failing row: (folder, results)."""
   folder = tmp_path_factory.mktemp('comparison')
   return folder, comparisons.run(folder, FAILS)
 
@@ -161,7 +159,7 @@ def test_two_comparisons_in_one_folder(finished, tmp_path):
     comparisons.run(folder, FAILS)
   os.close(lock)
   comparisons.run(folder, FAILS)
-  os.close(folder_lock.take(folder, 'compare.lock', 'compares'))  # It was given back.
+  os.close(folder_lock.take(folder, 'compare.lock', 'compares'))  # The comparison released the lock.
 
 
 def test_a_folder_of_other_results_is_refused(finished):
@@ -209,7 +207,7 @@ def test_readme_shows_the_own_shortening():
 
 def test_command_line(finished, monkeypatch, capsys):
   folder, results = finished
-  assert main(monkeypatch, '--output_dir', folder, '--json', command=compare) == 1  # One row has failed.
+  assert main(monkeypatch, '--output_dir', folder, '--json', command=compare) == 1  # One row failed.
   out, _ = capsys.readouterr()
   assert json.loads(out)['rows'][0] == json.loads(json.dumps(results['rows'][0]))
 
@@ -291,7 +289,7 @@ def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
 
   def die_at_step_3(self, step):
     if step == 3:
-      self._loop._record.store.wait()  # The checkpoint of step 2 is there.
+      self._loop._record.store.wait()  # Waits until the checkpoint of step 2 is written.
       raise SystemExit('killed')
     original(self, step)
 
@@ -305,7 +303,7 @@ def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
   assert [(step, n_timed) for step, _, n_timed in before] == [(1, 0), (2, 1)]
   monkeypatch.setattr(step_timer.Clock, 'on_step_end', original)
   found, = comparisons.run(tmp_path, *row)['rows']
-  assert step_timer.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a start is not timed.
+  assert step_timer.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a restart is not timed.
   np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
 
 
@@ -321,5 +319,5 @@ def test_other_scoring_trains_nothing(finished, tmp_path, monkeypatch):
   rows = comparisons.by_name(comparisons.run(folder, FAILS, 'compare.max_tokens = 40', 'compare.seeds = (0,)'))
   assert rows['flat']['bits_per_byte'] != comparisons.by_name(
       finished[1])['flat']['bits_of_seeds'][0] and not rows['flat']['errors']
-  # Between the first row and the last none has the bits of the other scoring.
+  # No intermediate table mixes bits of the old and the new scoring.
   assert [row['n_seeds'] for row in seen[0]['rows'][:2]] == [1, 0]

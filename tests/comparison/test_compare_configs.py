@@ -1,4 +1,4 @@
-"""gin/compare: each file says what it is, its rows and those of its small version build, and have their shapes."""
+"""Tests the configs in gin/compare: each opens with its command, and the models of all rows build as configured."""
 
 import contextlib
 import math
@@ -28,25 +28,25 @@ CORPUS = ['fit.corpus = @ByteCorpus()', f"ByteCorpus.path = '{__file__}'"]
 
 
 def rows_of(folder, *files):
-  """Returns the comparison of some files, its rows checked; nothing is run."""
+  """Returns the comparison configured by some files, with its rows checked but not run."""
   gin.clear_config()
   gin_config.parse_gin([f'compare/{file}' for file in files], CORPUS)
   with contextlib.ExitStack() as patched:
     patched.enter_context(mock.patch.object(compare.Comparison, 'run', lambda self, seeds: self))
-    if not sampling.examples(0, 1):  # It initialises Trax's models, see below.
+    if not sampling.examples(0, 1):  # The check initialises Trax's models; see below.
       patched.enter_context(mock.patch.object(rows, '_check_length'))
     return registry.compare(str(folder / 'x'))
 
 
 def shape(row, found, initialises):
-  """Asserts that a row's model builds with its stacks and, if so asked, initialises; nothing is computed."""
+  """Asserts that a row's model has the configured stacks and, if `initialises`, that its weights have shapes."""
   found._configuration.configure(row, 7, 0)
   model = run_directory.setting('model')(mode='train')
   if initialises:
     signature = shapes.ShapeDtype((1, run_directory.setting('length')), np.int32)
     weights = jax.eval_shape(lambda key: model.init(signature, rng=key)[0], jax.ShapeDtypeStruct((2,), np.uint32))
     assert sum(math.prod(w.shape) for w in jax.tree.leaves(weights)) > 0
-  if hasattr(model, 'length_multiple'):  # One of ours: its stacks are those of the row's notation.
+  if hasattr(model, 'length_multiple'):  # One of our models: its stacks must match the hierarchy of the row.
     levels = hierarchy.parse(hierarchy.alternatives(gin_config.bound('Hourglass.hierarchy'))[0])
     counts = [(level.n_before, level.total_factor) for level in levels]
     counts += [(level.n_after, level.total_factor) for level in levels[-2::-1]]
@@ -66,12 +66,13 @@ def test_file_opens_with_a_command_whose_files_exist(file):
 @pytest.mark.parametrize('file', FILES)
 def test_rows_build_and_have_their_shapes(file, tmp_path):
   found = rows_of(tmp_path, file)
-  # Each takes seconds to initialise. Trax's models, half a minute: ../models/test_trax_language_model.py has tiny ones.
+  # A model takes seconds to initialise, one of Trax's half a minute: ../models/test_trax_language_model.py tests tiny
+  # ones.
   ours = [row.name for row in found.rows if row.kind == 'hierarchical']
   initialised = sampling.some(ours[-1:], [row.name for row in found.rows])
   for row in found.rows:
     shape(row, found, row.name in initialised)
-  # Each row differs from the others, but for weights that are evaluated twice.
+  # All rows differ in their settings, except rows that evaluate the weights of another row.
   settings = [row.settings for row in found.rows if row.weights_of is None]
   assert len(set(settings)) == len(settings) > 1
 
@@ -87,7 +88,7 @@ def test_small_version_has_the_same_rows(file, tmp_path):
 
 
 def test_rows_of_table_1_are_those_of_its_config():
-  """gin/paper/enwik8_ablation.gin prints the paper's bits for every row."""
+  """The comments of gin/paper/enwik8_ablation.gin list the paper's bits for every row."""
   gin.clear_config()
   gin_config.parse_gin(['compare/enwik8_table1.gin'], [])
   paper = gin.query_parameter('compare.paper')

@@ -1,4 +1,4 @@
-"""What a comparison says: orderings, seconds that miss the budget, tables."""
+"""Tests the report of a comparison: orderings, training seconds that miss the budget, plots and tables."""
 
 import dataclasses
 
@@ -62,7 +62,7 @@ def test_orderings_are_those_within_a_seed():
   assert {pair: entry['verdict'] for pair, entry in found.items()} == {
       ('d', 'b'): 'open', ('d', 'c'): 'holds', ('d', 'a'): 'open', ('b', 'c'): 'holds', ('b', 'a'): 'holds',
       ('c', 'a'): 'reversed'}
-  # Differences .1, -.1, 0: mean 0, deviation .1; Student's t of two degrees of freedom is 4.3027.
+  # Differences .1, -.1, 0: mean 0, standard deviation .1; Student's t for two degrees of freedom is 4.3027.
   np.testing.assert_allclose([found['d', 'b'][name] for name in ('difference', 'interval', 'paper')],
                              [0.0, 4.3027 * 0.1 / 3**0.5, 0.1], atol=1e-5)
   many = [row(str(i), 1 + i / 10, 3.0 + i, 4.0 + i) for i in range(9)]

@@ -1,4 +1,4 @@
-"""What a training step takes: counted, or told by the compiler where it cannot be counted."""
+"""Tests the cost of a training step: FLOPs counted from the model or, failing that, estimated by the compiler."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from trax_hourglass.models import flops
 
 @jax.custom_vjp
 def until_small(x):
-  """Halves x by a product until it is below 1: how often only shows while it runs."""
+  """Halves x by matrix products until all elements are at most 1; the number of products is known only at run time."""
   return jax.lax.while_loop(lambda x: jnp.abs(x).max() > 1, lambda x: x @ (0.5 * jnp.eye(x.shape[-1])), x)
 
 

@@ -1,4 +1,4 @@
-"""Batches: epochs take every window once, hosts share a batch out, prefetching changes nothing."""
+"""Tests batches: epochs visit every window once, hosts partition a batch, prefetching preserves the batches."""
 
 import gc
 import itertools
@@ -18,7 +18,7 @@ from trax_hourglass.runtime import seeds
 
 
 class Positions(corpora.Numbers):
-  """A split whose tokens are their own positions."""
+  """A split in which each token equals its position."""
 
   def read(self, start, length):
     assert 0 <= start and start + length <= self._n
@@ -102,7 +102,7 @@ def test_hosts_batches_together_are_one_host_s(kind, batch, n_hosts, step, examp
 
 def test_hosts_batches_of_an_epoch_share_no_token():
   hosts = [stream(batches.Epochs, 600, 12, 11, 5, host, 2) for host in range(2)]
-  for _ in range(4):  # 49 windows of 52: within an epoch.
+  for _ in range(4):  # 48 of 53 windows, within an epoch.
     ours, theirs = (set(next(host)[0].ravel().tolist()) for host in hosts)
     assert len(ours) == len(theirs) == 66 and not ours & theirs
 
@@ -116,10 +116,10 @@ def test_any_step_is_a_function_of_seed_and_step(kind, first):
 
 @pytest.mark.parametrize('kind', [batches.RandomWindows, batches.Epochs])
 def test_large_seeds_differ(kind):
-  """As float64 these would be one number."""
+  """Large seeds that are equal in float64 give different windows, and small seeds give the same windows as before."""
   starts = [stream(kind, 10_000, 8, 10, (1 << 63) - n).starts(3).tolist() for n in (1, 2, 3)]
   assert len(set(map(tuple, starts))) == 3
-  for seed in (0, 1, 12345):  # And what small seeds give stays.
+  for seed in (0, 1, 12345):  # The streams of small seeds are unchanged.
     np.testing.assert_array_equal(seeds.philox(seed, 3).random_raw(4), np.random.Philox(key=[seed, 3]).random_raw(4))
 
 
@@ -164,7 +164,7 @@ def test_prefetching_holds_no_more_than_its_depth_and_ends():
   thread, = prefetch_threads()
   ahead.close()
   assert not thread.is_alive() and len(made) <= 1 + 3
-  assert ahead.step == 1  # What was made ahead does not count.
+  assert ahead.step == 1  # Prefetched batches do not advance the step.
   np.testing.assert_array_equal(next(ahead)[0][:, 0], stream(batches.RandomWindows, 200, 3, 10).starts(1))
   thread, = prefetch_threads()
   del ahead
@@ -184,7 +184,7 @@ def test_what_fails_in_the_thread_is_raised_at_its_batch():
 
   ahead = prefetch.Prefetched(Failing(Positions(200), 3, 10, 0, 1 << 30))
   next(ahead), next(ahead)
-  for _ in range(2):  # Again, not a wait for a thread that is gone.
+  for _ in range(2):  # The second call raises again instead of waiting for the ended thread.
     with pytest.raises(ValueError, match='batch 2 is bad'):
       next(ahead)
   assert not prefetch_threads() and ahead.seconds_waited > 0

@@ -1,4 +1,4 @@
-"""CIFAR-10: both published versions are the same bytes, and what is wrong with a file is named."""
+"""Tests CIFAR-10: both published versions give the same bytes, and errors name the defect of a file."""
 
 import os
 import pickle
@@ -19,12 +19,12 @@ from tests.helpers import pictures
 
 @pytest.fixture
 def small_cifar10(monkeypatch):
-  """Lets files of any content have the published names."""
+  """Disables the checksums of files with the published names."""
   monkeypatch.setattr(cifar10, '_PUBLISHED', {})
 
 
 def python2_pickle(rows):
-  """Returns what Python 2 and its NumPy wrote of {'data': rows, 'labels': [...]}."""
+  """Returns the pickle that Python 2 with its NumPy wrote for {'data': rows, 'labels': [...]}."""
   def string(text):
     return b'U' + bytes([len(text)]) + text
 
@@ -49,7 +49,7 @@ def write_python(folder, n_first=4):
 def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
   (tmp_path / subfolder).mkdir(exist_ok=True)
   write(tmp_path / subfolder)
-  for _ in range(2):  # The second time from the cache.
+  for _ in range(2):  # The second pass reads the cache.
     corpus = cifar10.Cifar10(str(tmp_path), n_valid=2, cache_dir=tmp_path / 'cache')
     for split, images in (('train', TRAIN[:5]), ('valid', TRAIN[5:]), ('test', TEST)):
       assert_split(corpus, split, images)
@@ -88,7 +88,10 @@ def test_cifar100_in_a_folder_or_an_archive_is_named(tmp_path, names, packed):
 
 
 def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
-  """By hand: row 1, column 2 of image 1 is 3 tokens from 3072 + 3 (32 + 2) on; in the file it is in three planes."""
+  """Tokens are interleaved by pixel, whereas the file stores three colour planes.
+
+  Row 1, column 2 of image 1 is the 3 tokens from 3072 + 3 (32 + 2) on.
+  """
   pictures.write_binary(tmp_path)
   tokens = cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('train')
   file = (tmp_path / 'data_batch_1.bin').read_bytes()[3073 + 1:]
@@ -98,7 +101,7 @@ def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
 @pytest.mark.parametrize('size', [16, 8, 1])
 def test_smaller_images_are_rounded_means_of_squares(tmp_path, small_cifar10, size):
   pictures.write_binary(tmp_path)
-  # Each its own file.
+  # Each size has its own cached file.
   corpora = [cifar10.Cifar10(tmp_path, 2, size=s, cache_dir=tmp_path / 'cache') for s in (32, size)]
   assert_split(corpora[0], 'train', TRAIN[:5])
   tokens, side = corpora[1].split('train'), 32 // size

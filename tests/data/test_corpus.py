@@ -1,4 +1,4 @@
-"""Corpora and batches: every byte in one split, windows as pure functions, clear errors."""
+"""Tests corpora and batches: each byte is in one split, windows depend on seed and step only, errors are clear."""
 
 import sysconfig
 
@@ -87,7 +87,7 @@ def test_windows_depend_on_seed_and_step_only():
   np.testing.assert_array_equal(whole[2:], take(0, 2)[:2])
   assert not np.array_equal(whole, take(1, 0))
   assert not np.array_equal(whole[0], whole[1])
-  assert (np.diff(np.stack(whole), axis=-1) == 1).all()  # Windows are consecutive bytes ...
+  assert (np.diff(np.stack(whole), axis=-1) == 1).all()  # Each window holds consecutive tokens.
   tokens, targets, weights = next(batches.RandomWindows(Numbers(200), 3, 10, 0, 256))
   np.testing.assert_array_equal(tokens, targets)
   assert weights.sum() == 30 and tokens.dtype == np.int32

@@ -1,4 +1,4 @@
-"""Corpora fetched from their publishers: whole and verified, or told why not, whatever becomes of the connection."""
+"""Tests downloads of corpora over failing connections: each ends in the whole verified text, or in a clear error."""
 
 import contextlib
 import dataclasses
@@ -19,8 +19,9 @@ from tests.helpers.texts import read
 
 @contextlib.contextmanager
 def server(content, ranges=True, cuts=(), status=None):
-  """Serves content, and yields (address, list of the Range headers that came); transfers break off after `cuts`
-  bytes.
+  """Serves content and yields (address, list of the Range headers received).
+
+  The i-th transfer breaks off after cuts[i] bytes.
   """
   asked, cuts = [], list(cuts)
 
@@ -108,7 +109,7 @@ def test_a_download_that_was_whole_but_not_renamed(tmp_path, archive):
 
 def test_a_download_with_wrong_checksum_is_not_kept(tmp_path, archive):
   (tmp_path / 'cache').mkdir()
-  (tmp_path / 'cache/tiny8.zip.unfinished').write_bytes(b'\0' * 1000)  # As of another version of the file.
+  (tmp_path / 'cache/tiny8.zip.unfinished').write_bytes(b'\0' * 1000)  # As if from another version of the file.
   with server(archive) as (url, asked):
     with pytest.raises(ValueError, match='damaged|does not hold'):
       download(url, tmp_path)

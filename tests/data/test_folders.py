@@ -1,4 +1,4 @@
-"""Folders as users have them: links, packed texts, and pictures as viewers show them."""
+"""Tests folders of users: symbolic links, compressed texts, and images in all formats and EXIF orientations."""
 
 import bz2
 import gzip
@@ -22,7 +22,7 @@ from trax_hourglass.data import sources
 
 
 def everything(corpus):
-  """Returns the tokens of all splits, one behind the other."""
+  """Returns the concatenated tokens of all splits."""
   return b''.join(np.asarray(split.read(0, len(split))).astype(np.uint8).tobytes()
                   for split in map(corpus.split, ('train', 'valid', 'test')))
 
@@ -57,7 +57,7 @@ def test_links_are_followed_and_end(tmp_path):
     path.write_text('text')
   (root / 'linked').symlink_to(elsewhere)
   (root / 'file').symlink_to(elsewhere / 'y')
-  (root / 'a' / 'b' / 'up').symlink_to(root)  # To a folder that it lies in.
+  (root / 'a' / 'b' / 'up').symlink_to(root)  # A link to a parent folder.
   (elsewhere / 'back').symlink_to(root / 'a')
   (root / 'broken').symlink_to(tmp_path / 'nothing')
   names, left_out = folders.files_below(root)
@@ -87,7 +87,7 @@ def test_packed_texts_are_their_text_whatever_their_names(tmp_path, monkeypatch,
   (tmp_path / 'texts' / 'some.txt').write_bytes(pack(b'packed ' * 900))
   (tmp_path / 'texts' / 'plain').write_bytes(b'plain ')
   path = tmp_path / 'texts' if in_folder else tmp_path / 'texts' / 'some.txt'
-  for _ in range(2):  # The second time from the cache.
+  for _ in range(2):  # The second pass reads the cache.
     assert everything(th.ByteCorpus(str(path))) == b'plain ' * in_folder + b'packed ' * 900
 
 
@@ -104,7 +104,7 @@ def test_archives_of_texts_are_their_texts(tmp_path, monkeypatch, write):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   splits = 'train', 'valid', 'test'
   write(tmp_path / 'wiki', {f'wikitext/wiki.{split}.raw': split.encode() * 9 for split in splits}, {})
-  for _ in range(2):  # The second time from the cache.
+  for _ in range(2):  # The second pass reads the cache.
     corpus = th.ByteCorpus(str(tmp_path / 'wiki'))
     assert everything(corpus) == b'train' * 9 + b'valid' * 9 + b'test' * 9
   (tmp_path / 'cut.zip').write_bytes((tmp_path / 'wiki').read_bytes()[:-30])
@@ -139,7 +139,7 @@ def test_no_picture_of_another_ending_is_left_out(tmp_path):
     try:
       image.convert('1' if kind in ('XBM', 'MSP') else 'RGB').save(path, kind)
       Image.open(path).load()
-    except (KeyError, OSError, ValueError, AttributeError):  # No writer, or none of these pixels.
+    except (KeyError, OSError, ValueError, AttributeError):  # No writer, or none for these pixels.
       path.unlink(missing_ok=True)
       continue
     written.add(kind)

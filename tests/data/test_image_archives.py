@@ -1,4 +1,4 @@
-"""Archives of images: in order, and refused wherever they are cut off or damaged."""
+"""Tests archives of images: read in order of names, and refused if truncated or damaged at any place."""
 
 import bz2
 import gzip
@@ -21,7 +21,7 @@ from tests.helpers.pictures import write_zip
 
 
 def pack(path, content):
-  """Writes the content of a .tar packed as the path's ending says."""
+  """Writes the content of a .tar with the compression that the suffix of the path names."""
   with {'.tar': open, '.gz': gzip.open, '.xz': lzma.open, '.bz2': bz2.open}[path.suffix](path, 'wb') as f:
     f.write(content)
 
@@ -36,7 +36,7 @@ def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending)
         archive.writestr(f'train/{i}.png', png(images[i]))
   else:
     with tarfile.open(path, f'w:{path.suffix[1:].removeprefix("tar")}') as archive:
-      for i in [1, *order]:  # The first one is replaced by the last, as in an archive that was added to.
+      for i in [1, *order]:  # The later entry replaces the first, as in an appended archive.
         info = tarfile.TarInfo(f'train/{i}.png')
         info.size = len(png(images[i]))
         archive.addfile(info, io.BytesIO(png(images[i])))
@@ -44,13 +44,13 @@ def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending)
 
 
 def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
-  """Python's tarfile takes a damaged, cut off or missing header for the end."""
+  """A .tar with a damaged, truncated or missing header is refused, though Python's tarfile takes this for the end."""
   write_tar(tmp_path / 'whole.tar', random_images(5, 8), 'train/')
   whole = (tmp_path / 'whole.tar').read_bytes()
   with tarfile.open(tmp_path / 'whole.tar') as archive:
     headers = [info.offset for info in archive]
   third, last = headers[2], headers[-1]
-  end = last + 2 * 512  # An image of 8 x 8 takes one block behind its header.
+  end = last + 2 * 512  # An image of 8 x 8 takes one block after its header.
   assert whole[end - 512:end].strip(b'\0') and not whole[end:].strip(b'\0')
   harmed = [
       whole[:cut] for cut in (third, third + 1, third + 511, third + 512, last, last + 100, end, end + 1, end + 511)
@@ -64,13 +64,13 @@ def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
       pack(path, content)
       with pytest.raises(ValueError, match='is no .zip or .tar, or damaged .*: fetch it again'):
         open_folder(path, tmp_path / 'cache', 8)
-    pack(path, whole[:end + 512])  # A single block of zeros will do.
+    pack(path, whole[:end + 512])  # A single block of zeros suffices as the end.
     assert len(open_folder(path, tmp_path / 'cache', 8, splits='shared').split('train')) == 5 * 192
 
 
 @pytest.mark.parametrize('ending', ['.tar', '.gz', '.xz', '.bz2', '.zip', '.npz'])
 def test_damaged_archives_end_in_no_traceback(tmp_path, ending):
-  """Whatever byte is wrong, and wherever it is cut off: an error that names the file, or images as they were."""
+  """Any flipped bit or truncation ends in an error that names the file, or in the original images."""
   images, path = random_images(3, 32), tmp_path / f'train_32x32{ending}'
   if ending == '.zip':
     write_zip(path, images)
@@ -101,7 +101,7 @@ def test_damaged_archives_end_in_no_traceback(tmp_path, ending):
 def test_an_archive_that_is_encrypted_or_changes_while_it_is_read(tmp_path):
   write_zip(tmp_path / 'images.zip', random_images(2, 8))
   content = bytearray((tmp_path / 'images.zip').read_bytes())
-  for mark, offset in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):  # The flags, of which bit 0 says encrypted.
+  for mark, offset in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):  # Bit 0 of the flags means encrypted.
     at = -1
     while (at := content.find(mark, at + 1)) >= 0:
       content[at + offset] |= 1

@@ -1,4 +1,4 @@
-"""Images as tokens: every form of every data set is the same bytes in the same order, and what is wrong is named."""
+"""Tests images as tokens: every form of a data set gives the same bytes in the same order, errors name the fault."""
 
 import pickle
 
@@ -16,7 +16,7 @@ from trax_hourglass.data import tfds_source
 
 
 def mock_tfds(images):
-  """Lets TFDS serve these images, whatever the data set."""
+  """Makes TFDS serve these images for every data set."""
   return tfds.testing.mock_data(as_dataset_fn=lambda *_, **__: tf.data.Dataset.from_tensor_slices({'image': images}))
 
 

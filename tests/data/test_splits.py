@@ -1,4 +1,4 @@
-"""Splits that a user has made are used; where there are none, it is said how splits came about."""
+"""Tests splits: those in the names of files and folders are used, and the summary reports the origin of each split."""
 
 import pathlib
 import zipfile

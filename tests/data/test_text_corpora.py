@@ -1,4 +1,4 @@
-"""enwik8 and its like from every form of file, downloads that are cut off, Wiki-40B; a tiny text stands in for them."""
+"""Tests enwik8 and similar corpora from every form of file, and Wiki-40B, with tiny texts in place of the real ones."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from trax_hourglass.data import wiki40b
 @pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
 def test_every_form_of_file_is_the_same_corpus(tmp_path, kind):
   path = texts.packed(tmp_path, kind)
-  for _ in range(2):  # The second time from the cache.
+  for _ in range(2):  # The second pass reads the cache.
     corpus = texts.open_corpus(str(path), tmp_path)
     assert [texts.read(corpus, split) for split in corpora.SPLITS] == [texts.TRAIN, texts.VALID, texts.CONTENT[9_500:]]
     assert (corpus.name, corpus.unit, corpus.vocab_size) == ('tiny8', 'byte', 256)
@@ -100,7 +100,7 @@ def test_text_of_another_alphabet(tmp_path):
     texts.open_corpus(texts.packed(tmp_path, 'raw'), tmp_path, letters)
   assert enwik8.TEXT8.ends == enwik8.ENWIK8.ends == [90_000_000, 95_000_000, 100_000_000]
   assert len(set(enwik8.TEXT8.alphabet)) == 27
-  for corpus in (th.Enwik8, th.Text8):  # The real ones know this one from themselves.
+  for corpus in (th.Enwik8, th.Text8):  # The real corpora refuse the stand-in.
     with pytest.raises(ValueError, match="begins with b'<begin>"):
       corpus(texts.packed(tmp_path, 'raw'))
 
@@ -155,12 +155,12 @@ def test_wiki40b_is_its_articles_behind_each_other(tmp_path):
       articles = [example['text'] for example in tfds.as_numpy(made.as_dataset(split=theirs))]
       assert texts.read(corpus, ours) == b''.join(articles) and len(articles) == 5
   assert (corpus.name, corpus.unit, corpus.vocab_size) == ('wiki40b/en', 'byte', 256)
-  with tfds.testing.mock_data(num_examples=1):  # Kept, so this is not read.
+  with tfds.testing.mock_data(num_examples=1):  # The cached text is used instead of this.
     assert texts.read(wiki40b.Wiki40b(cache_dir=tmp_path), 'test') == b''.join(articles)
 
 
 def field(number, content):
-  """Returns a field of a protocol buffer: bytes, a float or a whole number."""
+  """Returns an encoded protocol-buffer field of bytes, a float or a small whole number."""
   if isinstance(content, bytes):
     return bytes([number << 3 | 2, len(content)]) + content
   if isinstance(content, float):
@@ -169,7 +169,10 @@ def field(number, content):
 
 
 def sentencepiece_model(n_pieces):
-  """Returns a model of single letters: piece 0 is unknown, 1 a blank, 2 .. are a, b, c ..., then private characters."""
+  """Returns a SentencePiece model of single characters.
+
+  Piece 0 is the unknown token and 1 a blank; then come a to z and private-use characters.
+  """
   letters = ['\u2581', *'abcdefghijklmnopqrstuvwxyz']
   pieces = ['<unk>', *letters, *(chr(0xe000 + i) for i in range(n_pieces - 1 - len(letters)))]
   kinds = [2, *[1] * (len(pieces) - 1)]
@@ -207,7 +210,7 @@ def test_tfds_without_network(tmp_path, monkeypatch):
 
 
 class Prepared(tfds.core.GeneratorBasedBuilder):
-  """A data set of 20 short texts that needs no download."""
+  """Provides 20 short texts without a download."""
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self):

@@ -1,4 +1,4 @@
-"""The cache of compiled programs: filled by one process and used by the next, in a folder of the user's processor."""
+"""Tests the compilation cache: one process fills the cache, the next one reads it, and each CPU type has its folder."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ def start(**variables):
 
 
 def result(process):
-  """Returns what a process found, and its stderr."""
+  """Returns the parsed JSON output of a process, and its stderr."""
   stdout, stderr = process.communicate()
   assert process.returncode == 0, stderr
   return json.loads(stdout), stderr
@@ -41,7 +41,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
 
 def test_the_variable_wins(tmp_path):
   found, _ = result(start(XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'own')))
-  assert found['folder'] is None and not (tmp_path / 'trax_hourglass').exists()  # JAX itself reads it at import.
+  assert found['folder'] is None and not (tmp_path / 'trax_hourglass').exists()  # JAX reads the variable at import.
 
 
 def test_another_processor_has_another_folder(monkeypatch):

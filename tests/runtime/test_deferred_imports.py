@@ -1,4 +1,4 @@
-"""Trax without TensorFlow: nothing imports it, or says a word, until it is used; then all is as Trax has it."""
+"""Tests deferred imports: Trax loads without TensorFlow and without messages, and imports TensorFlow at first use."""
 
 import textwrap
 
@@ -6,7 +6,7 @@ from tests.helpers import processes
 
 
 def run(code):
-  """Runs Python code in a fresh interpreter; returns what it printed to stdout and stderr."""
+  """Runs Python code in a fresh interpreter and returns its stdout and stderr."""
   result = processes.python('-c', textwrap.dedent(code))
   assert result.returncode == 0, result.stderr
   return result.stdout, result.stderr

@@ -1,4 +1,4 @@
-"""Several hosts: they find each other or say why not; two processes train as one does, and one of them writes."""
+"""Tests several hosts: they connect or report why not; two processes train like one, and only one of them writes."""
 
 import fcntl
 import json
@@ -31,7 +31,7 @@ def free_port():
 
 
 def start_hosts(n_hosts, n_devices, *arguments):
-  """Starts a command with host flags on each of several hosts with some virtual devices; returns the processes."""
+  """Starts a command as each of n_hosts hosts, with n_devices virtual devices each, and returns the processes."""
   coordinator = f'127.0.0.1:{free_port()}'
   flags = f'--xla_force_host_platform_device_count={n_devices} {processes.QUICK}'
   return [
@@ -41,7 +41,7 @@ def start_hosts(n_hosts, n_devices, *arguments):
 
 
 def run_hosts(n_hosts, n_devices, *arguments):
-  """Runs a command likewise; returns the outputs."""
+  """Runs a command as `start_hosts` does, and returns the stdout of each host."""
   processes = start_hosts(n_hosts, n_devices, *arguments)
   outputs = [process.communicate() for process in processes]
   assert [process.returncode for process in processes] == [0] * n_hosts, [error[-3000:] for _, error in outputs]
@@ -60,7 +60,7 @@ def test_devices_and_hosts_do_not_change_the_losses():
       expected = of_one[f'{name.split(",")[0]}, 1 devices, shared out: False']
       learnt = expected[0] - expected[-1]
       assert learnt > 0.5 or len(losses) == 5, 'too little was learnt for equal losses to say much'
-      # Sums over devices are added in another order; Adam carries that through 50 steps, and bfloat16 has 8 bits.
+      # Sums over devices have another order of addition. Adam amplifies that over 50 steps, and bfloat16 has 8 bits.
       is_coarse = name.startswith('bfloat16')
       np.testing.assert_allclose(losses[:5], expected[:5], rtol=5e-4 if is_coarse else 1e-5, err_msg=name)
       np.testing.assert_allclose(losses[5:], expected[5:], rtol=0, atol=(0.01 if is_coarse else 1e-4) * learnt,
@@ -86,7 +86,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
   stdout, silent = run_hosts(2, 1, *scored, '--max_tokens', '100')
   np.testing.assert_allclose(
       json.loads(stdout.splitlines()[-1])['bits_per_byte'], resumed.valid_bits_per_token, rtol=1e-5)
-  assert 'bits_per_byte' not in silent  # JAX's connections write lines of their own.
+  assert 'bits_per_byte' not in silent  # JAX's connections write their own lines.
   shutil.copy(tmp_path / 'two' / 'config.gin', tmp_path / 'config-0.gin')
   for flags, messages in ((('--max_tokens', '9{host}'), ['arguments of hosts [1] are not those of host 0'] * 2),
                           (('--config_file', f'{tmp_path}/config-{{host}}.gin'), ['failed on host 1', 'config-1.gin'])):
@@ -97,7 +97,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
 
 
 def test_preempted_host(tmp_path):
-  """SIGTERM on one of two hosts: both stop after the same step, which is saved, and can go on, here on one."""
+  """After SIGTERM on one of two hosts, both save the same step and stop, and the run resumes on one host."""
   long = ('n_steps = 5000', 'fit.shard_weights = True', 'Hourglass.d_model = 28')
   processes = start_hosts(
       2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir', str(tmp_path),
@@ -116,7 +116,7 @@ def test_preempted_host(tmp_path):
 
 
 def test_all_hosts_refuse_what_one_refuses(tmp_path):
-  """The first host alone can see that another process trains there; the others end as well."""
+  """If another process trains in the directory, only the first host sees the lock, and all hosts end."""
   with open(tmp_path / 'run.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir', str(tmp_path),
@@ -128,7 +128,7 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
 
 @pytest.mark.parametrize('bindings, messages', [
     (['fit.seed = {host}'], ['settings of hosts \\[1\\] are not those of host 0'] * 2),
-    # With such a rate the first steps are still finite. The first host prints, and reads losses when its clock says so.
+    # The first steps are still finite at this rate. The first host prints, and reads losses at times set by its clock.
     (['peak_learning_rate = 3e19', 'n_steps = 6000', 'warmup_steps = 1000', 'fit.eval_every = 6000'],
      ['of step [2-9] are not finite'] * 2),
     (["ByteCorpus.path = '{folder}/corpus-{host}'"],
@@ -155,7 +155,7 @@ def test_hosts_with_unequal_devices_are_refused(monkeypatch):
 
 
 def test_an_error_is_told_even_where_hosts_cannot_talk(monkeypatch):
-  """Unequal devices keep them from it: JAX could not put their answers together."""
+  """An error is raised even if hosts cannot communicate: with unequal devices JAX cannot gather their answers."""
   monkeypatch.setattr(distributed.jax, 'process_count', lambda: 2)
   monkeypatch.setattr(distributed, '_spoken', [False])
 
@@ -194,7 +194,7 @@ def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
 
 
 def meet(*others, n_hosts=2, seconds=5):
-  """Lets host 0 wait for other hosts, (number, how many it counts) each; returns everyone's message, or None."""
+  """Lets host 0 wait for other hosts, given as (number, expected count), and returns {name: error message or None}."""
   coordinator, messages = f'127.0.0.1:{free_port()}', {}
   deadline = time.monotonic() + seconds
 

@@ -1,4 +1,4 @@
-"""Modules of the flat package: found where README and notebooks named them, else the error says where they are now."""
+"""Tests module names of the former flat package: documented ones import, errors name the new place of the others."""
 
 import importlib
 import pathlib

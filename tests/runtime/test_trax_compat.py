@@ -1,4 +1,4 @@
-"""Each patch of trax_compat.py: what it mends works, and does not work without it."""
+"""Tests each patch of trax_compat.py: the feature works with the patch and fails without."""
 
 import importlib
 import inspect
@@ -50,7 +50,7 @@ def test_tree_unflatten_resumes_a_run(tmp_path):
 
 
 def compilations(caplog, run):
-  """Returns how often the training step is compiled while `run` runs."""
+  """Returns the number of compilations of the training step while `run` executes."""
   caplog.clear()
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
     run()
@@ -96,7 +96,7 @@ def test_xla_computation_is_as_trax_uses_it():
 
 
 def test_trax_trains_on_two_devices():
-  """Trax's own loop by `pmap`, on two virtual devices; each patch undone in turn fails."""
+  """Trax's own loop trains by `pmap` on two virtual devices, and fails without either of the two patches."""
   process = processes.Command('tests.helpers.many_devices', 'trax_loop',
                               XLA_FLAGS=f'--xla_force_host_platform_device_count=2 {processes.QUICK}')
   _, stderr = process.communicate()

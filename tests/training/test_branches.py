@@ -1,4 +1,4 @@
-"""A branch of a run is the run that would have had its number of steps from the start."""
+"""Tests branches: a branch of a run equals a run configured with the same number of steps from the start."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ SCHEDULE = ('fit.schedule = @WarmupStableDecay()', 'WarmupStableDecay.peak = 0.0
 
 @pytest.fixture(scope='module')
 def long_run(tmp_path_factory):
-  """A run of 8 steps that keeps every second."""
+  """A run of 8 steps that keeps the checkpoint of every second step."""
   path = tmp_path_factory.mktemp('long') / 'run'
   runs.run(path, *SCHEDULE, 'n_steps = 8', 'fit.keep_every = 2')
   return path
@@ -37,7 +37,7 @@ def test_a_branch_is_the_run_that_had_its_steps_from_the_start(long_run, tmp_pat
               if name.startswith('metrics/')} for store in (one, other)]
   assert metrics[0] == metrics[1]
   assert runs.listing(long_run) == before
-  # It goes on as a run of its own, whatever has become of the other.
+  # The branch resumes as an independent run, even if the original directory is gone.
   branch(tmp_path / 'branch', tmp_path / 'gone', 'n_steps = 7')
   assert one.steps()[-1] == 7
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, or one clear error; whatever happens to the files."""
+"""Tests checkpoints: restored arrays equal the saved ones, and damage of any kind to the files is detected."""
 
 import os
 import resource
@@ -21,7 +21,7 @@ from trax_hourglass.training import retention
 
 
 def arrays(seed):
-  """Weights, no state, and slots, of different shapes and types."""
+  """Returns weights, an empty state, and slots, of different shapes and dtypes."""
   random = np.random.RandomState(seed)
   make = lambda *shape: jnp.asarray(random.standard_normal(shape), jnp.float32)
   return {
@@ -126,7 +126,7 @@ def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, mon
   with monkeypatch.context() as patched:
     patched.setattr(jax, 'process_count', lambda: 2)
     patched.setattr(distributed.multihost_utils, 'process_allgather', lambda x: np.array([x, True]))
-    store.poll()  # Hosts would not ask at the same time.
+    store.poll()  # Hosts would not poll at the same time.
     assert not failed and not written
     store.wait()
   (step, error), = failed
@@ -217,7 +217,7 @@ def test_what_a_killed_process_left_is_no_checkpoint(saved, tmp_path):
 
 
 def test_a_step_that_is_saved_again_is_always_there(saved, tmp_path, monkeypatch):
-  """The new one takes its place; killed in between, the old one comes back."""
+  """A new checkpoint replaces the old one of its step; after a kill in between, the old one is recovered."""
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   store = checkpoints.Store(tmp_path)
   monkeypatch.setattr(shutil, 'rmtree', lambda *_, **__: None)
@@ -247,7 +247,7 @@ def test_another_model_is_named(saved):
 
 
 def test_full_disk(tmp_path):
-  """Writing fails, it is said, what was there stays, and the next one is written."""
+  """On a full disk, the failure is reported, the old checkpoint stays, and the next one is written."""
   failed = []
   store = checkpoints.Store(tmp_path, on_failure=lambda step, error: failed.append(step))
   large = lambda seed: {'weights': [jnp.asarray(np.random.RandomState(seed).standard_normal(200_003), jnp.float32)],

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone: one line, nothing of the libraries' own; training goes on where it can."""
+"""Tests full or read-only disks and removed run directories: errors are one line, training continues if possible."""
 
 import asyncio
 import fcntl
@@ -16,7 +16,7 @@ LONG = 'n_steps = 6', 'fit.checkpoint_every = 2'
 
 
 class Late:
-  """Fails when it is deleted, where Python can raise nothing; so do TensorStore's threads."""
+  """Fails in its destructor, where Python cannot raise, like TensorStore's threads."""
 
   def __init__(self, fails):
     self.fails = fails
@@ -35,7 +35,7 @@ def test_writers_that_fail_late_print_nothing_and_other_errors_are_shown(monkeyp
   try:
     loop.call_soon_threadsafe(print)
   except RuntimeError as late:
-    trace = late.__traceback__.tb_next  # A thread of TensorStore's has no frame of a caller.
+    trace = late.__traceback__.tb_next  # A thread of TensorStore has no caller's frame.
     sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=late, exc_traceback=trace))
   assert not shown
   Late(lambda: 1 / 0)
@@ -60,7 +60,7 @@ def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch, error):
 
 
 class Deleting:
-  """A callback that takes the run directory away after some step."""
+  """Moves the run directory away after step 3, as a callback of training."""
   folder, then = None, None
 
   def __init__(self, loop):
@@ -74,7 +74,7 @@ class Deleting:
 
   def on_step_end(self, step):
     del step
-    self.folder.rename(f'{self.folder} before')  # A checkpoint may be on its way into it.
+    self.folder.rename(f'{self.folder} before')  # A checkpoint may be in progress there.
     if self.then:
       self.then()
 

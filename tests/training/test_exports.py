@@ -1,4 +1,4 @@
-"""Checkpoints that stay for ever, as files of Trax's loop."""
+"""Tests the export of permanently kept checkpoints as files of Trax's loop."""
 
 import shutil
 
@@ -17,7 +17,7 @@ from tests.helpers import outcomes
 
 
 def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, capsys):
-  """Also when the disk was full for the first one, or the run was killed before it was written."""
+  """Kept checkpoints are exported even after a full disk at the first one, or a kill before its export was complete."""
   original, contents = trax_checkpoint.pickle.dump, []
 
   def full_once(value, file):

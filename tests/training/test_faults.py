@@ -1,6 +1,4 @@
-"""Runs that cannot be lost: stopped, killed, refused, damaged; each with its message and what is left in the
-directory.
-"""
+"""Tests faults of runs: the message and the run directory after signals, kills, damage and refused changes."""
 
 import fcntl
 import os
@@ -29,7 +27,7 @@ from trax_hourglass.training import progress
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """What a run of 6 steps comes to that was never stopped: (directory, result, outcome)."""
+  """An uninterrupted run of 6 steps: (directory, result, outcome)."""
   directory = tmp_path_factory.mktemp('whole')
   result = runs.run(directory, *runs.LONG)
   return directory, result, outcomes.outcome(directory)
@@ -37,13 +35,13 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-  """A copy of that run to do harm to; its checkpoints are of steps 5 and 6, and of the best."""
+  """A copy of that run to damage, with the checkpoints of steps 5 and 6 and the best one."""
   shutil.copytree(whole[0], tmp_path / 'run')
   return tmp_path / 'run'
 
 
 def at_step(monkeypatch, step, action):
-  """Lets something happen when a step has been made and the checkpoint before it is written."""
+  """Calls `action` at the end of a step, once the previous checkpoint is written."""
   original = progress.TrainingProgress.on_step_end
 
   def on_step_end(self, now):
@@ -74,7 +72,7 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, n
 
 
 def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
-  """In a process whose checkpoints take ten minutes."""
+  """A second Ctrl-C ends a process at once, although its checkpoints take ten minutes."""
   arguments = ['--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run')]
   for binding in (*runs.LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
     arguments += ['--config', binding]
@@ -98,7 +96,7 @@ def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
 
 
 def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
-  """Whatever ended training; and what became of the checkpoint is said."""
+  """The lock is held until the checkpoint is written, even after an error, and a failed write is reported."""
   def is_free():
     with open(tmp_path / 'run.lock') as lock:
       try:
@@ -144,8 +142,9 @@ def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatc
 
 @pytest.mark.parametrize('step', sampling.some([3], [3, 6]))
 def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
-  """The step is saved, and its evaluation made when the run goes on, once for TensorBoard, and known to the
-  checkpoint.
+  """A run stopped within an evaluation saves the step, and evaluates it on resume.
+
+  TensorBoard shows the evaluation once, and the checkpoint holds its result.
   """
   original = loop_lib.Loop._check_stop
 
@@ -165,7 +164,7 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
   def fail(*_):
     raise RuntimeError('out of power')
 
-  with monkeypatch.context() as patched:  # After the evaluation that was made late, before anything is saved.
+  with monkeypatch.context() as patched:  # Fails after the late evaluation, before any save.
     patched.setattr(checkpoints.Store, 'save', fail)
     with pytest.raises(RuntimeError):
       runs.run(tmp_path, *runs.LONG)
@@ -174,7 +173,7 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
 
 
 def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
-  """As by a kill: what was logged after the checkpoint is logged anew, and once."""
+  """After an end between checkpoints, as by a kill, the steps since the last checkpoint are logged again, and once."""
   def fail():
     raise RuntimeError('out of power')
 
@@ -184,14 +183,14 @@ def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
       runs.run(tmp_path, *runs.LONG, 'fit.checkpoint_every = 2')
   assert 3 in [step for step, _ in runs.events(tmp_path, 'metrics/BitsPerToken')]
   file, = (tmp_path / 'train').glob('events*')
-  with open(file, 'ab') as f:  # And a record that was cut.
+  with open(file, 'ab') as f:  # Adds a truncated record.
     f.write(b'\x18\0\0\0')
   runs.run(tmp_path, *runs.LONG)
   assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
 def test_short_crash_test(tmp_path, monkeypatch):
-  """Real processes, really killed; `python tests/crash.py --kills 50` is the long one."""
+  """Runs survive the kill of real processes; `python tests/crash.py --kills 50` is the long version."""
   monkeypatch.setattr(crash, 'N_STEPS', 80)
   monkeypatch.setattr(crash, 'MODEL', ("Hourglass.hierarchy = '1@1'",))
   start = lambda arguments, stderr, variables: processes.Command('trax_hourglass.train', *arguments, stderr=stderr, **
@@ -288,7 +287,7 @@ def test_not_finite_is_skipped_if_asked(tmp_path, monkeypatch, capsys):
   original = step_lib.Trainer.one_step
 
   def one_step(self, batch, rng, step=0, learning_rate=None):
-    if step == 2:  # A weight that is not a number makes the loss one.
+    if step == 2:  # A NaN token weight makes the loss NaN.
       tokens, targets, weights = batch
       batch = tokens, targets, np.full_like(weights, np.nan)
     return original(self, batch, rng, step, learning_rate)

@@ -1,4 +1,4 @@
-"""Training runs: repeatable, resumable, compiled once, usable from Trax's own door."""
+"""Tests training runs: reproducible, resumable, compiled once, and usable from Trax's own trainer."""
 
 import json
 import logging
@@ -55,25 +55,26 @@ def test_equal_seeds_give_equal_losses(finished, tmp_path):
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
-  """Of a hierarchy."""
-  # The schedule counts to 4 in both: only the end of the first part differs.
+  """A stopped and resumed run of a hierarchical model scores like an uninterrupted one."""
+  # The schedule spans 4 steps in both; only the end of the first part differs.
   uninterrupted = runs.run(tmp_path / 'uninterrupted', *runs.HOURGLASS)
   part = runs.run(tmp_path / 'parts', *runs.HOURGLASS, 'fit.n_steps = 2')
   assert part.step == 2
   whole = runs.run(tmp_path / 'parts', *runs.HOURGLASS)
   assert whole.step == 4
   np.testing.assert_allclose(whole.valid_bits_per_token, uninterrupted.valid_bits_per_token, rtol=1e-6)
-  again = runs.run(tmp_path / 'parts', *runs.HOURGLASS)  # Nothing left to train: only scored.
+  again = runs.run(tmp_path / 'parts', *runs.HOURGLASS)  # No steps are left, so the run is only scored.
   assert again.valid_bits_per_token == whole.valid_bits_per_token
 
 
 def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypatch):
-  """Not of steps before a restart, nor of evaluations. By a clock of our own, steps take 0.25 s and evaluations 100
-  s.
+  """The logged speed excludes steps before a restart, and evaluations.
+
+  A simulated clock adds 0.25 s for a step and 100 s for an evaluation.
   """
   settings = ('n_steps = 8', 'fit.eval_every = 2', 'fit.checkpoint_every = 3', 'fit.keep_last = 9')
   runs.run(tmp_path, *settings)
-  for step_number in 6, 8:  # The checkpoint of step 3 has a step that was not logged yet.
+  for step_number in 6, 8:  # The checkpoint of step 3 has a step that is not logged yet.
     shutil.rmtree(tmp_path / 'checkpoints' / str(step_number))
   now, original, deleted = [0.0], step.Trainer.one_step, []
 
@@ -82,7 +83,7 @@ def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypat
     return original(self, *args, **kwargs)
 
   class Look:
-    """A callback."""
+    """Slows evaluations and checks deleted weights, as a callback."""
     def __init__(self, loop):
       self._loop, self._evaluate = loop, None
 
@@ -107,12 +108,12 @@ def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypat
   th.fit(str(tmp_path), callbacks=[Look])
   rates = dict(runs.events(tmp_path, 'training/steps per second'))
   assert {number: rates[number] for number in (4, 6, 8)} == {4: 4.0, 6: 4.0, 8: 4.0}
-  assert now[0] > 200 and deleted[0]  # The evaluated model holds no weights of its own.
+  assert now[0] > 200 and deleted[0]  # The evaluation model holds no weights of its own.
 
 
 def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    runs.run(tmp_path)  # Evaluates three times, and scores the valid split, all in batches of one shape.
+    runs.run(tmp_path)  # Three evaluations and the final scoring of the valid split, all in batches of one shape.
   compiled = [r.getMessage() for r in caplog.records if 'Compiling jit(' in r.getMessage()]
   for name in ('_update', 'nats'):
     assert sum(f'Compiling jit({name})' in message for message in compiled) == 1, compiled
@@ -120,7 +121,7 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
 
 def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
   for chunk in (4, 13):
-    # With dropout; 13 tokens are four chunks, or one.
+    # With dropout; the 13 tokens form four chunks, or one.
     result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')
     np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
@@ -137,7 +138,7 @@ def test_learns(tmp_path):
   result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
                     'fit.checkpoint_every = 120', 'warmup_steps = 10', 'peak_learning_rate = 2e-2',
                     'Hourglass.dropout = 0.0', 'length = 24')
-  # Eight letters in turn: after the first of a window nothing is left to guess.
+  # Eight letters repeat, so that only the first token of a window is uncertain.
   assert result.valid_bits_per_token < 1.5
 
 
@@ -160,7 +161,7 @@ def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
 
 
 def test_trains_under_trax_own_trainer(tmp_path):
-  """A plain Trax gin file with our model in `train.model`."""
+  """A plain Trax gin config trains our model, set as `train.model`."""
   def stream(_):
     windows = batches.RandomWindows(corpora.Numbers(200), 2, 12, 0, 256)
     while True:

@@ -1,4 +1,4 @@
-"""A new run begins with another's weights, all of them or what fits; runs end after evaluations that are no better."""
+"""Tests initial weights from another run, all or only those that fit, and early stopping without improvement."""
 
 import jax
 import numpy as np
@@ -10,18 +10,18 @@ from trax_hourglass.models import weight_files
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import run_directory
 
-# A learning rate of 0: what a run ends with is what it began with.
+# A learning rate of 0, so that the final weights equal the initial ones.
 STILL = *runs.HOURGLASS, 'WarmupCosine.peak = 0.0', 'n_steps = 2', 'warmup_steps = 1'
 
 
 @pytest.fixture(scope='module')
 def source(tiny_run):
-  """An opened run."""
+  """The tiny run, opened."""
   return run_directory.load(tiny_run[0])
 
 
 def begun(tmp_path, init_from, *bindings):
-  """Returns the weights of a run that began with `init_from` and learnt nothing."""
+  """Returns the weights of a run that was initialised from `init_from` and trained at a learning rate of 0."""
   runs.run(tmp_path / 'run', *STILL, f'fit.init_from = {str(init_from)!r}', *bindings)
   return checkpoints.Store(tmp_path / 'run').read(2)['weights']
 
@@ -52,7 +52,7 @@ def test_what_fits_is_taken_if_that_is_asked_for(tiny_run, source, tmp_path, cap
   weights = begun(tmp_path, tiny_run[0], 'Hourglass.d_ff = 12', 'fit.init_partial = True')
   same = [array.shape == leaf.shape and (array == leaf).all()
           for array, leaf in zip(weights, jax.tree.leaves(source.model.weights), strict=True)]
-  assert same.count(False) == 3  # Kernels and bias that have the width of d_ff.
+  assert same.count(False) == 3  # The kernels and the bias with dimension d_ff.
   assert f'{len(same) - 3} of {len(same)} weights are those of step 30' in capsys.readouterr().err
 
 

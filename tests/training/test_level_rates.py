@@ -1,4 +1,4 @@
-"""Learning rates by level or name scale each weight's step and nothing else; schedules that decay from one run."""
+"""Tests learning-rate factors by level or name, which scale only the updates, and the warmup-stable-decay schedule."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from trax_hourglass.training import schedules
 
 
 def stepped(optimizer, model):
-  """Returns the weights after a step of Adam with gradients of ones."""
+  """Returns the weights after one step of the optimizer with gradients of ones."""
   level_rates.initialise(optimizer, model.weights, model)
   gradients = jax.tree.map(np.ones_like, model.weights)
   new, _, _ = optimizer.tree_update(1, gradients, model.weights, optimizer.slots, optimizer.opt_params)
@@ -65,7 +65,7 @@ def test_warmup_stable_decay():
   rate = schedules.WarmupStableDecay(2.0, 4, 5, 20)
   assert [rate(step) for step in (0, 2, 4, 9, 15, 16, 19, 20, 25)] == [0, 1, 2, 2, 2, 1.6, 0.4, 0, 0]
   longer = schedules.WarmupStableDecay(2.0, 4, 5, 200)
-  assert all(rate(step) == longer(step) for step in range(16))  # One run up to the decay.
+  assert all(rate(step) == longer(step) for step in range(16))  # Both are equal up to the decay.
   by_share = schedules.WarmupStableDecay(2.0, 4, 0.25, 20)
   assert [by_share(step) for step in range(21)] == [rate(step) for step in range(21)]
   for arguments in (2.0, 9, 12, 20), (2.0, -1, 2, 20), (2.0, 0, 0, 0), ('x', 1, 1, 9):

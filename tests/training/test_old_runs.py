@@ -1,5 +1,4 @@
-"""A run directory that the flat package of version 0.1 wrote (commit feea1f9) resumes, evaluates, samples and
-exports.
+"""A run directory written by the flat package of version 0.1 (commit feea1f9) resumes, evaluates, samples and exports.
 """
 
 import json
@@ -18,13 +17,13 @@ from trax_hourglass.models import trax_checkpoint
 from trax_hourglass.training import run_directory
 
 ARCHIVE = pathlib.Path(__file__).parent / 'run_of_version_0_1.tar.xz'
-# Bits per byte that commit feea1f9 printed: scored after 4 steps, and by `train` after it had gone on to 6.
+# Bits per byte printed by commit feea1f9: by scoring after 4 steps, and by `train` after resuming up to step 6.
 SCORED, WHEN_RESUMED = 7.955096301186636, 7.958224115261348
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-  """The run directory, beside its text; the working directory is theirs."""
+  """The run directory, beside its text, as a path relative to the working directory."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'text').write_bytes(bytes(97 + (i * i + i // 7) % 23 for i in range(4000)))
   with tarfile.open(ARCHIVE) as archive:

@@ -1,4 +1,4 @@
-"""Models that come with the package: what is shipped, and opening them by name from every place that takes one."""
+"""Tests the pretrained models of the package: their files, and access by name from Python, commands and init_from."""
 
 import json
 import re
@@ -25,7 +25,7 @@ TEXT = (b'The city is the capital of the country, and one of the largest in the 
 
 @pytest.fixture
 def tiny(tiny_run, tmp_path, monkeypatch):
-  """Has one pretrained model, 'tiny', of float16, with a config that names no data."""
+  """Provides a float16 model as the only pretrained one, 'tiny', with a config that names no data."""
   monkeypatch.setattr(pretrained, 'FOLDER', tmp_path / 'pretrained')
   (tmp_path / 'pretrained').mkdir()
   export.main(['--output_dir', str(tiny_run[0]), '--to', str(tmp_path / 'pretrained' / 'tiny.safetensors'),
@@ -91,7 +91,7 @@ def test_what_is_shipped_is_small_knows_text_and_has_a_card(name, tmp_path):
   assert 'Enwik8.path = None' in config and '/tmp' not in config
   run = th.pretrained(name)
   log_probs, = th.decoding.score(run.model, [TEXT])
-  assert -log_probs.mean() / np.log(2) < 2.8  # 8 without training.
+  assert -log_probs.mean() / np.log(2) < 2.8  # An untrained model has 8.
   runs.run(tmp_path / 'run', f"include 'models/{name.replace('-', '_')}.gin'", f"fit.init_from = '{name}'",
            'n_steps = 1', 'warmup_steps = 1', 'WarmupCosine.peak = 0.0')
   for array, wanted in zip(checkpoints.Store(tmp_path / 'run').read(1)['weights'], jax.tree.leaves(run.model.weights),

@@ -1,4 +1,4 @@
-"""What makes a run the same run: its config, and the fingerprint of its data."""
+"""Tests the identity of a run: its config, and the fingerprint of its data."""
 
 import numpy as np
 
@@ -26,9 +26,9 @@ def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_a
 
 
 def test_all_of_enwik8_is_read_for_its_fingerprint():
-  """A change at any place is seen."""
+  """The fingerprint changes with a token at any place."""
   class Zeros:
-    """90 million tokens, one of which is not 0."""
+    """Holds 90 million tokens, of which one is not 0."""
     def __init__(self, changed):
       self.changed = changed
 

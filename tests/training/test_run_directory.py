@@ -1,4 +1,4 @@
-"""Opening a run again: the model with its weights, in either layout, or one clear message."""
+"""Tests the loading of runs: the model with its weights, in either layout, or one clear error."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_a_file_with_names_needs_nothing_beside_it(trained, opened, tmp_path, ca
   path = tmp_path / 'model.safetensors'
   export_command.main(['--output_dir', str(trained), '--to', str(path)])
   assert f'weights of step 30 are in {path}' in capsys.readouterr().out
-  assert path.stat().st_size < 2 * sum(w.nbytes for w in jax.tree.leaves(opened.model.weights))  # Config included.
+  assert path.stat().st_size < 2 * sum(w.nbytes for w in jax.tree.leaves(opened.model.weights))  # With the config.
   run = run_directory.load(checkpoint=path)
   jax.tree.map(np.testing.assert_array_equal, run.model.weights, opened.model.weights)
   assert run.step == 30 and run.settings.length == opened.settings.length

@@ -1,4 +1,4 @@
-"""The compiled step: many devices equal one, parts of a batch equal the whole, bfloat16 is near, bad steps stop."""
+"""Tests the compiled step: gradient accumulation equals the whole batch, bfloat16 is close, non-finite steps stop."""
 
 import gc
 
@@ -19,9 +19,9 @@ from trax_hourglass.training import step
 
 
 def losses(n_steps=3, batch_size=6, **options):
-  """Returns the losses of the first steps, and the trainer, without dropout."""
+  """Returns the losses of the first steps without dropout, and the trainer."""
   x = pairs.tokens(7, batch=batch_size)
-  # Token weights differ, so that a mean of the parts' means would be wrong; of six parts one has nothing to learn from.
+  # Token weights differ, so that a mean over the parts' means would be wrong. One of six parts has only zero weights.
   batch = (x, x, np.random.RandomState(2).randint(0, 3, x.shape).astype(np.float32))
   batch[2][4] = 0.0
   model = tl.Serial(pairs.ours('0@1 1@3 0@1', 'average', 'repeat', mode='train', dropout=0.0),
@@ -45,7 +45,7 @@ def test_parts_of_a_batch_equal_the_whole(whole, parts):
 
 def test_bfloat16_is_near_and_keeps_float32_weights(whole):
   got, trainer = losses(dtype='bfloat16')
-  np.testing.assert_allclose(got, whole, rtol=0.02)  # Products of numbers rounded to 8 bits.
+  np.testing.assert_allclose(got, whole, rtol=0.02)  # Products of bfloat16 numbers, with 8 significant bits.
   assert got != whole
   assert {x.dtype for x in jax.tree.leaves((trainer.model_with_loss.weights, trainer.slots))} == {np.dtype(np.float32)}
 
@@ -62,7 +62,10 @@ def test_nothing_but_weights_and_slots_stays_alive():
 
 
 def test_bfloat16_adds_up_gradients_in_float32():
-  """A thousand terms of 1/256 a row of the embedding, or of a chunk each, would come to 1 at most in bfloat16."""
+  """Gradients are summed in float32.
+
+  In bfloat16, 1024 terms of 1/256, for a row of the embedding or one per chunk, would sum to at most 1.
+  """
   weights = jnp.zeros((2, 1), jnp.bfloat16)
   layer = core.Embedding(2, 1)
   total = lambda weights: layer.pure_fn(np.zeros((1, 1024), np.int32), weights,
@@ -75,7 +78,7 @@ def test_bfloat16_adds_up_gradients_in_float32():
 
   nats = lambda weights: loss.token_nats(Linear, None, np.zeros((1, 1024), np.int32), weights,
                                          (), None, chunk=1)[0].sum()
-  # Of two equal logits, each token pulls the first up by a half.
+  # With two equal logits, each token has a gradient of -1/2 for the first one.
   np.testing.assert_array_equal(jax.grad(nats)(jnp.zeros(2, jnp.bfloat16)), [-512.0, 512.0])
 
 
@@ -86,7 +89,7 @@ def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():
   jaxpr = jax.make_jaxpr(trainer.update)(*trainer.arguments(batch, jax.random.PRNGKey(0), 0, 1e-2))
   kinds = {'dot_general': [], 'log': []}
   for equation in equations(jaxpr.jaxpr):
-    # Adam's norms are products too, to a number.
+    # The scalar dot products are Adam's norms.
     if equation.primitive.name in kinds and equation.outvars[0].aval.ndim:
       kinds[equation.primitive.name].append(equation.invars[0].aval.dtype)
   products, logarithms = kinds['dot_general'], kinds['log']
@@ -95,7 +98,7 @@ def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():
 
 
 def equations(jaxpr):
-  """Yields all equations of a jaxpr, inner ones too."""
+  """Yields all equations of a jaxpr, including nested ones."""
   for equation in jaxpr.eqns:
     yield equation
     for inner in jax_core.jaxprs_in_params(equation.params):
@@ -115,4 +118,4 @@ def test_what_is_not_finite_stops_and_names_step_and_rate(tmp_path):
   with pytest.raises(ValueError, match=r'weights of step 1 are not finite, at learning rate \S+; no checkpoint was '
                                        r'written yet'):
     runs.run(tmp_path / 'run', 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')
-  assert not (tmp_path / 'run').exists()  # Nothing in it could be gone on with.
+  assert not (tmp_path / 'run').exists()  # An empty run could not be resumed.
