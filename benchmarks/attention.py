@@ -43,7 +43,7 @@ def parse_arguments():
   parser.add_argument('--rate', type=float, default=0.1, help='dropout; the plain form has none')
   parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
   parser.add_argument('--runs', type=int, default=5)
-  parser.add_argument('--topology', help='compile for it and run nothing')
+  parser.add_argument('--topology', help='compile for this platform without running')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 

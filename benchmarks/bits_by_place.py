@@ -27,9 +27,9 @@ _LETTERS = 5
 def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('runs', nargs='+', metavar='DIR', help='run directories of one vocabulary')
-  parser.add_argument('--windows', type=int, default=400, help='windows that are scored')
-  parser.add_argument('--factors', default='3,4', help='sizes of groups, separated by commas')
+  parser.add_argument('runs', nargs='+', metavar='DIR', help='run directories of models with the same vocabulary')
+  parser.add_argument('--windows', type=int, default=400, help='number of windows to score')
+  parser.add_argument('--factors', default='3,4', help='group sizes, comma-separated')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   args = parser.parse_args()
   args.factors = [int(factor) for factor in args.factors.split(',')]

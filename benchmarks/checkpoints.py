@@ -35,7 +35,7 @@ def parse_arguments():
   subjects.add_flags(parser, d_model=512, d_ff=2048, n_heads=8)
   parser.set_defaults(hierarchy='5@1 24@3 5@1')
   parser.add_argument('--length', type=int, default=510, help='tokens of a sequence')
-  parser.add_argument('--steps', type=int, default=4, help='steps measured alone')
+  parser.add_argument('--steps', type=int, default=4, help='steps measured without a checkpoint in progress')
   parser.add_argument('--folder', help='where the checkpoint is written; default: a temporary one')
   args = parser.parse_args()
   if args.steps < 1:

@@ -51,7 +51,7 @@ def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--results', type=pathlib.Path, required=True, help='JSON file of the rows')
-  parser.add_argument('--only', default='', help='rows whose name has this in it')
+  parser.add_argument('--only', default='', help='only rows whose name contains this')
   parser.add_argument('--table', action='store_true', help='compile nothing, print the rows as Markdown')
   return parser.parse_args()
 

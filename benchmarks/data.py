@@ -47,7 +47,7 @@ def parse_arguments():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--gigabytes', type=float, default=10, help='size of the sparse file')
   parser.add_argument('--steps', type=int, default=40, help='measured steps of each kind')
-  parser.add_argument('--path', help='file of bytes to make batches of; default: 100 MB of random ones')
+  parser.add_argument('--path', help='file to read batches from; default: 100 MB of random bytes')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 

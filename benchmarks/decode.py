@@ -54,8 +54,9 @@ def parse_arguments():
   parser.add_argument('--dtype', default='float32', help='of ours and flat')
   parser.add_argument('--lengths', default='256,2046', help='by commas')
   parser.add_argument('--batches', default='1', help='by commas')
-  parser.add_argument('--models', default='ours,flat,flat_equal_time,trax,trax_lm', help='which of these, by commas')
-  parser.add_argument('--tokens', type=int, default=24, help='tokens a turn')
+  parser.add_argument('--models', default='ours,flat,flat_equal_time,trax,trax_lm', 
+                      help='models to measure, comma-separated')
+  parser.add_argument('--tokens', type=int, default=24, help='tokens per turn')
   parser.add_argument('--turns', type=int, default=5, help='measured turns of each model')
   parser.add_argument('--max_gigabytes', type=float, default=8.0, help='leave out what needs a larger state')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
@@ -205,7 +206,8 @@ def measure_batch(args, batch, lengths, models):
     quarters = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
     row.update(seconds_per_token=quarters[1], seconds_per_token_spread=quarters[2] - quarters[0],
                least_seconds_per_token=min(seconds), tokens_per_second=batch / quarters[1])
-    print(f'{row["model"]}, batch {batch}, length {row["length"]}: {quarters[1] * 1e3:.2f} ms a token', file=sys.stderr)
+    print(f'{row["model"]}, batch {batch}, length {row["length"]}: {quarters[1] * 1e3:.2f} ms per token',
+          file=sys.stderr)
   return rows
 
 

@@ -29,8 +29,8 @@ def parse_arguments():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--config_file', action='append', default=[], help='gin file')
   parser.add_argument('--config', action='append', default=[], help='gin binding')
-  parser.add_argument('--topology', default='cpu', help='what is compiled for, see `plan`; one device')
-  parser.add_argument('--at_least', type=float, default=4.0, metavar='MIB', help='smaller rows stand together')
+  parser.add_argument('--topology', default='cpu', help='platform to compile for, as in `plan`; one device')
+  parser.add_argument('--at_least', type=float, default=4.0, metavar='MIB', help='smaller rows are merged')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 
@@ -107,7 +107,7 @@ def main():
       sums[name_of(path)] += size
   temporary = program.memory_analysis().temp_size_in_bytes
   rows = [(size, name) for name, size in sums.most_common() if size >= args.at_least * _MIB]
-  rows.append((sum(sums.values()) - sum(size for size, _ in rows), 'smaller ones'))
+  rows.append((sum(sums.values()) - sum(size for size, _ in rows), 'smaller values'))
   if args.json:
     print(json.dumps({'topology': args.topology, 'temporary_bytes': temporary, 'alive': rows}))
     return

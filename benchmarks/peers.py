@@ -46,7 +46,7 @@ def parse_arguments():
   parser.add_argument('--batch', type=int, default=1)
   parser.add_argument('--dropout', type=float, default=0.1)
   parser.add_argument('--turns', type=int, default=5)
-  parser.add_argument('--models', default=','.join(MODELS), help='which of these, by commas')
+  parser.add_argument('--models', default=','.join(MODELS), help='models to measure, comma-separated')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   args = parser.parse_args()
   args.models = args.models.split(',')

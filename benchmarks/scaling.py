@@ -21,7 +21,8 @@ def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   subjects.add_flags(parser, d_model=256, d_ff=1024, n_heads=4)
-  parser.add_argument('--lengths', default='512,1024,2048,4096,8192,16384', help='tokens, rising, by commas')
+  parser.add_argument('--lengths', default='512,1024,2048,4096,8192,16384',
+                      help='sequence lengths in tokens, ascending, comma-separated')
   parser.add_argument('--steps', type=int, default=2, help='measured steps of each model and length')
   parser.add_argument('--max_bytes', type=float, default=12e9)
   parser.add_argument('--max_seconds', type=float, default=60.0)
@@ -42,7 +43,7 @@ def measure(args):
       previous_length, previous = seconds.get(name, (length, 0.0))
       expected = previous * (length / previous_length)**2
       if name not in reasons and expected > args.max_seconds:
-        reasons[name] = f'would take some {expected:.0f} s'
+        reasons[name] = f'would take about {expected:.0f} s'
       if name not in reasons:
         print(f'compiling {name} at {length} ...', file=sys.stderr)
         subject = subjects.Subject(name, args, length)
@@ -81,7 +82,8 @@ def plot(rows, path):
   matplotlib.use('Agg')
   from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
   figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
-  for axis, key, label in zip(axes, ('step_seconds', 'temporary_bytes'), ('seconds a step', 'temporary bytes a step')):
+  labels = {'step_seconds': 'seconds per step', 'temporary_bytes': 'temporary bytes per step'}
+  for axis, (key, label) in zip(axes, labels.items()):
     for name in dict.fromkeys(row['model'] for row in rows):
       points = [(row['length'], row[key]) for row in rows if row['model'] == name and key in row]
       axis.plot(*zip(*points), marker='o', label=name)

@@ -43,7 +43,7 @@ def add_flags(parser, d_model, d_ff, n_heads):
                       help='ours and flat only; see Hourglass.attention_form')
   parser.add_argument('--dtype', default='float32', help="'float32' or 'bfloat16'; ours and flat only")
   parser.add_argument('--batch', type=int, default=1)
-  parser.add_argument('--models', type=_names, default=','.join(NAMES), help='which of these, by commas')
+  parser.add_argument('--models', type=_names, default=','.join(NAMES), help='models to measure, comma-separated')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
 
 

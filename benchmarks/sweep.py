@@ -26,8 +26,8 @@ _LOOKS = {'flat': ('C0', 'o'), 'hierarchical': ('C1', '^'), 'Trax': ('C2', 's')}
 def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('results', nargs='+', type=pathlib.Path, help='results.json of comparisons, under any name')
-  parser.add_argument('--against', metavar='ROW', help='row that all others are compared with')
+  parser.add_argument('results', nargs='+', type=pathlib.Path, help='results.json files of comparisons; any file name')
+  parser.add_argument('--against', metavar='ROW', help='baseline row')
   parser.add_argument('--plot', type=pathlib.Path, metavar='FILE.png', help='file for the plot')
   return parser.parse_args()
 
@@ -72,7 +72,7 @@ def plot(rows, path):
   """Draws bits against FLOPs and tokens seen, with a point per seed and a line along the best row of each kind."""
   canvas = figure.Figure(figsize=(10, 4.2), dpi=100, layout='constrained')
   unit = rows[0]['unit']
-  fields = {'matrix products of training, TFLOP': ('budget', 1e12),
+  fields = {'training FLOPs (matrix products), TFLOP': ('budget', 1e12),
             f'{unit}s seen in training, millions': ('tokens', 1e6)}
   for axes, (label, (field, divisor)) in zip(canvas.subplots(1, 2, sharey=True), fields.items()):
     for kind, (color, marker) in _LOOKS.items():

@@ -26,7 +26,7 @@ _SMALL = 40  # Branches with fewer bundles belong to the pipeline that fetches b
 def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--block', type=int, default=512, choices=[256, 512], help='groups of a block')
+  parser.add_argument('--block', type=int, default=512, choices=[256, 512], help='groups per block')
   parser.add_argument('--n_blocks', type=int, default=4)
   parser.add_argument('--batch', type=int, default=8)
   parser.add_argument('--n_heads', type=int, default=8)
@@ -34,7 +34,7 @@ def parse_arguments():
   parser.add_argument('--rate', type=float, default=0.15)
   parser.add_argument('--dtype', choices=['float32', 'bfloat16'], default='bfloat16')
   parser.add_argument('--topology', default='v5e')
-  parser.add_argument('--compile_only', action='store_true', help='what this script calls itself with')
+  parser.add_argument('--compile_only', action='store_true', help='internal: set when the script runs itself')
   parser.add_argument('--json', action='store_true', help='one JSON object on stdout')
   return parser.parse_args()
 

@@ -37,10 +37,11 @@ def parse_arguments():
   parser.add_argument('--length', type=int, default=2046, help='tokens; a multiple of the factors, for Trax\'s model')
   parser.add_argument('--steps', type=int, default=7, help='measured steps of each model')
   parser.add_argument('--peak_flops', type=float, metavar='RATE',
-                      help='FLOP/s of the device, to give model FLOPs as a share of')
-  parser.add_argument('--compile_only', action='store_true', help='bytes and compile time, no steps')
-  parser.add_argument('--topology', help='compile for one of its devices and run nothing')
-  parser.add_argument('--peak', action='store_true', help='also train each model in its own process, for its memory')
+                      help='peak FLOP/s of the device, to report model FLOPs utilization')
+  parser.add_argument('--compile_only', action='store_true', help='measure bytes and compile time only')
+  parser.add_argument('--topology', help='compile for one device of this platform without running')
+  parser.add_argument('--peak', action='store_true', help='also train each model in its own process '
+                      'to measure its peak memory')
   args = parser.parse_args()
   if args.topology and args.peak:
     parser.error('--peak measures what runs: leave it out with --topology')

@@ -29,7 +29,7 @@ def main(argv=None):
     print(f'usage: trax-hourglass COMMAND ...\n\n{listing}\n\n`trax-hourglass COMMAND --help` says more, and '
           '`python -m trax_hourglass.COMMAND ...` does the same.')
     return None
-  print(f'trax-hourglass: {name!r} is no command; give one of {", ".join(_COMMANDS)}', file=sys.stderr)
+  print(f'trax-hourglass: {name!r} is not a command; choose one of {", ".join(_COMMANDS)}', file=sys.stderr)
   raise SystemExit(2)
 
 

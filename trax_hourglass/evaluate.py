@@ -17,14 +17,14 @@ def main(argv=None):
   parser = command_line.parser('evaluate', __doc__)
   model_flags.add(parser)
   parser.add_argument('--split', default='valid', metavar='NAME', help='train, valid (default) or test')
-  parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 moved by 128, the last 128 scored; "
-                      "'notebook': of 6912; 'ablation': of 2048 without context; images are scored whole by all")
-  parser.add_argument('--context', type=int, metavar='N', help='tokens before each scored one at least')
-  parser.add_argument('--stride', type=int, metavar='N', help='tokens that windows move by, scored in each')
-  parser.add_argument('--max_tokens', type=int, metavar='N', help='score only the first so many')
-  parser.add_argument('--batch_size', type=int, metavar='N', help="windows at a time; default: the run's")
-  parser.add_argument('--check_causality', action='store_true', help='score nothing; look for outputs that see the '
-                      'future')
+  parser.add_argument('--protocol', metavar='NAME', help="'paper': windows of 4096 with stride 128; "
+                      "'notebook': of 6912; 'ablation': of 2048 without context; all score images whole")
+  parser.add_argument('--context', type=int, metavar='N', help='minimum context, in tokens, of each scored token')
+  parser.add_argument('--stride', type=int, metavar='N', help='tokens scored per window, by which windows advance')
+  parser.add_argument('--max_tokens', type=int, metavar='N', help='score only the first N tokens')
+  parser.add_argument('--batch_size', type=int, metavar='N', help="windows per batch; default: the run's")
+  parser.add_argument('--check_causality', action='store_true', help='only check that no output depends on '
+                      'later tokens')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)

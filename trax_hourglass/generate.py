@@ -22,16 +22,17 @@ def main(argv=None):
   prompt.add_argument('--prompt', metavar='TEXT', help='what the text begins with; default: nothing')
   prompt.add_argument('--prompt_file', metavar='F', help='file with what the text begins with')
   parser.add_argument('--length', type=int, metavar='N', help='bytes to write; default: 500')
-  parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 takes the most probable')
-  parser.add_argument('--top_k', type=int, metavar='K', help='choose among the K most probable')
-  parser.add_argument('--top_p', type=float, default=1.0, metavar='P', help='choose among the most probable that make '
-                                                                            'up P')
-  parser.add_argument('--seed', type=int, default=0, metavar='S', help='decides what is drawn; default: 0')
+  parser.add_argument('--temperature', type=float, default=1.0, metavar='T', help='0 takes the most probable token')
+  parser.add_argument('--top_k', type=int, metavar='K', help='sample from the K most probable tokens')
+  parser.add_argument('--top_p', type=float, default=1.0, metavar='P', help='sample from the most probable tokens '
+                      'whose probabilities sum to P')
+  parser.add_argument('--seed', type=int, default=0, metavar='S', help='random seed of the sampling; default: 0')
   parser.add_argument('--count', type=int, default=1, metavar='N', help='texts or images to write; default: 1')
   parser.add_argument('--stop', metavar='C', help=r"what ends a text: a character, an escape such as '\n', or a byte's "
                       'number')
-  parser.add_argument('--window', type=int, metavar='N', help='once the model is full, go on from the last N bytes')
-  parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'), help='of weights and caches')
+  parser.add_argument('--window', type=int, metavar='N', help='at max_length, continue with the last N bytes')
+  parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'),
+                      help='dtype of the weights and KV caches')
   parser.add_argument('--image', metavar='OUT.png', help='write images, as a grid in this file')
   parser.add_argument('--complete', metavar='IN.png', help='keep the upper half of this image and fill in the rest')
   parser.add_argument('--json', action='store_true', help='print one JSON object')

@@ -22,7 +22,7 @@ def main(argv=None):
   command_line.add_gin_flags(parser)
   command_line.add_host_flags(parser)
   parser.add_argument('--output_dir', metavar='DIR', help='run directory; default: runs/ and the date')
-  parser.add_argument('--plan', action='store_true', help='say first what model and run amount to, as `plan` does')
+  parser.add_argument('--plan', action='store_true', help='print the plan of the run first, as `plan` does')
   parser.add_argument('--json', action='store_true', help='print one JSON object')
   args = parser.parse_args(argv)
   with command_line.running(args):

@@ -30,10 +30,10 @@ def test_package_lists_the_commands_and_runs_them():
   help_of_one = processes.python('-m', 'trax_hourglass', 'export', '--help')
   assert help_of_one.returncode == 0 and '--authors' in help_of_one.stdout
   unknown = processes.python('-m', 'trax_hourglass', 'trian')
-  assert unknown.returncode == 2 and "'trian' is no command" in unknown.stderr
+  assert unknown.returncode == 2 and "'trian' is not a command" in unknown.stderr
 
 
-def test_within_another_package_under_dash_m_all_names_are_there(tmp_path):
+def test_all_names_exist_under_python_m_of_another_package(tmp_path):
   (tmp_path / 'other').mkdir()
   (tmp_path / 'other' / '__init__.py').write_text('import trax_hourglass\n')
   (tmp_path / 'other' / 'run.py').write_text('import trax_hourglass as th\nprint(th.Hourglass.__name__, "fit" in '
@@ -42,7 +42,7 @@ def test_within_another_package_under_dash_m_all_names_are_there(tmp_path):
   assert result.stdout == 'Hourglass True\n', result.stderr
 
 
-def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
+def test_train_prints_json_or_one_plain_line(tmp_path, monkeypatch, capsys):
   run = tmp_path / 'my run (1)'
   assert doors.main(monkeypatch, '--config_file', TINY, '--output_dir', run, '--json') == 0
   out, err = capsys.readouterr()
@@ -90,7 +90,7 @@ def test_json_and_plain_output(tmp_path, monkeypatch, capsys):
          'CosineEnd.first_step = 1', '--config', 'CosineEnd.n_steps = 3'
      ], 'before of the learning rate schedule is 3'), (['--config', 'fit.callbacks = 3'], 'callbacks'),
      (['--output_dir', '{tmp}/one'], '{tmp}/one'),])
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
+def test_user_errors_are_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
   (tmp_path / 'empty').write_bytes(b'')
   (tmp_path / 'one').write_bytes(b'x')
   before = sorted(tmp_path.iterdir())
@@ -104,33 +104,33 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
   assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_error_of_ours_keeps_its_traceback():
+def test_internal_errors_keep_their_traceback():
   for error in (TypeError('unsupported'), RuntimeError('odd'), KeyError('x')):
     with pytest.raises(type(error)), command_line.errors_as_one_line('train'):
       raise error
 
 
-def test_memory_of_a_device_is_one_line(capsys):
+def test_device_out_of_memory_is_reported_with_exit_code_2(capsys):
   with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
     raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.')
   said = capsys.readouterr().err
   assert stop.value.code == 2 and said.startswith('train: not enough memory, RESOURCE_EXHAUSTED: Out of')
 
 
-def test_ctrl_c_is_one_line_and_exit_code_130(capsys):
+def test_ctrl_c_prints_one_line_and_exits_with_code_130(capsys):
   with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
     raise KeyboardInterrupt
   assert stop.value.code == 130 and capsys.readouterr().err == 'train: stopped\n'
 
 
-def test_sigterm_is_exit_code_143_while_a_command_runs_and_no_longer():
+def test_sigterm_exits_with_code_143_and_its_handler_is_restored():
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(SystemExit) as stop, command_line.errors_as_one_line('train'):
     signal.raise_signal(signal.SIGTERM)
   assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
 
 
-def test_gin_files_import_modules_of_the_folder_under_the_script_too(tmp_path, monkeypatch, capsys):
+def test_gin_files_can_import_from_the_working_directory(tmp_path, monkeypatch, capsys):
   """Gin files import modules of the working directory, which `python -m` puts on sys.path and a script does not."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, 'path', [entry for entry in sys.path if entry])
@@ -140,8 +140,7 @@ def test_gin_files_import_modules_of_the_folder_under_the_script_too(tmp_path, m
   assert json.loads(capsys.readouterr().out)['n_steps'] == 500
 
 
-def test_the_commands_of_the_readme_exist():
-  """Every file and module named in README.md exists."""
+def test_files_and_modules_named_in_the_readme_exist():
   text = (processes.ROOT / 'README.md').read_text()
   commands = ('train', 'evaluate', 'generate', 'compare', 'plan')
   for word in text.replace('`', ' ').split():
@@ -151,7 +150,7 @@ def test_the_commands_of_the_readme_exist():
       assert (processes.ROOT / word.replace('.', '/')).with_suffix('.py').exists(), word
 
 
-def test_another_copy_of_the_package_is_named(tmp_path, monkeypatch, capsys):
+def test_a_second_copy_of_the_package_is_reported(tmp_path, monkeypatch, capsys):
   (tmp_path / 'trax_hourglass').mkdir()
   (tmp_path / 'trax_hourglass' / '__init__.py').write_text('')
   monkeypatch.syspath_prepend(tmp_path)

@@ -18,7 +18,7 @@ FOLDER = processes.ROOT / 'gin' / 'data'
 
 
 @pytest.mark.parametrize('file', sorted(path.name for path in FOLDER.glob('*.gin')))
-def test_every_data_config_names_a_corpus_of_256_tokens(file):
+def test_data_configs_set_a_corpus_and_a_vocabulary_of_256(file):
   gin_config.parse_gin(['quickstart.gin', f'data/{file}'], [])
   corpus = gin.query_parameter('fit.corpus')
   assert corpus.evaluate and issubclass(corpus.configurable.wrapped, corpora.Corpus)
@@ -28,7 +28,7 @@ def test_every_data_config_names_a_corpus_of_256_tokens(file):
     assert corpus.configurable.name == kind and str(gin.query_parameter(f'{kind}.size')) in file
 
 
-def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
+def test_image_run_over_epochs_resumes_from_its_saved_config(tmp_path):
   pictures.write_folder(tmp_path / 'images', pictures.random_images(60, 2))
   bindings = [
       f"ImageFolder.path = '{tmp_path / 'images'}'", f"ImageFolder.cache_dir = '{tmp_path / 'cache'}'",
@@ -56,7 +56,7 @@ def test_a_run_on_epochs_of_images_goes_on_with_its_own_config(tmp_path):
     ('image_folder', ["ImageFolder.path = '{folder}'", 'ImageFolder.size = 8'], 'holds no images'),
     ('image_folder', ['ImageFolder.sizes = 8'], 'sizes'),
 ])
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, file, bindings, message):
+def test_data_errors_end_in_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys, file, bindings, message):
   (tmp_path / 'other').write_bytes(b'other')
   (tmp_path / 'cifar').mkdir()
   (tmp_path / 'empty').mkdir()

@@ -24,7 +24,7 @@ NOTICES = re.compile(r'tensorflow|cuda|absl|gym|oneDNN|warning', re.IGNORECASE)
                  'compare.also_evaluate = None', '--config', 'compare.paper = None', '--config', 'compare.seeds = (0,)',
                  '--json'], ''),
 ])
-def test_does_its_work(command, flags, said, tmp_path, tiny_run):
+def test_command_succeeds_without_library_messages(command, flags, said, tmp_path, tiny_run):
   flags = [flag.format(tmp=tmp_path, run=tiny_run[0]) if 'compare.rows' not in flag else flag for flag in flags]
   result = processes.python('-m', f'trax_hourglass.{command}', *flags, XLA_FLAGS=processes.QUICK)
   assert result.returncode == 0, result.stderr

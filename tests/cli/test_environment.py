@@ -14,7 +14,7 @@ from trax_hourglass.runtime import errors
 from trax_hourglass.runtime import gin_config
 
 
-def test_a_reader_that_leaves_is_no_error():
+def test_a_closed_stdout_pipe_ends_silently_with_code_141():
   code = textwrap.dedent("""
       from trax_hourglass.cli import command_line
       with command_line.errors_as_one_line('generate'):
@@ -38,7 +38,7 @@ def test_commands_compute_in_32_bits():
     assert (json.loads(result.stdout), result.stderr) == (False, said)
 
 
-def test_gin_files_may_begin_with_a_byte_order_mark_and_lie_in_the_home_folder(tmp_path, monkeypatch):
+def test_gin_files_with_byte_order_mark_and_tilde_path_parse(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   (tmp_path / 'own.gin').write_text("include '~/more.gin'\nn_steps = 5\n", encoding='utf-8-sig')
   (tmp_path / 'more.gin').write_text("include 'quickstart.gin'\nlength = 7\n", encoding='utf-8-sig')
@@ -46,7 +46,7 @@ def test_gin_files_may_begin_with_a_byte_order_mark_and_lie_in_the_home_folder(t
   assert [gin.query_parameter(f'{name}/macro.value') for name in ('n_steps', 'length', 'batch_size')] == [5, 7, 8]
 
 
-def test_includes_beside_the_including_file(tmp_path, monkeypatch):
+def test_includes_resolve_beside_the_including_file(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for folder, name, text in (('elsewhere', 'own.gin', "include 'deep/more.gin'\nn_steps = 5\n"),
                              ('elsewhere/deep', 'more.gin', "include 'last.gin'\ninclude 'quickstart.gin'\n"),
@@ -66,7 +66,7 @@ def test_includes_beside_the_including_file(tmp_path, monkeypatch):
   assert macro('length') == 7
 
 
-def test_relative_places_of_data_become_absolute(tmp_path, monkeypatch):
+def test_existing_relative_data_paths_become_absolute(tmp_path, monkeypatch):
   import trax_hourglass  # Registers with gin.  pylint: disable=unused-import, g-import-not-at-top
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'texts').mkdir()
@@ -78,7 +78,7 @@ def test_relative_places_of_data_become_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('closed', ['2>&-', '>&-', '<&-', '>&- 2>&-', '<&- >&- 2>&-'])
-def test_streams_that_are_closed(tmp_path, closed):
+def test_commands_run_with_closed_standard_streams(tmp_path, closed):
   code = textwrap.dedent(f"""
       import os, sys
       from trax_hourglass.cli import command_line

@@ -30,7 +30,7 @@ def trained(tiny_run):
   return directory, result
 
 
-def test_run_is_scored_as_fit_scored_it(trained, monkeypatch, capsys):
+def test_evaluate_matches_the_validation_score_of_fit(trained, monkeypatch, capsys):
   run, result = trained
   assert main(monkeypatch, '--output_dir', run, '--json') == 0
   fields = json.loads(capsys.readouterr().out)
@@ -41,7 +41,7 @@ def test_run_is_scored_as_fit_scored_it(trained, monkeypatch, capsys):
   assert result.as_dict()['valid_bits_per_byte'] == result.valid_bits_per_token and 'unit' not in result.as_dict()
 
 
-def test_flags_reach_the_windows(trained, monkeypatch, capsys):
+def test_flags_set_the_evaluation_windows(trained, monkeypatch, capsys):
   arguments = '--output_dir', trained[0], '--split', 'test', '--context', 8, '--stride', 5, '--max_tokens', 40
   found = []
   for batch_size in (3, 8):
@@ -67,7 +67,7 @@ def test_flags_reach_the_windows(trained, monkeypatch, capsys):
     (['--output_dir', '{run}', '--context', '13'], 'give both'),
     (['--output_dir', '{run}', '--checkpoint', '{tmp}/other.pkl.gz'], 'other.pkl.gz'),
 ])
-def test_mistakes_are_one_line_and_exit_code_2(trained, tmp_path, monkeypatch, capsys, arguments, message):
+def test_user_errors_are_one_line_with_exit_code_2(trained, tmp_path, monkeypatch, capsys, arguments, message):
   arguments = [argument.replace('{tmp}', str(tmp_path)).replace('{run}', str(trained[0])) for argument in arguments]
   assert main(monkeypatch, *arguments) == 2
   out, err = capsys.readouterr()
@@ -110,7 +110,7 @@ def as_the_notebook_counts(model, tokens, window, chunk, multiple):
   return total / len(tokens)
 
 
-def test_authors_checkpoint_in_protocol_paper_is_what_their_notebook_gets(authors, tmp_path, monkeypatch, capsys):
+def test_protocol_paper_matches_the_authors_notebook(authors, tmp_path, monkeypatch, capsys):
   directory, model = authors
   text = np.random.RandomState(1).randint(0, 256, 90000).astype(np.uint8)
   (tmp_path / 'text').write_bytes(text.tobytes())

@@ -253,7 +253,7 @@ OTHERS = [archive(), archive()[:30], header((1 << 62,)), header((1 << 40, 1 << 9
 
 @hypothesis.settings(max_examples=sampling.examples(150, 1000), suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.data())
-def test_malformed_trax_files_are_refused_and_run_nothing(data):
+def test_malformed_trax_files_never_run_code(data):
   """Corrupt Trax files raise an error or yield arrays, and never run code.
 
   Trax stores the weights within the pickle or beside it. Either the compressed file is corrupted, or its contents.

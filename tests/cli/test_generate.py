@@ -68,7 +68,7 @@ def images(tmp_path_factory):
   return ['--checkpoint', folder / 'model.pkl.gz', '--config_file', config], folder
 
 
-def test_text_as_it_comes_and_as_json(texts, monkeypatch, capsysbinary):
+def test_plain_text_and_json_output_agree(texts, monkeypatch, capsysbinary):
   prompt = 'ä '
   arguments = ['--output_dir', texts, '--prompt', prompt, '--length', '40', '--count', '2', '--seed', '3']
   assert run(generate.main, monkeypatch, *arguments, '--json') == 0
@@ -84,7 +84,7 @@ def test_text_as_it_comes_and_as_json(texts, monkeypatch, capsysbinary):
   assert '80 bytes' in err and 'bytes/s' in err and f'{result["bits_per_byte"]:.3f} bits per byte' in err
 
 
-def test_characters_that_pieces_cut_are_shown_whole(capsys):
+def test_utf8_characters_split_across_pieces_print_whole(capsys):
   show = write_text._Terminal(b'', 1, silent=False)  # pylint: disable=protected-access
   for piece in (b'a\xc3', b'\xa4b\xff', b'\xe2\x82'):
     show([decoding.Sample(np.frombuffer(piece, np.uint8), np.zeros(len(piece)))])
@@ -92,7 +92,7 @@ def test_characters_that_pieces_cut_are_shown_whole(capsys):
   assert capsys.readouterr().out == 'aäb��\n'
 
 
-def test_what_stdout_cannot_show_is_replaced(monkeypatch):
+def test_characters_stdout_cannot_encode_are_replaced(monkeypatch):
   stdout = io.TextIOWrapper(io.BytesIO(), 'ascii')
   monkeypatch.setattr(sys, 'stdout', stdout)
   show = write_text._Terminal('ä'.encode(), 1, silent=False)  # pylint: disable=protected-access
@@ -116,17 +116,17 @@ def check_greedy(folder, n, monkeypatch, capsys):
   assert abs(bits + sample.log_probs.mean() / np.log(2)) < 1e-3
 
 
-def test_greedy_decoding_of_a_trained_model_is_the_argmax_of_the_full_pass(texts, monkeypatch, capsys):
+def test_greedy_decoding_equals_argmax_of_full_forward_pass(texts, monkeypatch, capsys):
   check_greedy(texts, 80, monkeypatch, capsys)
 
 
 @pytest.mark.skipif('QUICKSTART_RUN' not in os.environ, reason='QUICKSTART_RUN names no run directory of the '
                                                                'quickstart')
-def test_greedy_decoding_of_the_quickstart(monkeypatch, capsys):
+def test_quickstart_greedy_decoding_equals_full_forward_pass(monkeypatch, capsys):
   check_greedy(os.environ['QUICKSTART_RUN'], 1000, monkeypatch, capsys)
 
 
-def test_a_prompt_file_and_a_stop(texts, tmp_path, monkeypatch, capsys):
+def test_prompt_file_and_stop_byte_are_respected(texts, tmp_path, monkeypatch, capsys):
   (tmp_path / 'prompt').write_bytes(b'import \xff')
   assert run(generate.main, monkeypatch, '--output_dir', texts, '--prompt_file', tmp_path / 'prompt', '--length', '30',
              '--stop', '32', '--top_k', '3', '--json') == 0
@@ -134,7 +134,7 @@ def test_a_prompt_file_and_a_stop(texts, tmp_path, monkeypatch, capsys):
   assert result['prompt'] == 'import �' and ' ' not in result['texts'][0][:-1]
 
 
-def test_a_grid_of_images(images, tmp_path, monkeypatch, capsys):
+def test_generated_images_are_written_as_one_grid(images, tmp_path, monkeypatch, capsys):
   arguments, _ = images
   assert run(generate.main, monkeypatch, *arguments, '--image', tmp_path / 'out.png', '--count', '3', '--json') == 0
   result = json.loads(capsys.readouterr().out)
@@ -143,7 +143,7 @@ def test_a_grid_of_images(images, tmp_path, monkeypatch, capsys):
     assert image.size == (2 * SIDE + 1, 2 * SIDE + 1)
 
 
-def test_the_lower_half_is_filled_in(images, tmp_path, monkeypatch, capsys):
+def test_image_completion_samples_only_the_lower_half(images, tmp_path, monkeypatch, capsys):
   arguments, folder = images
   stdout = io.TextIOWrapper(io.BytesIO(), 'ascii')
   with monkeypatch.context() as patched:
@@ -173,25 +173,24 @@ MISTAKES = [(['--window', '0'], 'window is 0'), (['--window', '90'], 'window is 
             (['--config', 'Hourglass.d_model = 28'], 'd_model'),
             (['--config', 'Hourglass.hierarchy = "2@1"'], 'does not fit'),
             (['--complete', '{tmp}/image.png'], '--image OUT.png'), (['--image', '{tmp}/out.png'], 'not images'),
-            (['--image', '{tmp}/none/out.png'], 'no folder'), (['--image', '{tmp}/out.gin'], 'no kind of image'),
+            (['--image', '{tmp}/none/out.png'], 'no folder'), (['--image', '{tmp}/out.gin'], 'not an image format'),
             (['--seed', '9223372036854775808'], 'seed is 9223372036854775808: give a whole number'),
             (['--seed', '-1'], 'seed is -1'), (['--image', '{tmp}'], 'is a folder: name a file in it'),
             (['--image', '{tmp}/out.psd'], 'cannot be written here'),
-            (['--image', '{tmp}/out.xbm'], "'.xbm', a kind of image that cannot be written here: end it with .png"),
+            (['--image', '{tmp}/out.xbm'], "'.xbm', an image format that cannot be written here: end it with .png"),
             (['--image', '{tmp}/out.png', '--complete',
-              '{tmp}/empty'], 'cannot be read: it begins like no known kind of '
-             'image'), (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
+              '{tmp}/empty'], 'cannot be read: its image format is not known'), (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
             (['--image', '{tmp}/out.png', '--complete', '{tmp}/none.png'], 'cannot be read'),]
 
 
 @pytest.mark.parametrize('arguments, message', MISTAKES)
-def test_mistakes_are_one_line_and_exit_code_2(texts, tmp_path, monkeypatch, capsys, arguments, message):
+def test_user_errors_are_one_line_with_exit_code_2(texts, tmp_path, monkeypatch, capsys, arguments, message):
   (tmp_path / 'empty').write_bytes(b'')
   check_mistake([*(['--output_dir', str(texts)] if '--output_dir' not in arguments else []), *arguments], message,
                 tmp_path, monkeypatch, capsys)
 
 
-def test_an_image_of_another_size(images, tmp_path, monkeypatch, capsys):
+def test_completing_an_image_of_another_size_is_an_error(images, tmp_path, monkeypatch, capsys):
   Image.new('RGB', (3, 2)).save(tmp_path / 'image.png')
   check_mistake([*images[0], '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'],
                 'is 3 x 2 (width x height) and the model was trained on 2 x 2', tmp_path, monkeypatch, capsys)
@@ -207,14 +206,14 @@ def damaged_pngs():
   return bytes(content), bytes(content[:12]) + header + struct.pack('>I', zlib.crc32(header)) + bytes(content[33:])
 
 
-def test_an_image_to_complete_that_is_damaged(tmp_path, monkeypatch, capsys):
+def test_completing_a_damaged_image_is_an_error(tmp_path, monkeypatch, capsys):
   for content, message in zip(damaged_pngs(), ('broken PNG file', 'too large: it has more than')):
     (tmp_path / 'image.png').write_bytes(content)
     check_mistake(['--output_dir', 'any', '--image', '{tmp}/out.png', '--complete', '{tmp}/image.png'], message,
                   tmp_path, monkeypatch, capsys)
 
 
-def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts, tmp_path, monkeypatch, capsys):
+def test_unit_of_a_model_is_known_without_making_its_corpus(images, texts, tmp_path, monkeypatch, capsys):
   def made(*_, **__):
     raise AssertionError('a corpus was made')
 
@@ -226,7 +225,7 @@ def test_a_corpus_is_not_made_to_learn_that_a_model_writes_images(images, texts,
                 'the model was trained on bytes, not images', tmp_path, monkeypatch, capsys)
 
 
-def test_a_vocabulary_that_is_not_of_bytes(tmp_path, monkeypatch, capsys):
+def test_generate_refuses_a_vocabulary_other_than_bytes(tmp_path, monkeypatch, capsys):
   bindings = ['Hourglass.vocab_size = 300']
   gin_config.parse_gin([TINY], bindings)
   model = run_directory.setting('model')(mode='eval')
@@ -249,24 +248,24 @@ def check_mistake(arguments, message, tmp_path, monkeypatch, capsys):
   assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_impossible_pair_of_prompts_is_argparse_s_error(monkeypatch, capsys):
+def test_prompt_and_prompt_file_exclude_each_other(monkeypatch, capsys):
   assert run(generate.main, monkeypatch, '--output_dir', 'x', '--prompt', 'x', '--prompt_file', 'x') == 2
   assert 'not allowed with' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text, byte', [('10', 10), ('0', 0), ('.', 46), (r'\n', 10), (r'\x41', 65), ('\\', 92)])
-def test_what_ends_a_text(text, byte):
+def test_stop_byte_parses_numbers_characters_and_escapes(text, byte):
   assert sampling_flags.stop_byte(text) == byte
 
 
 @pytest.mark.parametrize('text', ['256', '-1', 'ab', 'ä', '', r'\q1'])
-def test_what_cannot_end_a_text(text):
+def test_stop_values_other_than_one_byte_are_refused(text):
   with pytest.raises(ValueError, match='stop is '):
     sampling_flags.stop_byte(text)
 
 
 @pytest.mark.parametrize('flags', [['--stop', 'ab'], ['--top_p', '2'], ['--count', '0']])
-def test_wrong_flags_are_told_before_anything_is_loaded(flags):
+def test_invalid_flags_fail_before_jax_is_imported(flags):
   result = processes.python('-X', 'importtime', '-m', 'trax_hourglass.generate', '--output_dir', 'x', *flags)
   imported = {line.rpartition('|')[2].strip().split('.')[0] for line in result.stderr.splitlines()}
   assert result.returncode == 2 and not imported & {'jax', 'trax', 'tensorflow'}

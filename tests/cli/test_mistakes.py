@@ -48,7 +48,7 @@ OWN_SHORTENING = *runs.HOURGLASS, 'Hourglass.shortening = @my_project.Mine'
 
 
 @pytest.mark.parametrize('text, bindings, message', [
-    ('', ['Hourglass.hierarchy = 2@1 1@3 2@1'], "text stands in quotes: set Hourglass.hierarchy = '2@1 1@3 2@1'"),
+    ('', ['Hourglass.hierarchy = 2@1 1@3 2@1'], "strings need quotes: set Hourglass.hierarchy = '2@1 1@3 2@1'"),
     ('', ["ByteCorpus.path = 'text.txt"], 'the quotes do not match'),
     ('', ['n_steps = 1', 'batch_size = """'], """--config 'batch_size = \"\"\"': """),
     ('', ['Hourglass.d_model = (1, 2', 'length = 5'], "--config 'Hourglass.d_model = (1, 2': "),
@@ -70,7 +70,7 @@ OWN_SHORTENING = *runs.HOURGLASS, 'Hourglass.shortening = @my_project.Mine'
      'Hourglass.shortening = @Mine returned 2 arrays, expected 1'),
     ('', ['import no_such_module'], "No module named 'no_such_module'"),
 ])
-def test_a_users_mistake_is_one_line(text, bindings, message, train, tmp_path, capsys):
+def test_user_errors_are_one_line_with_exit_code_2(text, bindings, message, train, tmp_path, capsys):
   assert train(text, *bindings) == 2
   out, err = capsys.readouterr()
   assert out == '' and len(err.splitlines()) == 1 and err.startswith('train: ') and message in err
@@ -94,7 +94,7 @@ def test_a_users_mistake_is_one_line(text, bindings, message, train, tmp_path, c
     (HEADER + 'class Mine(th.RandomWindows):\n  def __next__(self):\n    return 1 / 0\n' + REGISTERED,
      ['fit.windows = @Mine'], ZeroDivisionError),
 ])
-def test_an_error_in_a_users_code_shows_its_lines(text, bindings, error, train, tmp_path, capsys):
+def test_errors_in_user_code_show_its_source_lines(text, bindings, error, train, tmp_path, capsys):
   with pytest.raises(Exception) as raised:
     train(text, *bindings)
   shown = ''.join(traceback.format_exception(raised.value))

@@ -24,7 +24,7 @@ def not_run(self, seed, directory, row):
 @pytest.mark.parametrize('budget, n_steps', [
     ('compare.steps = 9', 9), ('compare.steps = None\ncompare.seconds = 60', 240),
     ('compare.steps = None\ncompare.flops = 1e11', 50), ('compare.steps = None\ncompare.seconds = 0.01', 1)])
-def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_steps):
+def test_budget_sets_the_steps_and_the_schedule(tmp_path, monkeypatch, budget, n_steps):
   seen = []
   monkeypatch.setattr(step_cost, 'measure', lambda *args, **kwargs: MEASURED)
 
@@ -40,7 +40,7 @@ def test_budgets_become_steps_and_schedules(tmp_path, monkeypatch, budget, n_ste
   assert seen == [(n_steps, 0.0, round(0.2 * n_steps))] * 2
 
 
-def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monkeypatch):
+def test_row_timing_is_interleaved_and_calibrates_later_rows(tmp_path, monkeypatch):
   order = []
 
   def measure(self, row):
@@ -58,7 +58,7 @@ def test_rows_are_timed_in_turns_and_later_ones_by_the_same_clock(tmp_path, monk
   assert order[6:] == ['flat', 'late'] * 3 and steps('late') == round(100 / 3.5)
 
 
-def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkeypatch, capsys):
+def test_a_failed_remeasurement_does_not_stop_the_comparison(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(budget_lib.Planner, 'measure', lambda self, row: MEASURED)
   monkeypatch.setattr(compare.Comparison, '_run_once', not_run)
   run(tmp_path, *SECONDS)
@@ -77,7 +77,7 @@ def test_rows_that_cannot_be_measured_again_do_not_end_the_rest(tmp_path, monkey
   assert 'flat could not be measured again: too large by now' in said and 'flat was planned elsewhere' in said
 
 
-def test_what_has_failed_is_tried_last(tmp_path, monkeypatch):
+def test_failed_rows_are_retried_last(tmp_path, monkeypatch):
   tried = []
 
   def run_once(self, seed, directory, row):

@@ -78,7 +78,7 @@ def test_rows_have_bits_costs_and_spread(finished):
   np.testing.assert_allclose(rows['flat']['gap'], rows['flat']['bits_per_byte'] - 5.5)
 
 
-def test_a_failed_row_is_told_and_does_not_end_the_rest(finished):
+def test_a_failed_row_is_reported_in_results_and_table(finished):
   folder, results = finished
   row = comparisons.by_name(results)['fails']
   assert row['n_seeds'] == 0 and 'eval_batches is 0' in row['errors'][0]
@@ -86,7 +86,7 @@ def test_a_failed_row_is_told_and_does_not_end_the_rest(finished):
   assert '| fails |' in table and 'fails: eval_batches is 0' in table
 
 
-def test_learning_curves_are_those_of_the_runs(finished):
+def test_learning_curves_match_the_run_directories(finished):
   folder, results = finished
   for points in comparisons.by_name(results)['flat']['curves'].values():
     steps, bits = zip(*points)
@@ -113,7 +113,7 @@ def test_plots_are_small_images(finished):
     assert len(data) < 150_000 and tf.io.decode_png(data).shape[:2] == (420, 760)
 
 
-def test_every_row_is_a_run_directory_of_its_own_data_and_seed(finished):
+def test_rows_share_all_settings_but_the_model_and_seed(finished):
   folder, _ = finished
   for seed in (0, 1):
     opened = run_directory.load(folder / 'flat' / f'seed_{seed}')
@@ -124,7 +124,7 @@ def test_every_row_is_a_run_directory_of_its_own_data_and_seed(finished):
   assert all(line.startswith('Hourglass.') for line in set(settings[0]) ^ set(settings[1]))
 
 
-def test_finished_rows_are_not_run_again_and_failed_ones_are_tried(finished, monkeypatch):
+def test_only_failed_rows_are_trained_again(finished, monkeypatch):
   folder, results = finished
   trained = []
   original = compare_lib.Comparison._train
@@ -134,7 +134,7 @@ def test_finished_rows_are_not_run_again_and_failed_ones_are_tried(finished, mon
   assert trained == ['fails', 'fails']
 
 
-def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
+def test_a_lost_result_is_restored_from_the_run_directory(finished, tmp_path, monkeypatch):
   folder, results = finished
   folder = shutil.copytree(folder, tmp_path / 'copy')
   before = comparisons.by_name(results)['flat']
@@ -144,7 +144,7 @@ def test_a_run_that_was_cut_off_goes_on(finished, tmp_path, monkeypatch):
   assert after['bits_of_seeds'] == before['bits_of_seeds'] and after['training_seconds'] == before['training_seconds']
 
 
-def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatch):
+def test_own_rows_can_be_added_to_a_finished_comparison(finished, tmp_path, monkeypatch):
   folder = shutil.copytree(finished[0], tmp_path / 'copy')
   monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   wide = FAILS.replace('{', "{'wide': 'Hourglass.d_ff = 11',")
@@ -152,7 +152,7 @@ def test_own_rows_join_a_comparison_that_is_there(finished, tmp_path, monkeypatc
   assert rows['wide']['errors'] == ['not run'] and rows['flat']['n_seeds'] == 1
 
 
-def test_two_comparisons_in_one_folder(finished, tmp_path):
+def test_a_locked_comparison_folder_is_refused(finished, tmp_path):
   folder = shutil.copytree(finished[0], tmp_path / 'copy')
   lock = folder_lock.take(folder, 'compare.lock', 'compares')
   with pytest.raises(ValueError, match=r"process \d+ of .* compares in '.*copy': wait for it or give another"):
@@ -162,7 +162,7 @@ def test_two_comparisons_in_one_folder(finished, tmp_path):
   os.close(folder_lock.take(folder, 'compare.lock', 'compares'))  # The comparison released the lock.
 
 
-def test_a_folder_of_other_results_is_refused(finished):
+def test_a_folder_with_results_of_other_settings_is_refused(finished):
   folder, _ = finished
   with pytest.raises(ValueError, match="flat holds results of other settings, 'batch_size = 2' where.*'batch_size = 3' "
                                        "now"):
@@ -175,7 +175,7 @@ def test_a_folder_of_other_results_is_refused(finished):
   assert kept == ((folder / 'comparison.gin').read_bytes(), (folder / 'results.json').read_bytes())
 
 
-def test_some_rows_by_name(tmp_path, monkeypatch):
+def test_compare_only_selects_rows_by_name(tmp_path, monkeypatch):
   monkeypatch.setattr(budget_lib.Planner, 'measure', lambda self, row: comparisons.MEASURED)
   monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
   rows = comparisons.by_name(comparisons.run(tmp_path, 'compare.only = ("drawn",)'))
@@ -186,7 +186,7 @@ def test_some_rows_by_name(tmp_path, monkeypatch):
   assert list(comparisons.by_name(comparisons.run(tmp_path / 'own', own, 'compare.only = ("mine",)'))) == ['mine']
 
 
-def test_own_shortening_is_causal_and_samples(finished):
+def test_own_shortening_is_causal_and_can_be_sampled(finished):
   model = th.Hourglass(pairs.VOCAB, '1@1 1@3 0@1', pairs.D_MODEL, pairs.D_FF, pairs.N_HEADS, mode='eval',
                        shortening=ShortenByMaximum)
   assert_causal(pairs.initialise(model, 13), 13)
@@ -205,14 +205,14 @@ def test_readme_shows_the_own_shortening():
   assert textwrap.indent(shown, '    ') in (processes.ROOT / 'README.md').read_text()
 
 
-def test_command_line(finished, monkeypatch, capsys):
+def test_command_prints_results_and_exits_1_on_a_failed_row(finished, monkeypatch, capsys):
   folder, results = finished
   assert main(monkeypatch, '--output_dir', folder, '--json', command=compare) == 1  # One row failed.
   out, _ = capsys.readouterr()
   assert json.loads(out)['rows'][0] == json.loads(json.dumps(results['rows'][0]))
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_keeps_finished_results(tmp_path, monkeypatch, capsys):
   def run_once(self, seed, directory, row):
     if row.name == 'drawn':
       raise KeyboardInterrupt
@@ -266,7 +266,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     (['compare.n_evaluations = 0'], 'compare.n_evaluations is 0'), (['compare.protocol = "papers"'], "'papers'"),
     (['compare.split = "tests"'], 'tests'), (['compare.stepz = 1'], 'stepz'), (['batch_size = 0'], 'batch_size is 0'),
 ])
-def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, bindings, message):
+def test_user_errors_are_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys, bindings, message):
   arguments = [argument for binding in bindings for argument in ('--config', binding)]
   files = '--config_file', comparisons.TINY, '--config', comparisons.CORPUS, '--output_dir', tmp_path / 'x'
   assert main(monkeypatch, *files, *arguments, command=compare) == 2
@@ -276,15 +276,15 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, bi
 
 
 @pytest.mark.parametrize('arguments, message', [
-    ([], 'give a --config_file'), (['--config_file', comparisons.TINY], 'holds other things than a comparison'),
+    ([], 'give a --config_file'), (['--config_file', comparisons.TINY], 'holds files that are not of a comparison'),
     (['--config_file', 'quickstart.gin'], 'no budget given')])
-def test_folders_and_files_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments, message):
+def test_unusable_folders_and_configs_are_refused(tmp_path, monkeypatch, capsys, arguments, message):
   (tmp_path / 'notes.txt').write_text('mine')
   assert main(monkeypatch, '--output_dir', tmp_path, *arguments, command=compare) == 2
   assert message in capsys.readouterr().err and [file.name for file in tmp_path.iterdir()] == ['notes.txt']
 
 
-def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
+def test_training_seconds_survive_a_killed_run(tmp_path, monkeypatch):
   original = step_timer.Clock.on_step_end
 
   def die_at_step_3(self, step):
@@ -307,7 +307,7 @@ def test_a_killed_run_keeps_its_seconds(tmp_path, monkeypatch):
   np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
 
 
-def test_other_scoring_trains_nothing(finished, tmp_path, monkeypatch):
+def test_changed_scoring_rescores_without_training(finished, tmp_path, monkeypatch):
   folder = shutil.copytree(finished[0], tmp_path / 'copy')
 
   def no_step(*_):

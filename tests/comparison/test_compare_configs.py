@@ -55,7 +55,7 @@ def shape(row, found, initialises):
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_file_opens_with_a_command_whose_files_exist(file):
+def test_config_starts_with_a_command_naming_existing_files(file):
   text = (FOLDER / file).read_text()
   opening = text[:text.index('\n\n')]
   assert f'-m trax_hourglass.compare --config_file gin/compare/{file}' in opening
@@ -64,7 +64,7 @@ def test_file_opens_with_a_command_whose_files_exist(file):
 
 
 @pytest.mark.parametrize('file', FILES)
-def test_rows_build_and_have_their_shapes(file, tmp_path):
+def test_models_of_all_rows_build_as_configured(file, tmp_path):
   found = rows_of(tmp_path, file)
   # A model takes seconds to initialise, one of Trax's half a minute: ../models/test_trax_language_model.py tests tiny
   # ones.
@@ -78,7 +78,7 @@ def test_rows_build_and_have_their_shapes(file, tmp_path):
 
 
 @pytest.mark.parametrize('file', TABLES)
-def test_small_version_has_the_same_rows(file, tmp_path):
+def test_cpu_scale_has_the_same_rows(file, tmp_path):
   gin_config.parse_gin([f'compare/{file}'], [])
   names = set(gin.query_parameter('compare.rows'))
   small = rows_of(tmp_path, file, f'scale/cpu_{file.split("_")[0]}.gin')
@@ -87,7 +87,7 @@ def test_small_version_has_the_same_rows(file, tmp_path):
   shape(small.rows[0], small, initialises=False)
 
 
-def test_rows_of_table_1_are_those_of_its_config():
+def test_table_1_rows_and_bits_match_the_paper_config():
   """The comments of gin/paper/enwik8_ablation.gin list the paper's bits for every row."""
   gin.clear_config()
   gin_config.parse_gin(['compare/enwik8_table1.gin'], [])

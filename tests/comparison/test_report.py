@@ -13,14 +13,14 @@ from trax_hourglass.comparison import results
 from tests.helpers.comparisons import MEASURED
 
 
-def test_operations_that_cannot_be_counted_are_no_budget():
+def test_uncountable_flops_cannot_be_a_budget():
   estimated = dataclasses.replace(MEASURED, flops_from='compiler')
   assert budget_lib.Budget('seconds', 60).n_steps(estimated) == 240
   with pytest.raises(ValueError, match='cannot be counted'):
     budget_lib.Budget('flops', 1e12).n_steps(estimated)
 
 
-def test_table_tells_seconds_that_miss_the_budget():
+def test_table_reports_training_seconds_off_the_budget():
   def row(name, spent, seconds):
     plan = {'unit': 'byte', 'measurement': dataclasses.asdict(MEASURED), 'machine': {}, 'n_steps': 10, 'tokens': 70}
     result = {'seed': 0, 'bits': 3.0, 'standard_error': 0.1, 'seconds_per_step': (spent, seconds), 'curve': []}
@@ -33,7 +33,7 @@ def test_table_tells_seconds_that_miss_the_budget():
   assert 'of the budget' not in report.table({'budget': {'seconds': 100}, 'seeds': [0], 'rows': [row('a', 20.0, 10.4)]})
 
 
-def test_operations_that_are_too_low_are_not_drawn(tmp_path, monkeypatch):
+def test_flops_estimated_by_the_compiler_are_not_plotted(tmp_path, monkeypatch):
   drawn = []
   original = axes.Axes.errorbar
   monkeypatch.setattr(axes.Axes, 'errorbar', lambda self, x, y, **look: (
@@ -52,7 +52,7 @@ def test_operations_that_are_too_low_are_not_drawn(tmp_path, monkeypatch):
   assert drawn == [('matrix', 'a'), ('temporary', 'a'), ('temporary', 'b'), ('seconds', 'a'), ('seconds', 'b')]
 
 
-def test_orderings_are_those_within_a_seed():
+def test_orderings_compare_rows_within_a_seed():
   def row(name, paper, *bits):
     return {'name': name, 'paper': paper, 'n_seeds': len(bits), 'bits_of_seeds': dict(enumerate(bits))}
 
@@ -70,7 +70,7 @@ def test_orderings_are_those_within_a_seed():
       (str(i), str(i + 1)) for i in range(8)]
 
 
-def test_markdown_by_hand():
+def test_markdown_table_equals_a_handwritten_one():
   rows = [{'row': 'a', 'n': 12345, 'x': 0.123456}, {'row': '2|3', 'n': 6}]
   assert report.markdown(rows, ['row', 'missing', 'n', 'x']) == (
       '| row | n | x |\n|---|---|---|\n| a | 12,345 | 0.1235 |\n| 2\\|3 | 6 |  |')

@@ -28,7 +28,7 @@ def measure(*layers):
   return model, measured
 
 
-def test_of_a_model_that_can_be_counted():
+def test_step_flops_are_counted_from_matrix_products():
   model, measured = measure()
   assert measured.flops_from == 'products' and measured.step_flops == 3 * 2 * 12 * 4 * pairs.VOCAB
   assert measured.step_flops == flops.training_step(model, 2, 6)
@@ -36,7 +36,7 @@ def test_of_a_model_that_can_be_counted():
   assert measured.step_bytes > 0 and measured.step_seconds > 0
 
 
-def test_of_a_model_with_a_loop_that_cannot():
+def test_flops_of_a_dynamic_loop_come_from_the_compiler():
   model, measured = measure(tl.Fn('UntilSmall', lambda x: until_small(x)))
   with pytest.raises(ValueError, match='cannot be counted'):
     flops.training_step(model, 2, 6)

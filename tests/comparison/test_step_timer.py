@@ -14,7 +14,7 @@ class FakeLoop:
   is_chief: bool = False
 
 
-def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypatch):
+def test_clock_excludes_compilation_and_evaluation_and_resumes(tmp_path, monkeypatch):
   now = [0.0]
   monkeypatch.setattr(step_timer.time, 'monotonic', lambda: now[0])
 
@@ -35,14 +35,14 @@ def test_clock_leaves_out_first_steps_and_pauses_and_goes_on(tmp_path, monkeypat
   assert step_timer.per_step(sums) == (3.0, 3.0)
 
 
-def test_mean_and_median_of_a_step():
+def test_per_step_gives_mean_and_median_seconds():
   # 5 steps of 1 s, 2 of 9 s, 4 of 2 s; steps without timing are ignored.
   sums = [(1, 0.0, 0), (6, 5.0, 5), (8, 23.0, 7), (10, 23.0, 7), (14, 31.0, 11)]
   assert step_timer.per_step(sums) == (31 / 11, 2.0)
   assert step_timer.per_step([(1, 0.0, 0)]) == step_timer.per_step([]) == (0.0, 0.0)
 
 
-def test_the_bar_of_a_run_that_goes_on_begins_where_it_was_cut():
+def test_progress_bar_of_a_resumed_run_starts_at_its_step():
   loop = FakeLoop(0)  # Trax's loop creates its callbacks before it restores a checkpoint.
   bar = progress.TrainingProgress(loop, n_steps=100, tokens_per_step=1, unit='byte')
   bar.on_step_begin(91)

@@ -36,18 +36,18 @@ def keys(seed):
 
 
 @given(n=st.integers(1, 300), seed=st.integers(0, 1000))
-def test_permutation_is_one(n, seed):
+def test_permuted_numbers_are_a_permutation(n, seed):
   assert sorted(permutation.permuted(np.arange(n), n, keys(seed))) == list(range(n))
 
 
 @given(n=st.integers(1 << 32, 1 << 62), seed=st.integers(0, 1000))
-def test_permutation_of_many_numbers_stays_within_and_apart(n, seed):
+def test_large_permutations_stay_in_range_without_duplicates(n, seed):
   numbers = np.linspace(0, n - 1, 101).astype(np.int64)
   there = permutation.permuted(numbers, n, keys(seed))
   assert len(set(there.tolist())) == 101 and there.min() >= 0 and there.max() < n
 
 
-def test_permutations_take_each_number_everywhere():
+def test_permuted_positions_are_uniform_over_seeds():
   n, times = 13, 2600
   counts = np.zeros((n, n))
   for seed in range(times):
@@ -58,7 +58,7 @@ def test_permutations_take_each_number_everywhere():
 
 @settings(max_examples=40)  # Each computes many short epochs.
 @given(n=st.integers(5, 200), batch=st.integers(1, 7), length=st.integers(1, 5), seed=st.integers(0, 9))
-def test_an_epoch_takes_each_window_of_a_text_once(n, batch, length, seed):
+def test_an_epoch_visits_each_text_window_once(n, batch, length, seed):
   rows = itertools.chain.from_iterable(tokens for tokens, _, _ in stream(batches.Epochs, n, batch, length, seed))
   n_windows = max(1, (n - length + 1) // length)
   for _ in range(3):
@@ -67,7 +67,7 @@ def test_an_epoch_takes_each_window_of_a_text_once(n, batch, length, seed):
     assert 0 <= starts[0] < length and starts[-1] + length <= n and n - n_windows * length < 2 * length
 
 
-def test_epochs_differ_in_order_and_in_where_texts_are_cut():
+def test_epochs_differ_in_window_order_and_offset():
   starts = stream(batches.Epochs, 1000, 100, 9).starts
   first, second = (starts(step) for step in (0, 11))
   assert len({*(first % 9)} | {*(second % 9)}) > 1 and (first != second).any() and (np.diff(first) != 9).any()
@@ -75,7 +75,7 @@ def test_epochs_differ_in_order_and_in_where_texts_are_cut():
 
 @settings(max_examples=40)  # Each computes many short epochs.
 @given(n=st.integers(1, 30), windows=st.integers(1, 2), batch=st.integers(1, 7), seed=st.integers(0, 9))
-def test_an_epoch_takes_each_example_once_and_whole(n, windows, batch, seed):
+def test_an_epoch_visits_each_example_once_and_whole(n, windows, batch, seed):
   n = max(n, windows)
   rows = itertools.chain.from_iterable(
       tokens for tokens, _, _ in stream(batches.Epochs, 7 * n, batch, 7 * windows, seed, example_length=7))
@@ -85,14 +85,14 @@ def test_an_epoch_takes_each_example_once_and_whole(n, windows, batch, seed):
     assert sorted(starts) == [7 * i for i in range(n)]
 
 
-def test_random_windows_begin_with_an_example_and_reach_all():
+def test_random_windows_start_at_every_example():
   windows = stream(batches.RandomWindows, 35, 50, 7, example_length=7)
   assert set(windows.starts(0).tolist()) == {0, 7, 14, 21, 28}
 
 
 @given(kind=st.sampled_from([batches.RandomWindows, batches.Epochs]), batch=st.integers(1, 4), n_hosts=st.integers(
     1, 4), step=st.integers(0, 60), example_length=st.sampled_from([None, 5]))
-def test_hosts_batches_together_are_one_host_s(kind, batch, n_hosts, step, example_length):
+def test_host_batches_concatenate_to_the_single_host_batch(kind, batch, n_hosts, step, example_length):
 
   def take(host, n_hosts_):
     return next(stream(kind, 200, batch * n_hosts, 5, 3, host, n_hosts_, step, example_length))[0]
@@ -100,7 +100,7 @@ def test_hosts_batches_together_are_one_host_s(kind, batch, n_hosts, step, examp
   np.testing.assert_array_equal(np.concatenate([take(host, n_hosts) for host in range(n_hosts)]), take(0, 1))
 
 
-def test_hosts_batches_of_an_epoch_share_no_token():
+def test_host_batches_of_an_epoch_are_disjoint():
   hosts = [stream(batches.Epochs, 600, 12, 11, 5, host, 2) for host in range(2)]
   for _ in range(4):  # 48 of 53 windows, within an epoch.
     ours, theirs = (set(next(host)[0].ravel().tolist()) for host in hosts)
@@ -108,14 +108,14 @@ def test_hosts_batches_of_an_epoch_share_no_token():
 
 
 @given(kind=st.sampled_from([batches.RandomWindows, batches.Epochs]), first=st.integers(0, 500))
-def test_any_step_is_a_function_of_seed_and_step(kind, first):
+def test_a_resumed_stream_gives_the_batch_of_its_step(kind, first):
   resumed, whole = stream(kind, 200, 3, 10, step=first), stream(kind, 200, 3, 10)
   np.testing.assert_array_equal(next(resumed)[0][:, 0], whole.starts(first))
   assert resumed.step == first + 1
 
 
 @pytest.mark.parametrize('kind', [batches.RandomWindows, batches.Epochs])
-def test_large_seeds_differ(kind):
+def test_large_seeds_give_different_windows(kind):
   """Large seeds that are equal in float64 give different windows, and small seeds give the same windows as before."""
   starts = [stream(kind, 10_000, 8, 10, (1 << 63) - n).starts(3).tolist() for n in (1, 2, 3)]
   assert len(set(map(tuple, starts))) == 3
@@ -123,12 +123,12 @@ def test_large_seeds_differ(kind):
     np.testing.assert_array_equal(seeds.philox(seed, 3).random_raw(4), np.random.Philox(key=[seed, 3]).random_raw(4))
 
 
-def test_random_windows_of_two_hosts_may_be_the_same():
+def test_random_windows_of_two_hosts_may_coincide():
   ours, theirs = (set(next(stream(batches.RandomWindows, 20, 100, 10, 0, host, 2))[0][:, 0]) for host in range(2))
   assert ours & theirs
 
 
-def test_bad_settings_of_windows():
+def test_invalid_window_settings_are_refused():
   with pytest.raises(ValueError, match='length 10 cuts examples of 7 tokens: set length = 7'):
     stream(batches.Epochs, 70, 1, 10, example_length=7)
   for seed in (-1, 1.5, None, 1 << 63):
@@ -140,7 +140,7 @@ def prefetch_threads():
   return [thread for thread in threading.enumerate() if thread.name.startswith('prefetch')]
 
 
-def test_prefetched_batches_are_the_same_from_any_step():
+def test_prefetched_batches_equal_plain_ones_from_any_step():
   ahead, plain = prefetch.Prefetched(stream(batches.Epochs, 200, 3, 10)), stream(batches.Epochs, 200, 3, 10)
   for step in (0, 1, 2, 7, 3, 4):
     ahead.step = plain.step = step
@@ -150,7 +150,7 @@ def test_prefetched_batches_are_the_same_from_any_step():
   ahead.close()
 
 
-def test_prefetching_holds_no_more_than_its_depth_and_ends():
+def test_prefetching_is_bounded_by_depth_and_its_thread_ends():
   made = []
 
   class Counting(batches.RandomWindows):
@@ -173,7 +173,7 @@ def test_prefetching_holds_no_more_than_its_depth_and_ends():
   assert not thread.is_alive()
 
 
-def test_what_fails_in_the_thread_is_raised_at_its_batch():
+def test_prefetch_errors_are_raised_at_their_batch():
 
   class Failing(batches.RandomWindows):
 

@@ -46,7 +46,7 @@ def write_python(folder, n_first=4):
                          [(pictures.write_binary, ''), (pictures.write_binary, 'cifar-10-batches-bin'),
                           (write_python, ''),
                                               (write_python, 'cifar-10-batches-py')])
-def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
+def test_cifar10_is_read_from_a_folder(tmp_path, small_cifar10, write, subfolder):
   (tmp_path / subfolder).mkdir(exist_ok=True)
   write(tmp_path / subfolder)
   for _ in range(2):  # The second pass reads the cache.
@@ -60,7 +60,7 @@ def test_cifar10_from_a_folder(tmp_path, small_cifar10, write, subfolder):
 
 @pytest.mark.parametrize('write', [pictures.write_binary, write_python])
 @pytest.mark.parametrize('form', ['cifar-10.tar.gz', 'cifar-10.zip', 'in a folder'])
-def test_cifar10_from_an_archive(tmp_path, small_cifar10, write, form):
+def test_cifar10_is_read_from_an_archive(tmp_path, small_cifar10, write, form):
   (tmp_path / 'files' / 'cifar-10-batches').mkdir(parents=True)
   write(tmp_path / 'files' / 'cifar-10-batches')
   (tmp_path / 'files' / 'cifar-10-batches' / 'readme.html').write_text('read me')
@@ -76,7 +76,7 @@ def test_cifar10_from_an_archive(tmp_path, small_cifar10, write, form):
 
 @pytest.mark.parametrize('names', [('train', 'test', 'meta'), ('train.bin', 'test.bin', 'fine_label_names.txt')])
 @pytest.mark.parametrize('packed', [False, True])
-def test_cifar100_in_a_folder_or_an_archive_is_named(tmp_path, names, packed):
+def test_cifar100_folders_and_archives_are_refused(tmp_path, names, packed):
   for name in names:
     (tmp_path / 'files' / 'of it').mkdir(parents=True, exist_ok=True)
     (tmp_path / 'files' / 'of it' / name).write_bytes(bytes(3074))
@@ -87,7 +87,7 @@ def test_cifar100_in_a_folder_or_an_archive_is_named(tmp_path, names, packed):
     cifar10.Cifar10(tmp_path / 'files' / 'of it' / names[0], n_valid=0, cache_dir=tmp_path / 'cache').split('train')
 
 
-def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
+def test_image_tokens_are_ordered_pixel_by_pixel(tmp_path, small_cifar10):
   """Tokens are interleaved by pixel, whereas the file stores three colour planes.
 
   Row 1, column 2 of image 1 is the 3 tokens from 3072 + 3 (32 + 2) on.
@@ -99,7 +99,7 @@ def test_tokens_go_pixel_by_pixel(tmp_path, small_cifar10):
 
 
 @pytest.mark.parametrize('size', [16, 8, 1])
-def test_smaller_images_are_rounded_means_of_squares(tmp_path, small_cifar10, size):
+def test_downscaled_pixels_are_rounded_means_of_squares(tmp_path, small_cifar10, size):
   pictures.write_binary(tmp_path)
   # Each size has its own cached file.
   corpora = [cifar10.Cifar10(tmp_path, 2, size=s, cache_dir=tmp_path / 'cache') for s in (32, size)]
@@ -113,12 +113,12 @@ def test_smaller_images_are_rounded_means_of_squares(tmp_path, small_cifar10, si
 
 
 @pytest.mark.parametrize('size', [0, 5, 64, 16.0, '16'])
-def test_sizes_that_32_is_no_multiple_of_are_errors(tmp_path, size):
+def test_sizes_other_than_divisors_of_32_are_refused(tmp_path, size):
   with pytest.raises(ValueError, match='give 32, or 16'):
     cifar10.Cifar10(tmp_path, size=size)
 
 
-def test_cifar10_from_one_file(tmp_path, small_cifar10):
+def test_cifar10_is_read_from_a_single_file(tmp_path, small_cifar10):
   pictures.write_binary(tmp_path)
   corpus = cifar10.Cifar10(tmp_path / 'data_batch_1.bin', n_valid=1, cache_dir=tmp_path / 'cache')
   assert_split(corpus, 'train', TRAIN[:3])
@@ -146,7 +146,7 @@ class Evil:
     (pickle.dumps({'a': 1}), 'holds no uint8 array of 3072 columns'),
     (python2_pickle(planes(random_images(2, 16))), 'holds no uint8 array of 3072 columns named data'),
 ])
-def test_bad_files_of_cifar10(tmp_path, monkeypatch, content, message):
+def test_malformed_cifar10_files_are_refused(tmp_path, monkeypatch, content, message):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'another').write_bytes(content)
   with pytest.raises(ValueError, match=message):
@@ -160,13 +160,13 @@ def test_bad_files_of_cifar10(tmp_path, monkeypatch, content, message):
     ('data_batch_5', python2_pickle(planes(TRAIN)), r'has 21,\d+ bytes, that of CIFAR-10 31,035,623: fetch it again'),
     ('test_batch', b'\x80' * 31_035_526, 'has the md5 .*, that of CIFAR-10 40351d58.*: fetch it again'),
 ])
-def test_files_with_a_published_name_must_be_the_published_ones(tmp_path, name, content, message):
+def test_published_file_names_require_published_content(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(ValueError, match=f"{name}' {message}"):
     cifar10.Cifar10(tmp_path, 1, cache_dir=tmp_path / 'cache').split('test' if name.startswith('test') else 'train')
 
 
-def test_bad_settings_of_cifar10(tmp_path, small_cifar10):
+def test_invalid_cifar10_settings_are_refused(tmp_path, small_cifar10):
   with pytest.raises(ValueError, match='does not exist: give a folder or a file'):
     cifar10.Cifar10(tmp_path / 'none')
   with pytest.raises(ValueError, match='holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the python '

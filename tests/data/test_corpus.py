@@ -35,7 +35,7 @@ def test_small_folder_is_split_by_position_across_files(tmp_path):
   assert [len(corpus.split(name)) for name in corpora.SPLITS] == [36, 2, 2]
 
 
-def test_large_folder_is_split_by_file_whatever_the_others(tmp_path):
+def test_split_of_a_file_does_not_depend_on_the_others(tmp_path):
   for i in range(150):
     (tmp_path / f'{i:03}.txt').write_bytes(b'%03d,' % i)
 
@@ -51,7 +51,7 @@ def test_large_folder_is_split_by_file_whatever_the_others(tmp_path):
     assert files(name) - {'new'} == old - {'007'}
 
 
-def test_default_is_the_standard_library_without_tests():
+def test_default_corpus_is_the_standard_library_without_tests():
   corpus = th.ByteCorpus()
   train, valid = (corpus.split(name) for name in ('train', 'valid'))
   assert len(train) > 5e6 and 0.01 < len(valid) / len(train) < 0.2
@@ -61,7 +61,7 @@ def test_default_is_the_standard_library_without_tests():
 
 
 @given(st.data())
-def test_reading_across_files(tmp_path_factory, data):
+def test_reads_across_files_equal_the_concatenation(tmp_path_factory, data):
   folder = tmp_path_factory.mktemp('files')
   pieces = data.draw(st.lists(st.binary(min_size=1, max_size=9), min_size=1, max_size=6))
   stretches = []
@@ -100,7 +100,7 @@ def test_windows_reach_both_ends():
 
 
 @given(batch=st.integers(1, 4), n_hosts=st.integers(1, 3), step=st.integers(0, 9))
-def test_hosts_rows_are_one_host_s_batch(batch, n_hosts, step):
+def test_host_batches_concatenate_to_the_single_host_batch(batch, n_hosts, step):
   def take(host, n_hosts_):
     stream = batches.RandomWindows(Numbers(200), batch * n_hosts, 10, 0, 256, host, n_hosts_)
     stream.step = step
@@ -116,7 +116,7 @@ def test_tiny_corpora_are_refused(tmp_path, content, message):
     th.ByteCorpus(str(tmp_path / 'f'))
 
 
-def test_other_bad_input():
+def test_invalid_corpus_and_window_settings_are_refused():
   with pytest.raises(ValueError, match='does not exist'):
     th.ByteCorpus('/no/such/file')
   with pytest.raises(ValueError, match='train, valid, test'):

@@ -72,7 +72,7 @@ def archive(tmp_path_factory):
   return packed(tmp_path_factory.mktemp('archive'), 'zip').read_bytes()
 
 
-def test_download_is_unpacked_and_kept(tmp_path, archive):
+def test_a_download_is_unpacked_and_cached(tmp_path, archive):
   with server(archive) as (url, asked):
     for _ in range(2):
       assert read(download(url, tmp_path), 'test') == CONTENT[9_500:]
@@ -81,13 +81,13 @@ def test_download_is_unpacked_and_kept(tmp_path, archive):
 
 @pytest.mark.parametrize('ranges, expected', [(True, [None, 'bytes=1000-', 'bytes=4000-']),
                                               (False, [None, 'bytes=1000-', 'bytes=3000-'])])
-def test_a_transfer_that_is_cut_off_goes_on(tmp_path, archive, ranges, expected):
+def test_an_interrupted_transfer_is_completed(tmp_path, archive, ranges, expected):
   with server(archive, ranges, cuts=(1000, 3000)) as (url, asked):
     assert read(download(url, tmp_path), 'train') == TRAIN
   assert asked == expected and left(tmp_path) == ['tiny8']
 
 
-def test_a_transfer_that_is_cut_off_again_and_again_is_kept_for_the_next_time(tmp_path, archive):
+def test_a_failed_transfer_resumes_on_the_next_call(tmp_path, archive):
   with server(archive, cuts=[100] * 5) as (url, asked):
     with pytest.raises(ValueError, match='cut off 5 times; 500 bytes are kept, and the same command goes on there'):
       download(url, tmp_path)
@@ -96,7 +96,7 @@ def test_a_transfer_that_is_cut_off_again_and_again_is_kept_for_the_next_time(tm
   assert asked[-1] == 'bytes=500-'
 
 
-def test_a_download_that_was_whole_but_not_renamed(tmp_path, archive):
+def test_a_full_but_unrenamed_download_is_used_or_refetched(tmp_path, archive):
   for content, expected in ((archive, [f'bytes={len(archive)}-']),
                             (archive + b'more', [f'bytes={len(archive) + 4}-', None])):
     folder = tmp_path / str(len(content))
@@ -107,7 +107,7 @@ def test_a_download_that_was_whole_but_not_renamed(tmp_path, archive):
     assert asked == expected
 
 
-def test_a_download_with_wrong_checksum_is_not_kept(tmp_path, archive):
+def test_a_download_of_wrong_content_is_not_kept(tmp_path, archive):
   (tmp_path / 'cache').mkdir()
   (tmp_path / 'cache/tiny8.zip.unfinished').write_bytes(b'\0' * 1000)  # As if from another version of the file.
   with server(archive) as (url, asked):
@@ -118,14 +118,14 @@ def test_a_download_with_wrong_checksum_is_not_kept(tmp_path, archive):
   assert asked == ['bytes=1000-', None]
 
 
-def test_only_the_whole_text_is_taken_from_a_download(tmp_path):
+def test_a_download_of_only_part_of_the_text_is_refused(tmp_path):
   with server(packed(tmp_path, 'zip', CONTENT[:9_500]).read_bytes()) as (url, _):
     with pytest.raises(ValueError, match='holds 9,500 bytes, and tiny8 has 10,000'):
       download(url, tmp_path)
   assert not left(tmp_path)
 
 
-def test_no_network_and_other_answers(tmp_path, archive):
+def test_failed_downloads_name_the_cause(tmp_path, archive):
   by_hand = r"Or fetch http.*/tiny8\.zip by hand where there is a network, and name the file by Tiny8\.path = 'FILE'"
   with pytest.raises(ValueError, match=rf'no connection \(.*Connection refused\)\. {by_hand}'):
     download(PUBLICATION.url, tmp_path)

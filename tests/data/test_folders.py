@@ -49,7 +49,7 @@ def write_links_to_tar(path, files, links):
       archive.addfile(info, io.BytesIO(content))
 
 
-def test_links_are_followed_and_end(tmp_path):
+def test_symbolic_links_are_followed_without_loops(tmp_path):
   root, elsewhere = tmp_path / 'root', tmp_path / 'elsewhere'
   (root / 'a' / 'b').mkdir(parents=True)
   (elsewhere / 'deep').mkdir(parents=True)
@@ -62,12 +62,12 @@ def test_links_are_followed_and_end(tmp_path):
   (root / 'broken').symlink_to(tmp_path / 'nothing')
   names, left_out = folders.files_below(root)
   assert names == ['a/x', 'file', 'linked/back/x', 'linked/deep/z', 'linked/y']
-  assert folders.told(left_out) == '; left out: 1 broken link, 2 hidden, 2 links to a folder around them'
+  assert folders.told(left_out) == '; left out: 1 broken link, 2 hidden, 2 links to a parent folder'
   assert folders.files_below(root, follow_folders=False)[0] == ['a/x', 'file']
 
 
 @pytest.mark.parametrize('write', [write_links_to_zip, write_links_to_tar])
-def test_links_in_archives_are_followed_and_never_out_of_them(tmp_path, write):
+def test_archive_links_are_followed_but_never_outside(tmp_path, write):
   (tmp_path / 'secret').write_text('secret')
   write(tmp_path / 'archive', {'a/x': b'one', 'a/y': b'two'}, {
       'b/x': '../a/x', 'c': 'a', 'd/e': '../c', 'up': '../secret', 'absolute': str(tmp_path / 'secret'),
@@ -81,7 +81,7 @@ def test_links_in_archives_are_followed_and_never_out_of_them(tmp_path, write):
 
 @pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
 @pytest.mark.parametrize('in_folder', [False, True])
-def test_packed_texts_are_their_text_whatever_their_names(tmp_path, monkeypatch, pack, in_folder):
+def test_compressed_texts_are_recognised_by_content(tmp_path, monkeypatch, pack, in_folder):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   (tmp_path / 'texts').mkdir()
   (tmp_path / 'texts' / 'some.txt').write_bytes(pack(b'packed ' * 900))
@@ -92,7 +92,7 @@ def test_packed_texts_are_their_text_whatever_their_names(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
-def test_packed_text_that_is_cut_off(tmp_path, monkeypatch, pack):
+def test_truncated_compressed_text_is_refused(tmp_path, monkeypatch, pack):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   (tmp_path / 'text').write_bytes(pack(os.urandom(5000))[:-900])
   with pytest.raises(ValueError, match="text' is damaged or cut off"):
@@ -100,7 +100,7 @@ def test_packed_text_that_is_cut_off(tmp_path, monkeypatch, pack):
 
 
 @pytest.mark.parametrize('write', [write_links_to_zip, write_links_to_tar])
-def test_archives_of_texts_are_their_texts(tmp_path, monkeypatch, write):
+def test_text_archives_are_read_and_truncated_ones_refused(tmp_path, monkeypatch, write):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   splits = 'train', 'valid', 'test'
   write(tmp_path / 'wiki', {f'wikitext/wiki.{split}.raw': split.encode() * 9 for split in splits}, {})
@@ -112,7 +112,7 @@ def test_archives_of_texts_are_their_texts(tmp_path, monkeypatch, write):
     th.ByteCorpus(str(tmp_path / 'cut.zip'))
 
 
-def test_binaries_beside_texts_are_left_out(tmp_path):
+def test_binary_files_beside_texts_are_left_out(tmp_path):
   for name, content in {'train.txt': b'some text', 'dev.txt': 'text'.encode('utf-16'), 'empty': b'', '.hidden': b'a',
                         'cover.png': b'\x89PNG\0\0', 'index': b'\0' * 99}.items():
     (tmp_path / name).write_bytes(content)
@@ -124,13 +124,13 @@ def test_binaries_beside_texts_are_left_out(tmp_path):
   assert '4 files, 124 bytes' in th.ByteCorpus(str(tmp_path), splits='shared').summary
 
 
-def test_a_note_beside_binary_data_makes_it_no_less_wanted(tmp_path):
+def test_binary_data_beside_a_readme_is_kept(tmp_path):
   for name, content in {'a.bin': bytes(999), 'b.bin': bytes(999), 'README': b'text'}.items():
     (tmp_path / name).write_bytes(content)
   assert '3 files, 2,002 bytes' in th.ByteCorpus(str(tmp_path)).summary
 
 
-def test_no_picture_of_another_ending_is_left_out(tmp_path):
+def test_images_of_every_format_pillow_writes_are_read(tmp_path):
   image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8))
   written = set()
   Image.init()
@@ -154,7 +154,7 @@ def test_no_picture_of_another_ending_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation):
+def test_images_follow_their_exif_orientation(tmp_path, orientation):
   upright = np.zeros((16, 16, 3), np.uint8)
   upright[:8, :8], upright[8:, :8] = 255, 128
   undone = {1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
@@ -171,7 +171,7 @@ def test_pictures_are_turned_as_their_exif_says(tmp_path, orientation):
 
 
 @pytest.mark.parametrize('corrupt', ['error', 'skip'])
-def test_a_picture_that_is_too_large_is_called_that(tmp_path, monkeypatch, corrupt):
+def test_an_image_with_too_many_pixels_is_refused(tmp_path, monkeypatch, corrupt):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
   (tmp_path / 'images').mkdir()
   for number, side in enumerate((4, 4, 4, 12)):
@@ -183,14 +183,14 @@ def test_a_picture_that_is_too_large_is_called_that(tmp_path, monkeypatch, corru
 
 @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize('key', ['data', b'data'])
-def test_own_subsets_of_cifar10_of_any_protocol(tmp_path, protocol, key):
+def test_cifar10_subsets_pickled_by_any_protocol_are_read(tmp_path, protocol, key):
   rows = np.random.RandomState(0).randint(0, 256, (12, 3072)).astype(np.uint8)
   (tmp_path / 'mine').write_bytes(pickle.dumps({key: rows, 'labels': [3] * 12}, protocol=protocol))
   corpus = th.Cifar10(str(tmp_path / 'mine'), n_valid=2, cache_dir=str(tmp_path / 'cache'))
   assert (len(corpus.split('train')), len(corpus.split('valid'))) == (10 * 3072, 2 * 3072)
 
 
-def test_cifar100_is_named(tmp_path):
+def test_a_cifar100_file_is_refused(tmp_path):
   (tmp_path / 'train').write_bytes(pickle.dumps({'data': np.zeros((9, 3072), np.uint8), 'fine_labels': [99] * 9}))
   with pytest.raises(ValueError, match='is of CIFAR-100: give files of CIFAR-10'):
     th.Cifar10(str(tmp_path / 'train'), n_valid=2, cache_dir=str(tmp_path / 'cache')).split('train')

@@ -27,7 +27,7 @@ def pack(path, content):
 
 
 @pytest.mark.parametrize('ending', ['.tar', '.tar.gz', '.tar.xz', '.tar.bz2', '.zip'])
-def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending):
+def test_archive_images_are_ordered_by_name(tmp_path, ending):
   images = random_images(4, 8)
   path, order = tmp_path / f'images{ending}', [2, 0, 3, 1]
   if ending == '.zip':
@@ -43,7 +43,7 @@ def test_images_of_an_archive_come_in_the_order_of_their_names(tmp_path, ending)
   assert_split(open_folder(path, tmp_path / 'cache', splits='shared'), 'train', images)
 
 
-def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
+def test_a_tar_with_a_damaged_header_or_end_is_refused(tmp_path):
   """A .tar with a damaged, truncated or missing header is refused, though Python's tarfile takes this for the end."""
   write_tar(tmp_path / 'whole.tar', random_images(5, 8), 'train/')
   whole = (tmp_path / 'whole.tar').read_bytes()
@@ -62,14 +62,14 @@ def test_a_tar_that_does_not_end_as_it_should_is_refused(tmp_path):
     path = tmp_path / f'harmed{suffix}'
     for content in harmed:
       pack(path, content)
-      with pytest.raises(ValueError, match='is no .zip or .tar, or damaged .*: fetch it again'):
+      with pytest.raises(ValueError, match='is not a .zip or .tar, or damaged .*: fetch it again'):
         open_folder(path, tmp_path / 'cache', 8)
     pack(path, whole[:end + 512])  # A single block of zeros suffices as the end.
     assert len(open_folder(path, tmp_path / 'cache', 8, splits='shared').split('train')) == 5 * 192
 
 
 @pytest.mark.parametrize('ending', ['.tar', '.gz', '.xz', '.bz2', '.zip', '.npz'])
-def test_damaged_archives_end_in_no_traceback(tmp_path, ending):
+def test_damaged_archives_raise_or_give_the_original_images(tmp_path, ending):
   """Any flipped bit or truncation ends in an error that names the file, or in the original images."""
   images, path = random_images(3, 32), tmp_path / f'train_32x32{ending}'
   if ending == '.zip':
@@ -98,7 +98,7 @@ def test_damaged_archives_end_in_no_traceback(tmp_path, ending):
   assert refused > 90
 
 
-def test_an_archive_that_is_encrypted_or_changes_while_it_is_read(tmp_path):
+def test_encrypted_or_changed_archives_are_refused(tmp_path):
   write_zip(tmp_path / 'images.zip', random_images(2, 8))
   content = bytearray((tmp_path / 'images.zip').read_bytes())
   for mark, offset in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):  # Bit 0 of the flags means encrypted.
@@ -120,7 +120,7 @@ def test_an_archive_that_is_encrypted_or_changes_while_it_is_read(tmp_path):
     corpus.split('train')
 
 
-def test_what_is_missing_of_an_imagenet_is_said(tmp_path, monkeypatch, capsys):
+def test_missing_imagenet_parts_are_reported(tmp_path, monkeypatch, capsys):
   images = random_images(3)
   write_chrabaszcz(tmp_path, {f'train_data_batch_{i}.npz': images[:1] for i in range(1, 11) if i not in (2, 9)})
   write_tar(tmp_path / 'valid_32x32.tar', images)

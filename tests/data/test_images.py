@@ -20,7 +20,7 @@ def mock_tfds(images):
   return tfds.testing.mock_data(as_dataset_fn=lambda *_, **__: tf.data.Dataset.from_tensor_slices({'image': images}))
 
 
-def test_images_from_tfds(tmp_path):
+def test_images_are_read_from_tfds(tmp_path):
   with mock_tfds(pictures.TRAIN):
     corpus = cifar10.Cifar10(n_valid=2, cache_dir=tmp_path)
     pictures.assert_split(corpus, 'train', pictures.TRAIN[:5])
@@ -36,7 +36,7 @@ def test_images_from_tfds(tmp_path):
     assert len(cifar10.Cifar10(n_valid=1, cache_dir=tmp_path / 'other').split('train')) == 2 * 3072
 
 
-def test_imagenet_without_network(tmp_path, monkeypatch):
+def test_unprepared_tfds_imagenet_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds_source, '_PROBE', 'http://127.0.0.1:1/')
   with pytest.raises(ValueError, match=r'TFDS has not prepared downsampled_imagenet/32x32/.*its download is gone; '
                                        r'give'):
@@ -45,7 +45,7 @@ def test_imagenet_without_network(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('form', ['folder', 'zip', 'tar', 'npz', 'npz_compressed', 'one zip', 'one tar'])
 @pytest.mark.parametrize('size', [32, 64])
-def test_van_den_oord_imagenet_from_files(tmp_path, form, size):
+def test_van_den_oord_imagenet_is_read_from_every_form(tmp_path, form, size):
   by_split = {'train': pictures.random_images(5, size), 'valid': pictures.random_images(3, size, 1)}
   root = tmp_path / 'root'
   root.mkdir()
@@ -76,7 +76,7 @@ def test_van_den_oord_imagenet_from_files(tmp_path, form, size):
 
 @pytest.mark.parametrize('planes', [False, True])
 @pytest.mark.parametrize('ending', ['npy', 'npz'])
-def test_older_imagenet_as_an_array(tmp_path, planes, ending):
+def test_van_den_oord_imagenet_is_read_from_an_array(tmp_path, planes, ending):
   images = {'train': pictures.random_images(3), 'valid': pictures.random_images(2, seed=1)}
   for split, of_split in images.items():
     array = of_split.transpose(0, 3, 1, 2) if planes else of_split
@@ -88,7 +88,7 @@ def test_older_imagenet_as_an_array(tmp_path, planes, ending):
   assert corpus.summary == f'ImageNet 32x32 (van den Oord) of {tmp_path}: train, valid as published'
 
 
-def test_older_imagenet_as_an_array_that_is_cut_off(tmp_path):
+def test_a_truncated_van_den_oord_array_is_refused(tmp_path):
   np.save(tmp_path / 'train_32x32.npy', pictures.random_images(3))
   path = tmp_path / 'train_32x32.npy'
   path.write_bytes(path.read_bytes()[:-9])
@@ -97,7 +97,7 @@ def test_older_imagenet_as_an_array_that_is_cut_off(tmp_path):
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_chrabaszcz_imagenet_as_pickles(tmp_path, protocol):
+def test_chrabaszcz_imagenet_is_read_from_pickles(tmp_path, protocol):
   images = pictures.random_images(5)
   (tmp_path / 'elsewhere').mkdir()
   (tmp_path / 'train').symlink_to(tmp_path / 'elsewhere')
@@ -113,7 +113,7 @@ def test_chrabaszcz_imagenet_as_pickles(tmp_path, protocol):
     imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache').split('valid')
 
 
-def test_chrabaszcz_imagenet(tmp_path):
+def test_chrabaszcz_batches_are_read_in_numeric_order(tmp_path):
   images = pictures.random_images(12)
   pictures.write_chrabaszcz(tmp_path, {f'train/train_data_batch_{i}.npz': images[i - 1:i] for i in range(1, 11)})
   pictures.write_chrabaszcz(tmp_path, {'val_data.npz': images[10:]})
@@ -123,7 +123,7 @@ def test_chrabaszcz_imagenet(tmp_path):
   assert corpus.name == 'ImageNet 32x32 (Chrabaszcz)'
 
 
-def test_the_two_imagenets_are_not_mixed(tmp_path, monkeypatch):
+def test_each_imagenet_refuses_files_of_the_other(tmp_path, monkeypatch):
   images = pictures.random_images(3)
   pictures.write_chrabaszcz(tmp_path, {'train_32x32.npz': images, 'val_data.npz': images})
   with pytest.raises(ValueError, match='holds data.npy, labels.npy, mean.npy where one array .*newer ImageNet'):
@@ -137,7 +137,7 @@ def test_the_two_imagenets_are_not_mixed(tmp_path, monkeypatch):
     imagenet.VanDenOordImagenet(32, tmp_path, cache_dir=tmp_path / 'cache').split('valid')
 
 
-def test_bad_imagenets(tmp_path):
+def test_invalid_imagenet_files_and_settings_are_refused(tmp_path):
   for kind in (imagenet.VanDenOordImagenet, imagenet.ChrabaszczImagenet):
     with pytest.raises(ValueError, match='size is 16: downsampled ImageNet has 32 and 64'):
       kind(16, tmp_path)
@@ -154,7 +154,7 @@ def test_bad_imagenets(tmp_path):
     with pytest.raises(ValueError, match=message):
       imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache').split(split)
   (tmp_path / 'train_data_batch_1.npz').write_bytes(whole[:-100])
-  with pytest.raises(ValueError, match='is no .npz, or damaged'):
+  with pytest.raises(ValueError, match='is not a .npz, or damaged'):
     imagenet.ChrabaszczImagenet(32, tmp_path, tmp_path / 'cache').split('train')
   for name, array in (('train_32x32.npz', np.zeros((2, 32, 32, 3))), ('valid_32x32.npz', np.array([{}] * 2))):
     np.savez(tmp_path / name, array)
@@ -173,7 +173,7 @@ def test_few_images_are_split_by_position(tmp_path, form):
     pictures.assert_split(corpus, split, part)
 
 
-def test_many_images_are_split_by_name_and_subfolders_by_theirs(tmp_path):
+def test_image_splits_cover_all_files_or_follow_subfolders(tmp_path):
   images = pictures.random_images(150, 1)
   pictures.write_folder(tmp_path / 'many', images)
   (tmp_path / 'many/readme.txt').write_text('no image')
@@ -192,7 +192,7 @@ def test_many_images_are_split_by_name_and_subfolders_by_theirs(tmp_path):
     corpus.split('test')
 
 
-def test_other_modes_are_converted_and_said(tmp_path, capsys):
+def test_grey_rgba_and_16_bit_images_become_rgb(tmp_path, capsys):
   grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
   deep = grey.astype(np.uint16) * 256 + 99
   rgba = np.concatenate([pictures.random_images(1, 8)[0], np.full((8, 8, 1), 7, np.uint8)], axis=-1)
@@ -205,7 +205,7 @@ def test_other_modes_are_converted_and_said(tmp_path, capsys):
   assert said.err.count('4 images converted to RGB (I;16 1, L 2, RGBA 1; transparency dropped)') == 1 and not said.out
 
 
-def test_other_sizes_are_scaled_and_cut_or_refused(tmp_path, capsys):
+def test_other_sizes_are_scaled_and_cropped_or_refused(tmp_path, capsys):
   wide = np.zeros((16, 48, 3), np.uint8)
   wide[:, 16:32] = 200  # The middle third remains.
   pictures.write_folder(tmp_path / 'images/train', [wide, wide.transpose(1, 0, 2), pictures.random_images(1, 8)[0]])
@@ -218,7 +218,7 @@ def test_other_sizes_are_scaled_and_cut_or_refused(tmp_path, capsys):
     pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', splits='shared', other_sizes='error').split('train')
 
 
-def test_corrupt_images_are_named_or_skipped_if_asked(tmp_path, capsys):
+def test_corrupt_images_are_refused_or_skipped_if_asked(tmp_path, capsys):
   images = pictures.random_images(4, 8)
   pictures.write_folder(tmp_path / 'images/train', images)
   whole = (tmp_path / 'images/train/002.png').read_bytes()
@@ -231,12 +231,12 @@ def test_corrupt_images_are_named_or_skipped_if_asked(tmp_path, capsys):
   assert '1 corrupt images skipped, such as train/002.png' in capsys.readouterr().err
 
 
-def test_bad_image_folders(tmp_path):
+def test_invalid_image_folders_are_refused(tmp_path):
   for path, message in ((tmp_path / 'none', 'does not exist: give a folder of images'), (tmp_path, 'holds no images')):
     with pytest.raises(ValueError, match=message):
       pictures.open_folder(path, tmp_path)
   (tmp_path / 'file').write_text('neither')
-  with pytest.raises(ValueError, match='is no .zip or .tar, or damaged'):
+  with pytest.raises(ValueError, match='is not a .zip or .tar, or damaged'):
     pictures.open_folder(tmp_path / 'file', tmp_path)
   pictures.write_folder(tmp_path / 'two', pictures.random_images(2, 8))
   for options, message in (({}, '2 files are too few for the splits'), ({'size': 0}, 'size is 0: give the side'),

@@ -24,7 +24,7 @@ from trax_hourglass.training import run_config
     (['train-0', 'train-1', 'test-0'], {'train': 2, 'test': 1}),
     (['train/a', 'test.txt'], {'train': 1, 'test': 1}),
 ])
-def test_names_of_splits(names, found):
+def test_split_names_are_recognised(names, found):
   by_split, how = splits.named(names)
   assert {split: len(of_split) for split, of_split in by_split.items()} == found
   assert sorted(sum(by_split.values(), [])) == sorted(names) and how.endswith('as files and folders are named')
@@ -37,7 +37,7 @@ def test_names_of_splits(names, found):
     (['train/valid/a', 'train/test/a'], 'no splits in the names'), (['a.txt'], 'no splits'),
     (['train.test.txt', 'valid.txt', 'train.txt'], "since 'train.test.txt' lies beside them"),
 ])
-def test_names_that_are_no_splits(names, said):
+def test_other_names_are_not_taken_for_splits(names, said):
   by_split, how = splits.named(names)
   assert by_split is None and said in how
 
@@ -46,7 +46,7 @@ NAME = st.text('abtrainvlides./', min_size=1, max_size=9).filter(lambda name: al
 
 
 @given(st.lists(NAME, min_size=1, unique=True))
-def test_each_file_is_in_one_split_or_there_are_none(names):
+def test_splits_partition_the_files_or_there_are_none(names):
   by_split, how = splits.named(names)
   assert how and (by_split is None or sorted(sum(by_split.values(), [])) == sorted(names) and len(by_split) > 1)
 
@@ -64,7 +64,7 @@ def bytes_of(corpus, split):
   return tokens.read(0, len(tokens)).astype(np.uint8).tobytes()
 
 
-def test_texts_in_splits_of_a_user(tmp_path):
+def test_text_splits_follow_file_and_folder_names(tmp_path):
   corpus = th.ByteCorpus(texts(tmp_path / 'a', train__1=b'one ', train__2=b'two ', VAL__1=b'three', test__1=b'four'))
   assert [bytes_of(corpus, split) for split in ('train', 'valid', 'test')] == [b'one two ', b'three', b'four']
   assert '4 files, 17 bytes; train, valid, test as files and folders are named' in corpus.summary
@@ -82,7 +82,7 @@ def test_texts_in_splits_of_a_user(tmp_path):
 
 
 @pytest.mark.parametrize('separator', ['/', '\\'])
-def test_images_in_splits_of_a_user(tmp_path, separator):
+def test_image_splits_follow_folder_names(tmp_path, separator):
   images = pictures.random_images(23, 4)
   with zipfile.ZipFile(tmp_path / 'images.zip', 'w') as archive:
     for number, image in enumerate(images):
@@ -94,21 +94,21 @@ def test_images_in_splits_of_a_user(tmp_path, separator):
   assert '23 images; train, test as files and folders are named, valid is the last 1 images of train' in corpus.summary
 
 
-def test_a_class_called_train_is_no_split(tmp_path):
+def test_a_class_named_train_is_not_a_split(tmp_path):
   for name in 'bus', 'car', 'train':
     pictures.write_folder(tmp_path / 'images' / name, pictures.random_images(4, 4))
   corpus = pictures.open_folder(tmp_path / 'images', tmp_path / 'cache', 4)
   assert sum(len(corpus.split(split)) for split in ('train', 'valid', 'test')) == 12 * 48
 
 
-def test_older_runs_keep_their_rule():
+def test_older_runs_keep_their_split_rule():
   text = "ByteCorpus.path = 'x'\nfit.corpus = @ByteCorpus()\n"
   assert run_config.of_older_versions(text) == ["ByteCorpus.splits = 'shared'"]
   assert not run_config.of_older_versions(text + "ByteCorpus.splits = 'named'\n")
   assert not run_config.of_older_versions('fit.corpus = @Enwik8()')
 
 
-def test_runs_record_their_rule_and_say_it_once(tmp_path, capsys):
+def test_runs_record_their_split_rule_and_print_it_once(tmp_path, capsys):
   path = texts(tmp_path / 'texts', **{'train.txt': bytes(range(97, 122)) * 9, 'valid.txt': b'abcdefgh' * 9})
   runs.run(tmp_path / 'run', f"ByteCorpus.path = '{path}'", 'n_steps = 2', 'warmup_steps = 1')
   assert "ByteCorpus.splits = 'named'" in (pathlib.Path(tmp_path) / 'run' / 'config.gin').read_text()

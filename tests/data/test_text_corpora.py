@@ -19,7 +19,7 @@ from trax_hourglass.data import wiki40b
 
 
 @pytest.mark.parametrize('kind', ['raw', 'zip', 'gz', 'xz'])
-def test_every_form_of_file_is_the_same_corpus(tmp_path, kind):
+def test_every_file_form_gives_the_same_corpus(tmp_path, kind):
   path = texts.packed(tmp_path, kind)
   for _ in range(2):  # The second pass reads the cache.
     corpus = texts.open_corpus(str(path), tmp_path)
@@ -28,14 +28,14 @@ def test_every_form_of_file_is_the_same_corpus(tmp_path, kind):
   assert len(texts.left(tmp_path)) == (kind != 'raw')
 
 
-def test_the_cache_knows_another_file_of_the_same_name(tmp_path):
+def test_cache_tells_files_of_equal_name_apart(tmp_path):
   texts.open_corpus(texts.packed(tmp_path, 'xz'), tmp_path)
   assert len(texts.open_corpus(texts.packed(tmp_path, 'xz', texts.CONTENT[:9_500]), tmp_path)._makers) == 2 and len(
       texts.left(tmp_path)) == 2
 
 
 @pytest.mark.parametrize('kind', ['raw', 'xz'])
-def test_a_part_is_taken_and_what_it_lacks_is_said(tmp_path, kind):
+def test_a_partial_file_gives_only_its_complete_splits(tmp_path, kind):
   corpus = texts.open_corpus(texts.packed(tmp_path, kind, texts.CONTENT[:9_500]), tmp_path)
   assert texts.read(corpus, 'train') == texts.TRAIN and texts.read(corpus, 'valid') == texts.VALID
   with pytest.raises(ValueError, match=r"tiny8 has no test split: '.*' holds the first 9,500 bytes only, that is train "
@@ -59,7 +59,7 @@ def spoilt(at):
                             r'\(train '),
     (texts.CONTENT + b'x', 'holds more than the 10,000 bytes of tiny8'), (b'', 'holds 0 bytes, and tiny8 has 10,000'),
 ])
-def test_other_content_is_refused_and_not_kept(tmp_path, kind, content, message):
+def test_wrong_content_is_refused_and_not_cached(tmp_path, kind, content, message):
   with pytest.raises(ValueError, match=message):
     texts.open_corpus(texts.packed(tmp_path, kind, content), tmp_path)
   assert not texts.left(tmp_path)
@@ -76,7 +76,7 @@ def test_truncated_and_damaged_archives_are_refused(tmp_path, kind):
   assert not texts.left(tmp_path)
 
 
-def test_zip_of_several_files(tmp_path):
+def test_corpus_is_found_by_name_in_a_zip_of_several_files(tmp_path):
   texts.zipped(tmp_path / 'named.zip', readme=b'no', tiny8=texts.CONTENT)
   assert texts.read(texts.open_corpus(tmp_path / 'named.zip', tmp_path), 'train') == texts.TRAIN
   texts.zipped(tmp_path / 'unnamed.zip', readme=b'no', other=texts.CONTENT)
@@ -87,14 +87,14 @@ def test_zip_of_several_files(tmp_path):
     texts.open_corpus(tmp_path / 'empty.zip', tmp_path)
 
 
-def test_paths_that_are_no_file(tmp_path):
+def test_folders_and_missing_files_are_refused(tmp_path):
   with pytest.raises(ValueError, match='is a folder: give a file'):
     texts.open_corpus(tmp_path, tmp_path)
   with pytest.raises(ValueError, match=r'cannot be read \(No such file or directory\)'):
     texts.open_corpus(tmp_path / 'none', tmp_path)
 
 
-def test_text_of_another_alphabet(tmp_path):
+def test_text_outside_the_alphabet_is_refused(tmp_path):
   letters = dataclasses.replace(texts.PUBLICATION, alphabet=b'<begin>', split_sha256={})
   with pytest.raises(ValueError, match=r'holds the byte .*, which tiny8 does not'):
     texts.open_corpus(texts.packed(tmp_path, 'raw'), tmp_path, letters)
@@ -105,7 +105,7 @@ def test_text_of_another_alphabet(tmp_path):
       corpus(texts.packed(tmp_path, 'raw'))
 
 
-def test_no_space_leaves_nothing(tmp_path):
+def test_a_full_disk_leaves_no_partial_cache_file(tmp_path):
   path = texts.packed(tmp_path, 'xz')
   with texts.limited_files(5_000), pytest.raises(ValueError, match=r'cannot write .*tiny8-\w+ \(File too large\): free '
                                                                    r'or grant '
@@ -115,7 +115,7 @@ def test_no_space_leaves_nothing(tmp_path):
   assert texts.read(texts.open_corpus(path, tmp_path), 'train') == texts.TRAIN
 
 
-def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_an_error(tmp_path, monkeypatch):
   (tmp_path / 'cache').write_text('a file')
   with pytest.raises(ValueError, match=r'cannot write .*cache/tiny8-\w+ \(File exists\)'):
     texts.open_corpus(texts.packed(tmp_path, 'xz'), tmp_path)
@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
   assert cache.folder().as_posix().endswith('/.cache/trax_hourglass') and cache.folder('here').name == 'here'
 
 
-def test_of_several_that_want_a_file_one_writes_it(tmp_path):
+def test_concurrent_readers_build_a_cache_file_once(tmp_path):
   calls, barrier = [], threading.Barrier(4)
 
   def chunks():
@@ -147,7 +147,7 @@ def test_of_several_that_want_a_file_one_writes_it(tmp_path):
   assert len(calls) == 1 and texts.left(tmp_path) == ['f']
 
 
-def test_wiki40b_is_its_articles_behind_each_other(tmp_path):
+def test_wiki40b_is_the_concatenation_of_its_articles(tmp_path):
   with tfds.testing.mock_data(num_examples=5):
     made = tfds.builder('wiki40b/en')
     corpus = wiki40b.Wiki40b(cache_dir=tmp_path)
@@ -183,7 +183,7 @@ def sentencepiece_model(n_pieces):
 
 
 @pytest.mark.parametrize('n_pieces, dtype', [(40, np.uint8), (300, np.uint16)])
-def test_wiki40b_as_sentencepiece_pieces(tmp_path, n_pieces, dtype):
+def test_wiki40b_is_tokenized_by_sentencepiece(tmp_path, n_pieces, dtype):
   (tmp_path / 'letters.model').write_bytes(sentencepiece_model(n_pieces))
   with tfds.testing.mock_data(num_examples=5):
     text = texts.read(wiki40b.Wiki40b(cache_dir=tmp_path), 'train').decode()
@@ -193,13 +193,13 @@ def test_wiki40b_as_sentencepiece_pieces(tmp_path, n_pieces, dtype):
   assert (corpus.unit, corpus.vocab_size, tokens.dtype) == ('token', n_pieces, dtype)
   assert ''.join('? abcdefghijklmnopqrstuvwxyz'[token] for token in tokens) == text
   np.testing.assert_array_equal(data.read(3, 4), tokens[3:7])
-  for content, message in ((b'no model', 'is no SentencePiece model'), (None, 'cannot be read')):
+  for content, message in ((b'no model', 'is not a SentencePiece model'), (None, 'cannot be read')):
     (tmp_path / 'bad.model').write_bytes(content) if content else (tmp_path / 'bad.model').unlink()
     with pytest.raises(ValueError, match=message):
       wiki40b.Wiki40b(sentencepiece=tmp_path / 'bad.model', cache_dir=tmp_path)
 
 
-def test_tfds_without_network(tmp_path, monkeypatch):
+def test_unprepared_wiki40b_without_network_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds_source, '_PROBE', 'http://127.0.0.1:1/')
   corpus = wiki40b.Wiki40b(data_dir=str(tmp_path / 'tfds'), cache_dir=tmp_path / 'cache')
   with pytest.raises(ValueError, match=r'TFDS has not prepared wiki40b/en/.* in .*tfds.* and cannot \(.*Connection '
@@ -224,7 +224,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder):
       yield number, {'text': f'text {number:02}'}
 
 
-def test_tfds_files_that_are_cut_off_damaged_or_missing(tmp_path):
+def test_damaged_or_missing_tfds_files_are_refused(tmp_path):
   made = Prepared(data_dir=tmp_path)
   made.download_and_prepare()
   read_all = lambda: [text.decode() for text in tfds_source.examples(made, 'train', 'text', 'prepare it')]

@@ -74,7 +74,7 @@ def test_a_model_takes_any_form_and_is_the_same(form):
     (None, ''), ('tiles', ''),
     ('tpu', "attention_form 'tiles' takes the place of 'tpu', which is for TPUs\n"),
     ('cudnn', "attention_form 'tiles' takes the place of 'cudnn', which is for GPUs\n"),
-    ('pallas', "attention_form is 'pallas', which no longer exists: 'tiles' takes its place\n")])
+    ('pallas', "attention_form is 'pallas', which was removed: 'tiles' takes its place\n")])
 def test_what_cannot_be_taken_is_said_once(form, said, capsys):
   attention._say_once.cache_clear()
   arrays, _ = inputs(2, 1, 1)

@@ -18,7 +18,7 @@ def result(process):
   return json.loads(stdout), stderr
 
 
-def test_the_second_process_need_not_compile(tmp_path):
+def test_the_second_process_compiles_nothing(tmp_path):
   first, said = result(start(XDG_CACHE_HOME=str(tmp_path)))
   assert said == '' and first['misses'] > 0 and first['hits'] == 0 and first['most_bytes'] == 2 << 30
   assert pathlib.Path(first['folder']).is_relative_to(tmp_path / 'trax_hourglass' / 'compiled')
@@ -26,25 +26,25 @@ def test_the_second_process_need_not_compile(tmp_path):
   assert said == '' and second == {**first, 'hits': first['misses'], 'misses': 0}
 
 
-def test_two_processes_fill_it_at_once(tmp_path):
+def test_two_processes_can_fill_the_cache_at_once(tmp_path):
   found = [result(process) for process in [start(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]]
   assert [said for _, said in found] == ['', '']
   assert result(start(XDG_CACHE_HOME=str(tmp_path)))[0]['misses'] == 0
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(tmp_path):
+def test_an_unwritable_cache_folder_is_reported_once(tmp_path):
   (tmp_path / 'file').write_text('')
   found, said = result(start(XDG_CACHE_HOME=str(tmp_path / 'file')))
   assert found['folder'] is None and said.count('\n') == 1
-  assert said.startswith('programs are compiled anew each time: ') and '--no_compilation_cache' in said
+  assert said.startswith('compiled programs are not cached: ') and '--no_compilation_cache' in said
 
 
-def test_the_variable_wins(tmp_path):
+def test_jax_compilation_cache_dir_takes_precedence(tmp_path):
   found, _ = result(start(XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'own')))
   assert found['folder'] is None and not (tmp_path / 'trax_hourglass').exists()  # JAX reads the variable at import.
 
 
-def test_another_processor_has_another_folder(monkeypatch):
+def test_cpu_types_get_distinct_cache_names(monkeypatch):
   texts = {'a': 'flags : sse avx2\n', 'b': 'flags : sse\n', 'arm': 'Features : fp asimd\n'}
   names = set()
   for text in texts.values():

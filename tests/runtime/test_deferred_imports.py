@@ -12,7 +12,7 @@ def run(code):
   return result.stdout, result.stderr
 
 
-def test_commands_import_no_tensorflow_and_say_nothing():
+def test_commands_import_silently_without_tensorflow():
   assert run("""
       import sys
       from trax_hourglass import compare, evaluate, export, generate, train
@@ -20,7 +20,7 @@ def test_commands_import_no_tensorflow_and_say_nothing():
       print([name for name in heavy if name in sys.modules])""") == ('[]\n', '')
 
 
-def test_modules_that_no_installer_has_compiled_say_nothing():
+def test_only_syntax_warnings_of_trax_are_silenced():
   assert run("""
       import pathlib, trax_hourglass, trax.layers.combinators as combinators, trax.supervised.training as training
       for module in combinators, training:
@@ -28,7 +28,7 @@ def test_modules_that_no_installer_has_compiled_say_nothing():
       compile('a = 1 is ()', '/somewhere/of_a_user.py', 'exec')""")[1].count('SyntaxWarning') == 1
 
 
-def test_export_and_generate_run_without_it(tiny_run, tmp_path):
+def test_export_and_generate_run_without_tensorflow(tiny_run, tmp_path):
   assert run(f"""
       import sys
       from trax_hourglass import export, generate
@@ -37,7 +37,7 @@ def test_export_and_generate_run_without_it(tiny_run, tmp_path):
       assert not any(name.startswith('tensorflow') and '.' not in name for name in sys.modules)""")[0].count('\n') == 2
 
 
-def test_what_was_left_out_is_there_when_it_is_used():
+def test_deferred_modules_are_imported_at_first_use():
   assert run("""
       import trax_hourglass
       import sys, numpy as np, trax
@@ -56,7 +56,7 @@ def test_what_was_left_out_is_there_when_it_is_used():
         print(error)""") == ("module 'trax' has no attribute 'no_such_name'\n", '')
 
 
-def test_nothing_stands_in_where_tensorflow_is_imported_already():
+def test_no_stand_ins_if_tensorflow_is_already_imported():
   assert run("""
       import tensorflow
       import trax_hourglass
@@ -65,7 +65,7 @@ def test_nothing_stands_in_where_tensorflow_is_imported_already():
       print('all real')""")[0] == 'all real\n'
 
 
-def test_other_messages_are_let_through(tmp_path):
+def test_quiet_import_drops_only_known_messages(tmp_path):
   (tmp_path / 'noisy.py').write_text(
       "import os\nos.write(2, b'I0000 known\\nsomething new\\nGym has been unmaintained since 2022\\n')")
   assert run(f"""

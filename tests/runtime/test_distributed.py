@@ -67,7 +67,7 @@ def test_devices_and_hosts_do_not_change_the_losses():
                                  err_msg=name)
 
 
-def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
+def test_a_two_host_run_resumes_on_one_host(tmp_path):
   flags = ['trax_hourglass.train', '--config_file', runs_lib.TINY, '--json', '--output_dir', str(tmp_path / 'two')]
   bindings = ('fit.shard_weights = True', 'Hourglass.d_model = 28')
   hosts_flags = ['--coordinator', '{coordinator}', '--n_hosts', '{n_hosts}', '--host', '{host}']
@@ -96,7 +96,7 @@ def test_two_hosts_train_one_run_that_one_host_goes_on_with(tmp_path):
     assert all(message in error for message, error in zip(messages, errors)), errors
 
 
-def test_preempted_host(tmp_path):
+def test_preempting_one_host_saves_and_stops_both(tmp_path):
   """After SIGTERM on one of two hosts, both save the same step and stop, and the run resumes on one host."""
   long = ('n_steps = 5000', 'fit.shard_weights = True', 'Hourglass.d_model = 28')
   processes = start_hosts(
@@ -115,7 +115,7 @@ def test_preempted_host(tmp_path):
   assert runs_lib.run(tmp_path, *long, f'n_steps = {step + 1}').step == step + 1
 
 
-def test_all_hosts_refuse_what_one_refuses(tmp_path):
+def test_a_locked_run_directory_stops_all_hosts(tmp_path):
   """If another process trains in the directory, only the first host sees the lock, and all hosts end."""
   with open(tmp_path / 'run.lock', 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -134,7 +134,7 @@ def test_all_hosts_refuse_what_one_refuses(tmp_path):
     (["ByteCorpus.path = '{folder}/corpus-{host}'"],
      ['reading the data failed on host 1', 'corpus-1.* does not exist']),
 ])
-def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
+def test_an_error_on_one_host_stops_all_hosts(tmp_path, bindings, messages):
   (tmp_path / 'corpus-0').write_bytes(b'abc' * 500)
   flags = [flag for binding in bindings for flag in ('--config', binding)]
   processes = start_hosts(2, 1, 'trax_hourglass.train', '--config_file', runs_lib.TINY, '--output_dir',
@@ -145,7 +145,7 @@ def test_all_hosts_stop_where_one_must(tmp_path, bindings, messages):
   assert all(re.search(message, error) for message, error in zip(messages, errors)), errors
 
 
-def test_hosts_with_unequal_devices_are_refused(monkeypatch):
+def test_hosts_with_unequal_device_counts_are_refused(monkeypatch):
   devices = [types.SimpleNamespace(process_index=host) for host in (0, 0, 1)]
   for name, value in (('process_count', 2), ('device_count', 3), ('devices', devices)):
     monkeypatch.setattr(sharding.jax, name, lambda value=value: value)
@@ -154,8 +154,8 @@ def test_hosts_with_unequal_devices_are_refused(monkeypatch):
       sharding.over_devices(n_devices)
 
 
-def test_an_error_is_told_even_where_hosts_cannot_talk(monkeypatch):
-  """An error is raised even if hosts cannot communicate: with unequal devices JAX cannot gather their answers."""
+def test_errors_are_raised_even_if_hosts_cannot_communicate(monkeypatch):
+  """With unequal device counts, JAX cannot gather the answers of the hosts."""
   monkeypatch.setattr(distributed.jax, 'process_count', lambda: 2)
   monkeypatch.setattr(distributed, '_spoken', [False])
 
@@ -167,7 +167,7 @@ def test_an_error_is_told_even_where_hosts_cannot_talk(monkeypatch):
     raise ValueError('hosts have 2, 1 devices')
 
 
-def test_sigterm_ends_a_process_of_several_once_it_does_not_train(monkeypatch):
+def test_sigterm_handler_is_default_after_multi_host_training(monkeypatch):
   monkeypatch.setattr(preemption.jax, 'process_count', lambda: 2)
   before = signal.signal(signal.SIGTERM, lambda *_: None)
   try:
@@ -178,7 +178,7 @@ def test_sigterm_ends_a_process_of_several_once_it_does_not_train(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_an_error_of_any_kind_reaches_all_hosts(monkeypatch):
+def test_an_error_of_any_type_reaches_all_hosts(monkeypatch):
   monkeypatch.setattr(distributed.jax, 'process_count', lambda: 2)
   told = []
   def allgather(x):
@@ -230,7 +230,7 @@ def test_hosts_find_each_other():
     ([(1, 3), (1, 3)], 3, 5, 'two hosts, the second at 127.0.0.1, have the number 1'),
     ([(2, 3)], 3, 1, r'hosts \[1\] did not come up at 127.0.0.1:\d+ in time'),
 ])
-def test_all_hosts_hear_what_keeps_them_apart(others, n_hosts, seconds, message):
+def test_connection_errors_reach_all_hosts(others, n_hosts, seconds, message):
   messages = meet(*others, n_hosts=n_hosts, seconds=seconds)
   assert all(re.search(message, said) for said in messages.values()), messages
 
@@ -243,14 +243,14 @@ def test_all_hosts_hear_what_keeps_them_apart(others, n_hosts, seconds, message)
      'host 0 did not answer at 127.0.0.1'),
     ({}, 'no cluster could be detected'),
 ])
-def test_bad_settings_are_refused(arguments, message):
+def test_invalid_connection_settings_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     distributed.connect(**arguments)
 
 
 @pytest.mark.parametrize('host, message', [(0, r'hosts \[1\] did not come up at 127.0.0.1:4242'),
                                            (1, 'host 0 did not answer at 127.0.0.1:4242')])
-def test_hosts_that_a_cluster_names_are_missed_too(monkeypatch, host, message):
+def test_missing_hosts_of_a_cluster_are_reported(monkeypatch, host, message):
   variables = {
       'SLURM_JOB_ID': 7, 'SLURM_STEP_NODELIST': '127.0.0.1', 'SLURM_NTASKS': 2, 'SLURM_PROCID': host,
       'SLURM_LOCALID': 0, 'JAX_COORDINATOR_PORT': 4242

@@ -21,7 +21,7 @@ from tests.helpers import trax_loop
 ROOT = processes.ROOT
 
 
-def test_assert_shape_names_its_place_without_looking_through_all_modules(monkeypatch):
+def test_assert_shape_names_its_line_without_inspect_getmodule(monkeypatch):
   searched = []
   getmodule = inspect.getmodule
   monkeypatch.setattr(inspect, 'getmodule', lambda *args: searched.append(args) or getmodule(*args))
@@ -38,7 +38,7 @@ def test_assert_shape_names_its_place_without_looking_through_all_modules(monkey
     assert f'Defined at {__file__}:{line}' in message() and searched
 
 
-def test_tree_unflatten_resumes_a_run(tmp_path):
+def test_tree_unflatten_lets_trax_resume_a_run(tmp_path):
   first = trax_loop.loop(str(tmp_path))
   first.run(2)
   second = trax_loop.loop(str(tmp_path))
@@ -57,7 +57,7 @@ def compilations(caplog, run):
   return sum('Compiling jit(single_device_update_fn)' in record.getMessage() for record in caplog.records)
 
 
-def test_step_is_compiled_once(caplog):
+def test_trax_training_step_is_compiled_once(caplog):
   assert compilations(caplog, lambda: trax_loop.loop().run(3)) == 1
   with trax_loop.without('step_compiled_once'):
     assert compilations(caplog, lambda: trax_loop.loop().run(3)) == 2
@@ -82,13 +82,13 @@ def test_host_count_does_not_warn():
     training.init_host_and_devices(random_seed=0)
 
 
-def test_tree_map_in_bert():
+def test_bert_can_call_jax_tree_map():
   assert bert.jax.tree_map(lambda x: x + 1, {'a': 1}) == {'a': 2}
   with trax_loop.without('tree_map'), pytest.raises(AttributeError):
     bert.jax.tree_map(lambda x: x + 1, {'a': 1})
 
 
-def test_xla_computation_is_as_trax_uses_it():
+def test_xla_computation_works_as_trax_calls_it():
   text = trainer_lib.jax.xla_computation(lambda x, y: x + y)(np.float32(1), y=np.float32(2)).as_hlo_text()
   assert 'add(' in text
   with trax_loop.without('xla_computation'), pytest.raises(AttributeError):

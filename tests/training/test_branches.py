@@ -24,7 +24,7 @@ def branch(path, long_run, *bindings, step=4):
   return runs.run(path, *SCHEDULE, f'fit.branch_from = ({str(long_run)!r}, {step})', 'n_steps = 6', *bindings)
 
 
-def test_a_branch_is_the_run_that_had_its_steps_from_the_start(long_run, tmp_path, capsys):
+def test_a_branch_equals_a_run_of_its_length_from_the_start(long_run, tmp_path, capsys):
   before = runs.listing(long_run)
   branched = branch(tmp_path / 'branch', long_run)
   assert f'the run branches off {long_run} at step 4\n' in capsys.readouterr().err
@@ -49,12 +49,12 @@ def test_a_branch_is_the_run_that_had_its_steps_from_the_start(long_run, tmp_pat
     (['Hourglass.d_ff = 11'], r"long.*/run' holds a run of another config: Hourglass.d_ff was 10 and is 11"),
     (['fit.seed = 1'], 'holds a run of another config: fit.seed was 0 and is 1'),
 ])
-def test_mistakes(long_run, tmp_path, bindings, message):
+def test_invalid_branches_are_refused(long_run, tmp_path, bindings, message):
   with pytest.raises(ValueError, match=message):
     branch(tmp_path / 'run', long_run, *bindings)
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_step_without_a_checkpoint(long_run, tmp_path):
+def test_branching_from_a_step_without_checkpoint_is_refused(long_run, tmp_path):
   with pytest.raises(ValueError, match='branch_from: there is no checkpoint of step 5 in .*; there are: 2, 4, 6, 8'):
     branch(tmp_path / 'run', long_run, step=5)

@@ -53,7 +53,7 @@ def saved(tmp_path_factory):
   return directory
 
 
-def test_what_was_saved_comes_back(saved):
+def test_restored_checkpoints_equal_the_saved_ones(saved):
   store = checkpoints.Store(saved)
   assert store.steps() == [10, 20] and store.newest_sound() == 20 and store.best() == 10
   for step in (10, 20):
@@ -64,7 +64,7 @@ def test_what_was_saved_comes_back(saved):
   assert os.system(f'cd {saved}/checkpoints/20 && sha256sum --status -c SHA256SUMS') == 0
 
 
-def test_arrays_may_be_donated_while_they_are_written(tmp_path):
+def test_arrays_donated_during_a_save_are_saved_intact(tmp_path):
   store = checkpoints.Store(tmp_path)
   x = jnp.arange(1 << 22, dtype=jnp.float32)
   expected = np.array(x)
@@ -82,7 +82,7 @@ def test_arrays_may_be_donated_while_they_are_written(tmp_path):
 
 @hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8), max_size=9), st.integers(1, 4),
                   st.none() | st.integers(1, 9), st.booleans())
-def test_which_are_kept(bits, last, every, best):
+def test_retention_keeps_last_every_and_best(bits, last, every, best):
   kept = retention.Kept(last, every, best).of(bits)
   assert kept <= bits.keys() and set(sorted(bits)[-last:]) <= kept
   scored = {step: value for step, value in bits.items() if value is not None}
@@ -94,7 +94,7 @@ def test_which_are_kept(bits, last, every, best):
   assert not (best and scored) or min(scored.values()) in [bits[step] for step in kept]
 
 
-def test_old_ones_are_deleted(tmp_path):
+def test_old_checkpoints_are_deleted(tmp_path):
   store = checkpoints.Store(tmp_path, retention.Kept(last=1, every=4))
   for step, bits in ((2, 3.0), (4, 5.0), (6, 4.0), (8, None), (10, 6.0)):
     store.save(step, arrays(step), {'bits': bits})
@@ -102,7 +102,7 @@ def test_old_ones_are_deleted(tmp_path):
   assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int) == ['2', '4', '8', '10']
 
 
-def test_what_cannot_be_deleted_is_said_and_tried_again(tmp_path, monkeypatch, capsys):
+def test_a_failed_deletion_is_reported_and_retried(tmp_path, monkeypatch, capsys):
   store = checkpoints.Store(tmp_path, retention.Kept(last=1))
   def refuse(*_):
     raise PermissionError('not yours')
@@ -117,7 +117,7 @@ def test_what_cannot_be_deleted_is_said_and_tried_again(tmp_path, monkeypatch, c
   assert capsys.readouterr().err == 'the old checkpoint of step 1 could not be deleted: not yours\n'
 
 
-def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, monkeypatch):
+def test_a_failed_write_on_another_host_is_reported(tmp_path, monkeypatch):
   failed, written = [], []
   store = checkpoints.Store(tmp_path, on_failure=lambda *failure: failed.append(failure), on_written=written.append)
   store.save(1, arrays(1), {})
@@ -138,7 +138,7 @@ def test_what_another_host_could_not_write_is_no_checkpoint_on_any(tmp_path, mon
 
 @pytest.mark.parametrize('options, message', [(dict(last=0), 'keep_last is 0'), (dict(every=0), 'keep_every is 0'),
                                               (dict(last='all'), "keep_last is 'all'")])
-def test_bad_numbers_to_keep(options, message):
+def test_invalid_retention_options_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     retention.Kept(**options)
 
@@ -146,7 +146,7 @@ def test_bad_numbers_to_keep(options, message):
 @hypothesis.settings(max_examples=sampling.examples(120, 2000),
                      suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.data())
-def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, capsys, data):
+def test_damaged_checkpoint_files_are_detected(saved, tmp_path_factory, capsys, data):
   directory = tmp_path_factory.mktemp('damaged')
   shutil.copytree(saved / 'checkpoints', directory / 'checkpoints', dirs_exist_ok=True)
   newest = directory / 'checkpoints' / '20'
@@ -178,7 +178,7 @@ def test_damaged_files_are_never_taken_for_sound_ones(saved, tmp_path_factory, c
 @pytest.mark.parametrize('change', [
     lambda text: text[:-1], lambda text: text + '\n', lambda text: text.replace('\n', '\v', 1), str.upper,
     lambda text: '\n'.join(reversed(text.split('\n')))])
-def test_a_list_of_sums_that_says_the_same_in_other_bytes_is_damaged(saved, tmp_path, change):
+def test_a_reformatted_checksum_file_counts_as_damaged(saved, tmp_path, change):
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   sums = tmp_path / 'checkpoints' / '20' / 'SHA256SUMS'
   sums.write_text(change(sums.read_text()))
@@ -186,7 +186,7 @@ def test_a_list_of_sums_that_says_the_same_in_other_bytes_is_damaged(saved, tmp_
     checkpoints.Store(tmp_path).check(20)
 
 
-def test_all_damaged_is_an_error_and_changes_nothing(saved, tmp_path):
+def test_only_damaged_checkpoints_raise_and_change_nothing(saved, tmp_path):
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   for step in (10, 20):
     (tmp_path / 'checkpoints' / str(step) / 'notes.json').write_text('{}')
@@ -196,7 +196,7 @@ def test_all_damaged_is_an_error_and_changes_nothing(saved, tmp_path):
   assert runs.listing(tmp_path) == before
 
 
-def test_damaged_ones_are_put_aside_and_their_step_can_be_saved_again(saved, tmp_path):
+def test_the_step_of_a_damaged_checkpoint_can_be_saved_again(saved, tmp_path):
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   (tmp_path / 'checkpoints' / '20' / 'SHA256SUMS').unlink()
   store = checkpoints.Store(tmp_path)
@@ -207,7 +207,7 @@ def test_damaged_ones_are_put_aside_and_their_step_can_be_saved_again(saved, tmp
   assert_equal(store.restore(20, like(arrays(3))), arrays(3))
 
 
-def test_what_a_killed_process_left_is_no_checkpoint(saved, tmp_path):
+def test_unfinished_checkpoints_are_ignored_and_removed(saved, tmp_path):
   for name in ('20.unfinished', '20.unfinished.orbax-checkpoint-tmp-7', '10.deleted'):
     shutil.copytree(saved / 'checkpoints' / '20', tmp_path / 'checkpoints' / name)
   store = checkpoints.Store(tmp_path)
@@ -216,7 +216,7 @@ def test_what_a_killed_process_left_is_no_checkpoint(saved, tmp_path):
   assert os.listdir(tmp_path / 'checkpoints') == []
 
 
-def test_a_step_that_is_saved_again_is_always_there(saved, tmp_path, monkeypatch):
+def test_saving_a_step_again_never_loses_its_checkpoint(saved, tmp_path, monkeypatch):
   """A new checkpoint replaces the old one of its step; after a kill in between, the old one is recovered."""
   shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
   store = checkpoints.Store(tmp_path)
@@ -234,7 +234,7 @@ def test_a_step_that_is_saved_again_is_always_there(saved, tmp_path, monkeypatch
   assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20'] and store.newest_sound() == 20
 
 
-def test_another_model_is_named(saved):
+def test_restoring_into_another_model_is_refused(saved):
   store = checkpoints.Store(saved)
   other = arrays(0)
   other['weights'][1] = jnp.zeros(4)
@@ -246,7 +246,7 @@ def test_another_model_is_named(saved):
     store.check(15)
 
 
-def test_full_disk(tmp_path):
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
   """On a full disk, the failure is reported, the old checkpoint stays, and the next one is written."""
   failed = []
   store = checkpoints.Store(tmp_path, on_failure=lambda step, error: failed.append(step))

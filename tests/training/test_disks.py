@@ -25,7 +25,7 @@ class Late:
     self.fails()
 
 
-def test_writers_that_fail_late_print_nothing_and_other_errors_are_shown(monkeypatch):
+def test_only_late_errors_of_checkpoint_writers_are_hidden(monkeypatch):
   shown = []
   monkeypatch.setattr(sys, 'unraisablehook', lambda raised: shown.append(raised.exc_type))
   quiet_orbax.orbax.cache_clear()
@@ -42,7 +42,7 @@ def test_writers_that_fail_late_print_nothing_and_other_errors_are_shown(monkeyp
   assert shown == [ZeroDivisionError]
 
 
-def test_futures_that_nobody_reads_say_nothing(caplog):
+def test_unretrieved_future_errors_are_not_logged(caplog):
   quiet_orbax.orbax()
   logging.getLogger('asyncio').error('Future exception was never retrieved')
   logging.getLogger('asyncio').error('something else')
@@ -50,7 +50,7 @@ def test_futures_that_nobody_reads_say_nothing(caplog):
 
 
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), OSError(30, 'Read-only file system')])
-def test_a_directory_that_cannot_be_written_to(tmp_path, monkeypatch, error):
+def test_an_unwritable_run_directory_is_refused(tmp_path, monkeypatch, error):
   def refuse(*_):
     raise error
 
@@ -86,14 +86,14 @@ def deleted(tmp_path, then=None):
   return runs.th.fit(str(tmp_path / 'run'), callbacks=[kind])
 
 
-def test_a_directory_that_somebody_deletes_is_made_again(tmp_path, capsys):
+def test_a_deleted_run_directory_is_created_again(tmp_path, capsys):
   assert deleted(tmp_path).step == 6
   assert capsys.readouterr().err.count('run was removed, and is created again\n') == 1
   assert (tmp_path / 'run' / 'config.gin').exists() and (tmp_path / 'run' / 'versions.json').exists()
   assert runs.run(tmp_path / 'run', *LONG, 'n_steps = 7').step == 7
 
 
-def test_a_directory_that_another_process_took_is_left_to_it(tmp_path):
+def test_a_run_directory_taken_by_another_process_is_left_alone(tmp_path):
   kept = []
 
   def take():

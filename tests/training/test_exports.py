@@ -16,7 +16,7 @@ from tests.helpers import runs
 from tests.helpers import outcomes
 
 
-def test_kept_checkpoints_are_exported_for_trax_own_loop(tmp_path, monkeypatch, capsys):
+def test_kept_checkpoints_are_exported_for_the_trax_loop(tmp_path, monkeypatch, capsys):
   """Kept checkpoints are exported even after a full disk at the first one, or a kill before its export was complete."""
   original, contents = trax_checkpoint.pickle.dump, []
 

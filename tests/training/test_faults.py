@@ -58,7 +58,7 @@ def newest(directory):
 
 @pytest.mark.parametrize('number, exception, step', [
     (signal.SIGTERM, SystemExit, 1), (signal.SIGUSR1, SystemExit, 6), (signal.SIGINT, KeyboardInterrupt, 5)])
-def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, number, exception, step):
+def test_a_signal_saves_the_step_and_resume_is_exact(whole, tmp_path, monkeypatch, capfd, number, exception, step):
   with monkeypatch.context() as patched:
     at_step(patched, step, lambda: signal.raise_signal(number))
     with pytest.raises(exception) as stopped:
@@ -71,7 +71,7 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, capfd, n
   assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
-def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
+def test_a_second_ctrl_c_ends_at_once_during_a_checkpoint(tmp_path):
   """A second Ctrl-C ends a process at once, although its checkpoints take ten minutes."""
   arguments = ['--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run')]
   for binding in (*runs.LONG, 'n_steps = 100000', 'fit.checkpoint_every = 100000', 'fit.eval_every = 100000'):
@@ -95,7 +95,7 @@ def test_second_ctrl_c_leaves_at_once_while_a_checkpoint_is_written(tmp_path):
   assert said.strip() == 'aborted; nothing saved' and checkpoints.Store(tmp_path / 'run').steps() == []
 
 
-def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
+def test_run_lock_is_held_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
   """The lock is held until the checkpoint is written, even after an error, and a failed write is reported."""
   def is_free():
     with open(tmp_path / 'run.lock') as lock:
@@ -125,7 +125,7 @@ def test_directory_stays_taken_while_a_checkpoint_is_written(tmp_path, monkeypat
   assert 'the checkpoint of step 2 could not be written' in capfd.readouterr().err
 
 
-def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatch):
+def test_resume_after_a_signal_during_the_last_checkpoint(whole, tmp_path, monkeypatch):
   original = loop_lib.Loop.save_checkpoint
 
   def save_checkpoint(self, basename=None):
@@ -141,7 +141,7 @@ def test_signal_while_the_last_checkpoint_is_written(whole, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize('step', sampling.some([3], [3, 6]))
-def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
+def test_a_run_stopped_in_an_evaluation_evaluates_on_resume(whole, tmp_path, monkeypatch, step):
   """A run stopped within an evaluation saves the step, and evaluates it on resume.
 
   TensorBoard shows the evaluation once, and the checkpoint holds its result.
@@ -172,7 +172,7 @@ def test_stopped_within_an_evaluation(whole, tmp_path, monkeypatch, step):
   assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
-def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
+def test_resume_after_a_kill_logs_each_step_once(whole, tmp_path, monkeypatch):
   """After an end between checkpoints, as by a kill, the steps since the last checkpoint are logged again, and once."""
   def fail():
     raise RuntimeError('out of power')
@@ -189,7 +189,7 @@ def test_ended_between_checkpoints(whole, tmp_path, monkeypatch):
   assert outcomes.differences(outcomes.outcome(tmp_path), whole[2]) == []
 
 
-def test_short_crash_test(tmp_path, monkeypatch):
+def test_killed_processes_resume_to_the_same_outcome(tmp_path, monkeypatch):
   """Runs survive the kill of real processes; `python tests/crash.py --kills 50` is the long version."""
   monkeypatch.setattr(crash, 'N_STEPS', 80)
   monkeypatch.setattr(crash, 'MODEL', ("Hourglass.hierarchy = '1@1'",))
@@ -200,7 +200,7 @@ def test_short_crash_test(tmp_path, monkeypatch):
   assert sum(kills.values()) == 2 and n_runs and differing == []
 
 
-def test_damaged_checkpoint_falls_back(whole, copy, capsys):
+def test_resume_skips_a_damaged_checkpoint(whole, copy, capsys):
   (copy / 'checkpoints' / '6' / 'SHA256SUMS').write_text('')
   runs.run(copy, *runs.LONG)
   assert f"{str(copy / 'checkpoints' / '6')!r} is damaged" in capsys.readouterr().err
@@ -208,7 +208,7 @@ def test_damaged_checkpoint_falls_back(whole, copy, capsys):
   assert outcomes.differences(outcomes.outcome(copy), whole[2]) == []
 
 
-def test_all_checkpoints_damaged(copy):
+def test_resume_with_only_damaged_checkpoints_is_refused(copy):
   for path in (copy / 'checkpoints').iterdir():
     (path / 'notes.json').write_bytes(b'')
   before = runs.listing(copy)
@@ -227,19 +227,19 @@ def test_all_checkpoints_damaged(copy):
     (['fit.accumulate = 2'], 'fit.accumulate was 1 and is 2'),
     (['WarmupCosine.n_steps = 9'], 'WarmupCosine.n_steps was 6 and is 9'),
 ])
-def test_another_run_is_refused(copy, bindings, message):
+def test_resume_with_other_settings_is_refused(copy, bindings, message):
   before = runs.listing(copy)
   with pytest.raises(ValueError, match=message.replace('.', r'\.')):
     runs.run(copy, *runs.LONG, *bindings)
   assert runs.listing(copy) == before
 
 
-def test_what_may_change(copy):
+def test_resume_may_change_length_evaluation_and_retention(copy):
   result = runs.run(copy, *runs.LONG, 'n_steps = 7', 'fit.eval_every = 2', 'fit.keep_last = 1', 'fit.loss_chunk = 13')
   assert result.step == 7
 
 
-def test_data_that_grew_is_refused(tmp_path):
+def test_resume_allows_moved_data_but_not_changed_data(tmp_path):
   text = tmp_path / 'text'
   text.write_bytes(b'to be or not to be ' * 60)
   once = 'warmup_steps = 1', 'n_steps = 1', *runs.LONG[1:]
@@ -252,7 +252,7 @@ def test_data_that_grew_is_refused(tmp_path):
     runs.run(tmp_path / 'run', *once, 'n_steps = 3', f'ByteCorpus.path = {str(moved)!r}')
 
 
-def test_events_that_cannot_be_removed_are_told(copy, capsys):
+def test_unremovable_event_files_are_reported(copy, capsys):
   before = runs.events(copy, 'metrics/BitsPerToken')
   (copy / 'train' / 'events.out.tfevents.0').mkdir()
   runs.run(copy, *runs.LONG)
@@ -262,7 +262,7 @@ def test_events_that_cannot_be_removed_are_told(copy, capsys):
   assert runs.events(copy, 'metrics/BitsPerToken') == before != []
 
 
-def test_two_processes(copy):
+def test_a_locked_run_directory_is_refused(copy):
   before = runs.listing(copy)
   with open(copy / 'run.lock') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -271,7 +271,7 @@ def test_two_processes(copy):
   assert runs.listing(copy) == before
 
 
-def test_not_finite_stops_at_the_last_good_checkpoint(tmp_path):
+def test_non_finite_weights_stop_at_the_last_good_checkpoint(tmp_path):
   gin.external_configurable(lambda step: 1e-3 if step < 4 else float('inf'), name='explode', module='test_faults')
   bindings = (*runs.LONG, 'fit.checkpoint_every = 1', 'fit.keep_best = False', 'fit.schedule = @test_faults.explode')
   with pytest.raises(ValueError, match=r'weights of step 4 are not finite, at learning rate inf; the last good '
@@ -282,7 +282,7 @@ def test_not_finite_stops_at_the_last_good_checkpoint(tmp_path):
   assert store.steps() == [2, 3] and store.newest_sound() == 3
 
 
-def test_not_finite_is_skipped_if_asked(tmp_path, monkeypatch, capsys):
+def test_non_finite_steps_are_skipped_if_asked(tmp_path, monkeypatch, capsys):
   from trax_hourglass.training import step as step_lib  # pylint: disable=g-import-not-at-top
   original = step_lib.Trainer.one_step
 
@@ -313,14 +313,14 @@ def test_full_disk_does_not_end_training(whole, tmp_path, monkeypatch, capsys):
   finally:
     limit(limits[0])
   said = capsys.readouterr().err
-  assert 'the checkpoint of step 4 could not be written, training goes on and the next one is tried' in said
+  assert 'the checkpoint of step 4 could not be written, training continues and the next checkpoint will be' in said
   assert newest(tmp_path) == 6 and 4 not in checkpoints.Store(tmp_path).steps()
   assert not [name for name in os.listdir(tmp_path / 'checkpoints') if not name.isdigit()]
   # The checkpoint of step 3, which is missing, may have been the best.
   assert set(outcomes.differences(outcomes.outcome(tmp_path), whole[2])) <= {'checkpoints'}
 
 
-def test_disk_that_stays_full(tmp_path, monkeypatch):
+def test_a_disk_that_stays_full_ends_in_an_error(tmp_path, monkeypatch):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
   at_step(monkeypatch, 3, lambda: limit(8000))
@@ -332,7 +332,7 @@ def test_disk_that_stays_full(tmp_path, monkeypatch):
   assert newest(tmp_path) == 2
 
 
-def test_command_goes_on_only_with_the_same_config(copy, monkeypatch, capsys):
+def test_train_command_refuses_a_changed_config(copy, monkeypatch, capsys):
   monkeypatch.setattr('sys.argv', ['train', '--output_dir', str(copy), '--config', 'Hourglass.d_ff = 11'])
   with pytest.raises(SystemExit) as ended:
     train.main()

@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
   return directory, runs.run(directory)
 
 
-def test_result_and_run_directory(finished):
+def test_fit_returns_a_result_and_fills_the_run_directory(finished):
   directory, result = finished
   assert result.step == 4 and result.n_tokens_scored == 100 and 4 < result.valid_bits_per_token < 9
   assert {'config.gin', 'versions.json', 'checkpoints', 'train', 'eval'} <= set(os.listdir(directory))
@@ -54,7 +54,7 @@ def test_equal_seeds_give_equal_losses(finished, tmp_path):
   assert other.valid_bits_per_token != result.valid_bits_per_token
 
 
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
+def test_resume_equals_an_uninterrupted_run(tmp_path):
   """A stopped and resumed run of a hierarchical model scores like an uninterrupted one."""
   # The schedule spans 4 steps in both; only the end of the first part differs.
   uninterrupted = runs.run(tmp_path / 'uninterrupted', *runs.HOURGLASS)
@@ -67,7 +67,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
   assert again.valid_bits_per_token == whole.valid_bits_per_token
 
 
-def test_speed_is_that_of_this_process_and_of_training_alone(tmp_path, monkeypatch):
+def test_steps_per_second_count_only_training_since_a_restart(tmp_path, monkeypatch):
   """The logged speed excludes steps before a restart, and evaluations.
 
   A simulated clock adds 0.25 s for a step and 100 s for an evaluation.
@@ -119,21 +119,21 @@ def test_step_and_evaluation_are_compiled_once(tmp_path, caplog):
     assert sum(f'Compiling jit({name})' in message for message in compiled) == 1, compiled
 
 
-def test_loss_in_chunks_gives_the_same_run(finished, tmp_path):
+def test_chunked_loss_gives_the_same_score(finished, tmp_path):
   for chunk in (4, 13):
     # With dropout; the 13 tokens form four chunks, or one.
     result = runs.run(tmp_path / str(chunk), f'fit.loss_chunk = {chunk}')
     np.testing.assert_allclose(result.valid_bits_per_token, finished[1].valid_bits_per_token, rtol=1e-5)
 
 
-def test_saved_config_reloads_to_the_same_run(finished, tmp_path):
+def test_saved_config_reproduces_the_run(finished, tmp_path):
   directory, result = finished
   gin.clear_config()
   gin_config.parse_gin([str(directory / 'config.gin')], [])
   assert th.fit(str(tmp_path)).valid_bits_per_token == result.valid_bits_per_token
 
 
-def test_learns(tmp_path):
+def test_training_reduces_the_loss(tmp_path):
   (tmp_path / 'text').write_bytes(b'abcdefgh' * 200)
   result = runs.run(tmp_path / 'run', f"ByteCorpus.path = '{tmp_path}/text'", 'n_steps = 120',
                     'fit.checkpoint_every = 120', 'warmup_steps = 10', 'peak_learning_rate = 2e-2',
@@ -154,13 +154,13 @@ def test_learns(tmp_path):
     ('Hourglass.vocab_size = 100', 'outside the vocabulary 0 .. 99'), ('Hourglass.recompute = "all"', 'recompute'),
     ('Hourglass.hierarchy = "2@1 3@2"', '2@1 3@2'), ('ByteCorpus.path = "/no/such/file"', '/no/such/file'),
 ])
-def test_bad_settings_leave_nothing_behind(tmp_path, binding, message):
+def test_invalid_settings_leave_no_run_directory(tmp_path, binding, message):
   with pytest.raises(ValueError, match=message):
     runs.run(tmp_path / 'run', binding)
   assert not (tmp_path / 'run').exists()
 
 
-def test_trains_under_trax_own_trainer(tmp_path):
+def test_the_model_trains_under_the_trax_trainer(tmp_path):
   """A plain Trax gin config trains our model, set as `train.model`."""
   def stream(_):
     windows = batches.RandomWindows(corpora.Numbers(200), 2, 12, 0, 256)
@@ -188,6 +188,6 @@ def test_trains_under_trax_own_trainer(tmp_path):
   assert 'trax_hourglass.models.Hourglass' in (tmp_path / 'config.gin').read_text()
 
 
-def test_schedule_by_hand():
+def test_warmup_cosine_matches_values_by_hand():
   rate = schedules.WarmupCosine(peak=2.0, warmup_steps=4, n_steps=12)
   np.testing.assert_allclose([rate(s) for s in (1, 2, 4, 8, 12, 13)], [0.5, 1.0, 2.0, 1.0, 0.0, 0.0], atol=1e-9)

@@ -27,7 +27,7 @@ def begun(tmp_path, init_from, *bindings):
 
 
 @pytest.mark.parametrize('form', ['run', 'checkpoint.safetensors', 'ours.pkl.gz', 'authors.pkl.gz'])
-def test_a_run_begins_with_the_weights_of_another(tiny_run, source, tmp_path, capsys, form):
+def test_init_from_starts_with_the_given_weights(tiny_run, source, tmp_path, capsys, form):
   path = tiny_run[0] if form == 'run' else tmp_path / form
   if form == 'authors.pkl.gz':
     interop.to_trax(source.model, path)
@@ -41,14 +41,14 @@ def test_a_run_begins_with_the_weights_of_another(tiny_run, source, tmp_path, ca
   assert f'{n} of {n} weights are those{step} of {where}\n' in capsys.readouterr().err
 
 
-def test_what_does_not_fit_is_listed_and_nothing_is_left_behind(tiny_run, tmp_path):
+def test_init_from_lists_weights_that_do_not_fit(tiny_run, tmp_path):
   with pytest.raises(ValueError, match=r'init_from: .*30 does not fit the model: \S+dense/w is 1 x 14 x 10 and the '
                                        r'model wants 1 x 14 x 12; .*; set fit.init_partial = True to'):
     begun(tmp_path, tiny_run[0], 'Hourglass.d_ff = 12')
   assert not (tmp_path / 'run').exists()
 
 
-def test_what_fits_is_taken_if_that_is_asked_for(tiny_run, source, tmp_path, capsys):
+def test_init_partial_takes_the_weights_that_fit(tiny_run, source, tmp_path, capsys):
   weights = begun(tmp_path, tiny_run[0], 'Hourglass.d_ff = 12', 'fit.init_partial = True')
   same = [array.shape == leaf.shape and (array == leaf).all()
           for array, leaf in zip(weights, jax.tree.leaves(source.model.weights), strict=True)]
@@ -56,7 +56,7 @@ def test_what_fits_is_taken_if_that_is_asked_for(tiny_run, source, tmp_path, cap
   assert f'{len(same) - 3} of {len(same)} weights are those of step 30' in capsys.readouterr().err
 
 
-def test_resume_wins_over_init(tiny_run, tmp_path):
+def test_resume_takes_precedence_over_init_from(tiny_run, tmp_path):
   weights = begun(tmp_path, tiny_run[0])
   runs.run(tmp_path / 'run', *STILL, "fit.init_from = 'gone.safetensors'", 'n_steps = 3')
   for array, before in zip(checkpoints.Store(tmp_path / 'run').read(3)['weights'], weights, strict=True):
@@ -70,13 +70,13 @@ def test_resume_wins_over_init(tiny_run, tmp_path):
     (['fit.init_partial = True'], 'init_partial is True and init_from is None'),
     (['fit.stop_after = 0'], 'stop_after is 0'),
 ])
-def test_mistakes(tmp_path, bindings, message):
+def test_invalid_init_and_stop_after_settings_are_refused(tmp_path, bindings, message):
   with pytest.raises(ValueError, match=message):
     runs.run(tmp_path / 'run', *STILL, *bindings)
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_run_ends_after_evaluations_that_are_no_better(tmp_path, capsys):
+def test_stop_after_ends_a_run_without_improvement(tmp_path, capsys):
   bindings = *STILL, 'fit.eval_every = 1', 'fit.stop_after = 2', 'n_steps = 9'
   result = runs.run(tmp_path / 'run', *bindings)
   assert result.step == 3 and 'ended at step 3: no better evaluation among the last 2' in capsys.readouterr().err

@@ -22,7 +22,7 @@ def stepped(optimizer, model):
 
 
 @pytest.mark.parametrize('rates', [(1.0, 0.25, 0.0), {'valley/valley': 0.0, 'valley': 0.25}])
-def test_each_level_has_its_own(rates):
+def test_each_level_has_its_own_learning_rate(rates):
   model = pairs.initialise(pairs.ours('0@1 1@2 1@4 0@2 1@1', 'average', 'repeat'), 12)
   plain = stepped(optimizers.Adam(0.1), model)
   scaled = stepped(level_rates.LevelRates(optimizers.Adam(0.1), rates), model)
@@ -34,7 +34,7 @@ def test_each_level_has_its_own(rates):
     assert factor != 1 or (np.asarray(new) == np.asarray(after)).all()
 
 
-def test_a_run_with_factors_of_one_is_the_run_without(tmp_path):
+def test_rates_of_one_do_not_change_the_run(tmp_path):
   plain = runs.HOURGLASS, ()
   by_level = runs.HOURGLASS, ('fit.optimizer = @LevelRates()', 'LevelRates.optimizer = @trax.optimizers.Adam()',
                               'LevelRates.rates = (1, 1)')
@@ -48,20 +48,20 @@ def test_a_run_with_factors_of_one_is_the_run_without(tmp_path):
 
 @pytest.mark.parametrize('rates, message', [
     ((), r'rates of LevelRates is \(\)'), (3, 'rates of LevelRates is 3'), ((1, -1), r'is \(1, -1\): give a number'),
-    ((1, 1, 1), r'\(1, 1, 1\): expected 2 of them'), ({'nothing': 1}, "'nothing', which no weight has in its name"),
+    ((1, 1, 1), r'\(1, 1, 1\): expected 2 of them'), ({'nothing': 1}, "'nothing', which is in no name of a weight"),
 ])
-def test_mistakes(tmp_path, rates, message):
+def test_invalid_level_rates_are_refused(tmp_path, rates, message):
   with pytest.raises(ValueError, match=message):
     runs.run(tmp_path / 'run', *runs.HOURGLASS, 'fit.optimizer = @LevelRates()',
              'LevelRates.optimizer = @trax.optimizers.Adam()', f'LevelRates.rates = {rates!r}')
 
 
-def test_an_optimizer_that_is_none():
+def test_level_rates_need_an_optimizer():
   with pytest.raises(ValueError, match='optimizer of LevelRates is 3: give a reference'):
     level_rates.LevelRates(3, (1.0,))
 
 
-def test_warmup_stable_decay():
+def test_warmup_stable_decay_matches_values_by_hand():
   rate = schedules.WarmupStableDecay(2.0, 4, 5, 20)
   assert [rate(step) for step in (0, 2, 4, 9, 15, 16, 19, 20, 25)] == [0, 1, 2, 2, 2, 1.6, 0.4, 0, 0]
   longer = schedules.WarmupStableDecay(2.0, 4, 5, 200)

@@ -31,7 +31,7 @@ def old(tmp_path, monkeypatch):
   return 'run'
 
 
-def test_evaluates_samples_and_exports(old, capsys):
+def test_an_old_run_evaluates_samples_and_exports(old, capsys):
   evaluate.main(['--output_dir', old, '--json'])
   np.testing.assert_allclose(json.loads(capsys.readouterr().out)['bits_per_byte'], SCORED, rtol=1e-5)
   generate.main(['--output_dir', old, '--length', '5', '--json'])
@@ -41,7 +41,7 @@ def test_evaluates_samples_and_exports(old, capsys):
   assert len(trax_checkpoint.read_weights('model.pkl.gz')) > 10 and stored
 
 
-def test_resumes(old, capsys):
+def test_an_old_run_resumes(old, capsys):
   train.main(['--output_dir', old, '--config', 'n_steps = 6', '--json'])
   result = json.loads(capsys.readouterr().out)
   assert result['step'] == 6
@@ -53,7 +53,7 @@ def test_resumes(old, capsys):
     ('{"format": 2}', "holds a run of format 2, and this version of trax_hourglass reads format 1"),
     ('{"format": "new"}', "holds a run of format 'new'"), ('{', 'does not say the format of the run'),
     ('[1]', 'does not say the format of the run')])
-def test_another_format_is_refused_and_nothing_is_changed(old, capsys, content, message):
+def test_an_unknown_format_is_refused_and_nothing_changes(old, capsys, content, message):
   pathlib.Path(old, 'versions.json').write_text(content)
   before = runs.listing(old)
   for command, arguments in ((evaluate, []), (train, ['--config', 'n_steps = 6'])):
@@ -64,7 +64,7 @@ def test_another_format_is_refused_and_nothing_is_changed(old, capsys, content, 
   assert runs.listing(old) == before
 
 
-def test_a_run_of_trax_is_named(tmp_path, capsys):
+def test_a_run_directory_of_trax_is_recognised(tmp_path, capsys):
   (tmp_path / 'model.pkl.gz').write_bytes(b'')
   with pytest.raises(SystemExit):
     evaluate.main(['--output_dir', str(tmp_path)])

@@ -33,7 +33,7 @@ def tiny(tiny_run, tmp_path, monkeypatch):
   return tiny_run
 
 
-def test_a_model_opens_by_name_with_its_weights_rounded_once(tiny, tmp_path):
+def test_a_pretrained_model_loads_float16_rounded_weights(tiny, tmp_path):
   stored = weight_files.read(tmp_path / 'pretrained' / 'tiny.safetensors')
   assert {array.dtype for array in stored.arrays} == {np.dtype('float16')} and str(tiny[0].parent) not in stored.config
   run, original = th.pretrained('tiny'), th.run_directory.load(tiny[0])
@@ -43,7 +43,7 @@ def test_a_model_opens_by_name_with_its_weights_rounded_once(tiny, tmp_path):
     np.testing.assert_array_equal(array, np.asarray(wanted, np.float16))
 
 
-def test_commands_take_the_name(tiny, capsys):
+def test_commands_take_a_pretrained_name(tiny, capsys):
   data = '--config', f"ByteCorpus.path = '{tiny[1]}'"
   evaluate.main(['--pretrained', 'tiny', '--json', *data])
   assert json.loads(capsys.readouterr().out)['bits_per_byte'] == pytest.approx(tiny[2].valid_bits_per_token, abs=.01)
@@ -51,7 +51,7 @@ def test_commands_take_the_name(tiny, capsys):
   assert len(json.loads(capsys.readouterr().out)['texts'][0]) == 5
 
 
-def test_a_run_begins_with_a_model_by_name(tiny, tmp_path):
+def test_init_from_takes_a_pretrained_name(tiny, tmp_path):
   runs.run(tmp_path / 'run', *runs.HOURGLASS, 'WarmupCosine.peak = 0.0', 'n_steps = 2', 'warmup_steps = 1',
            "fit.init_from = 'tiny'", 'Hourglass.max_length = 90')
   for array, wanted in zip(checkpoints.Store(tmp_path / 'run').read(2)['weights'],
@@ -66,7 +66,7 @@ def test_a_run_begins_with_a_model_by_name(tiny, tmp_path):
     (generate, ['--pretrained', 'tiny', '--checkpoint', '7'], '--pretrained and --checkpoint name two models'),
     (export, ['--output_dir', '.', '--to', 'a.pkl.gz', '--dtype', 'float16'], 'Trax reads float32'),
 ])
-def test_mistakes_are_one_line_and_exit_code_2(tiny, capsys, command, arguments, message):
+def test_user_errors_are_one_line_with_exit_code_2(tiny, capsys, command, arguments, message):
   del tiny
   with pytest.raises(SystemExit) as stop:
     command.main(arguments)
@@ -74,7 +74,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tiny, capsys, command, arguments,
   assert stop.value.code == 2 and message in line
 
 
-def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
+def test_weights_that_overflow_float16_are_refused(tmp_path):
   model = pairs.ours('1@1')
   model.init(shapes.ShapeDtype((1, 6), np.int32))
   model.weights = jax.tree.map(lambda leaf: leaf + 7e4, model.weights)
@@ -84,7 +84,7 @@ def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['enwik8-small', 'enwik8-small-flat'])
-def test_what_is_shipped_is_small_knows_text_and_has_a_card(name, tmp_path):
+def test_shipped_models_are_small_trained_and_have_a_card(name, tmp_path):
   file = pretrained.file_of(name)
   assert name in pretrained.names() and file.stat().st_size <= 5_000_000
   config, card = weight_files.read(file).config, file.with_suffix('.md').read_text(encoding='utf-8')

@@ -6,7 +6,7 @@ from trax_hourglass.data import fingerprint
 from trax_hourglass.training import run_config
 
 
-def test_config_lines_are_compared_by_what_they_come_to():
+def test_configs_are_compared_by_resolved_values():
   before = "# comment\nn = 3\nwide = @that()\nA.x = %n\nB.y = %wide\nfit.z = 1\nA.path = 'a'\n"
   assert run_config.differences(before, before.replace('A.x = %n', 'A.x = 3').replace("'a'", "'b'")) == []
   assert run_config.differences(before, before.replace('n = 3', 'n = 4')) == ['A.x was 3 and is 4']
@@ -14,7 +14,7 @@ def test_config_lines_are_compared_by_what_they_come_to():
   assert run_config.differences(before, before.replace('@that', '@this')) == ['B.y was @that() and is @this()']
 
 
-def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_alone():
+def test_n_steps_may_change_but_not_the_schedule_alone():
   config = 'n_steps = 500\nfit.n_steps = %n_steps\nWarmupCosine.n_steps = %n_steps\nWarmupCosine.peak = 0.1\n'
   assert run_config.differences(config, config.replace('500', '900')) == []
   assert run_config.differences(config, config.replace('fit.n_steps = %n_steps', 'fit.n_steps = 900')) == []
@@ -25,8 +25,7 @@ def test_a_run_may_become_longer_and_its_schedule_with_it_but_not_the_schedule_a
   assert run_config.differences(config, config.replace('0.1', '%n_steps')) == ['WarmupCosine.peak was 0.1 and is 500']
 
 
-def test_all_of_enwik8_is_read_for_its_fingerprint():
-  """The fingerprint changes with a token at any place."""
+def test_fingerprint_of_90_million_tokens_sees_one_moved_token():
   class Zeros:
     """Holds 90 million tokens, of which one is not 0."""
     def __init__(self, changed):

@@ -36,14 +36,14 @@ def opened(trained):
   return run_directory.load(trained)
 
 
-def test_run_opens_with_the_weights_it_was_left_with(trained, opened):
+def test_load_restores_the_last_saved_weights(trained, opened):
   assert opened.step == 30 and opened.checkpoint == trained / 'checkpoints' / '30'
   stored = outcomes.outcome(trained)[0]['weights']
   for found, expected in zip(jax.tree.leaves(opened.model.weights), stored, strict=True):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_steps_and_the_best_can_be_chosen(trained):
+def test_checkpoint_is_chosen_by_step_or_as_best(trained):
   for which in ('30', 'best'):
     assert run_directory.load(trained, checkpoint=which).step == 30
   for which in ('3', 'worst'):
@@ -74,7 +74,7 @@ def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
   assert ended.value.code == 2 and 'ends with .pkl.gz' in capsys.readouterr().err
 
 
-def test_a_file_with_names_needs_nothing_beside_it(trained, opened, tmp_path, capsys):
+def test_a_safetensors_file_needs_no_config_beside_it(trained, opened, tmp_path, capsys):
   path = tmp_path / 'model.safetensors'
   export_command.main(['--output_dir', str(trained), '--to', str(path)])
   assert f'weights of step 30 are in {path}' in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_a_file_with_names_needs_nothing_beside_it(trained, opened, tmp_path, ca
   assert ended.value.code == 2 and 'trax.models.HourglassLM reads .pkl.gz' in capsys.readouterr().err
 
 
-def test_the_config_of_a_file_may_not_reach_for_any_function(opened, tmp_path):
+def test_a_config_in_a_weight_file_cannot_register_functions(opened, tmp_path):
   config = 'from __gin__ import dynamic_registration\nimport os\nfit.model = @os.getcwd()\n'
   weight_files.write(tmp_path / 'hostile.safetensors', opened.model, config=config)
   with pytest.raises(ValueError, match='its config registers functions of any module'):
@@ -101,7 +101,7 @@ def test_the_config_of_a_file_may_not_reach_for_any_function(opened, tmp_path):
     run_directory.load(checkpoint=tmp_path / 'bare.safetensors')
 
 
-def test_settings_of_the_run(trained):
+def test_settings_of_a_loaded_run_can_be_read(trained):
   run_directory.load(trained, bindings=['length = 12'])
   assert run_directory.setting('batch_size') == 2 and run_directory.setting('length') == 12
   assert len(run_directory.setting('corpus').split('valid')) == 50
@@ -125,12 +125,12 @@ def test_authors_checkpoint_opens_with_a_config(opened, tmp_path):
      'does not fit the model: it holds'),
     (['Hourglass.d_ff = 11'], 'has shape'),
 ])
-def test_checkpoint_of_another_model(trained, bindings, message):
+def test_a_checkpoint_of_another_model_is_refused(trained, bindings, message):
   with pytest.raises(ValueError, match=message):
     run_directory.load(trained, bindings=bindings)
 
 
-def test_what_is_missing_is_said(trained, tmp_path):
+def test_load_names_what_is_missing(trained, tmp_path):
   with pytest.raises(ValueError, match="nowhere' is missing"):
     run_directory.load(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match='is a file'):

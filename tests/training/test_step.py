@@ -39,18 +39,18 @@ def whole():
 
 
 @pytest.mark.parametrize('parts', [2, 6])
-def test_parts_of_a_batch_equal_the_whole(whole, parts):
+def test_gradient_accumulation_equals_the_whole_batch(whole, parts):
   np.testing.assert_allclose(losses(accumulate=parts)[0], whole, rtol=1e-5)
 
 
-def test_bfloat16_is_near_and_keeps_float32_weights(whole):
+def test_bfloat16_losses_are_close_and_weights_stay_float32(whole):
   got, trainer = losses(dtype='bfloat16')
   np.testing.assert_allclose(got, whole, rtol=0.02)  # Products of bfloat16 numbers, with 8 significant bits.
   assert got != whole
   assert {x.dtype for x in jax.tree.leaves((trainer.model_with_loss.weights, trainer.slots))} == {np.dtype(np.float32)}
 
 
-def test_nothing_but_weights_and_slots_stays_alive():
+def test_only_weights_and_slots_stay_in_memory():
   def alive():
     gc.collect()
     return sum(array.nbytes for array in jax.live_arrays())
@@ -61,11 +61,8 @@ def test_nothing_but_weights_and_slots_stays_alive():
   assert held <= alive() - before < 1.05 * held
 
 
-def test_bfloat16_adds_up_gradients_in_float32():
-  """Gradients are summed in float32.
-
-  In bfloat16, 1024 terms of 1/256, for a row of the embedding or one per chunk, would sum to at most 1.
-  """
+def test_bfloat16_sums_gradients_in_float32():
+  """In bfloat16, 1024 terms of 1/256, for a row of the embedding or one per chunk, would sum to at most 1."""
   weights = jnp.zeros((2, 1), jnp.bfloat16)
   layer = core.Embedding(2, 1)
   total = lambda weights: layer.pure_fn(np.zeros((1, 1024), np.int32), weights,
@@ -82,7 +79,7 @@ def test_bfloat16_adds_up_gradients_in_float32():
   np.testing.assert_array_equal(jax.grad(nats)(jnp.zeros(2, jnp.bfloat16)), [-512.0, 512.0])
 
 
-def test_bfloat16_reaches_the_matrix_products_and_not_the_loss():
+def test_bfloat16_is_used_in_matrix_products_but_not_the_loss():
   _, trainer = losses(n_steps=0, dtype='bfloat16')
   x = pairs.tokens(7, batch=6)
   batch = (x, x, np.ones(x.shape, np.float32))
@@ -109,12 +106,12 @@ def equations(jaxpr):
     ({'dtype': 'float8'}, "'float8'.*'bfloat16'"), ({'accumulate': 0}, 'accumulate is 0'),
     ({'accumulate': 4}, 'batch size 6 does not divide among 1 devices and 4 parts: give a multiple of 4'),
 ])
-def test_bad_options_are_refused(options, message):
+def test_invalid_step_options_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     losses(n_steps=1, **options)
 
 
-def test_what_is_not_finite_stops_and_names_step_and_rate(tmp_path):
+def test_a_non_finite_step_is_named_with_its_learning_rate(tmp_path):
   with pytest.raises(ValueError, match=r'weights of step 1 are not finite, at learning rate \S+; no checkpoint was '
                                        r'written yet'):
     runs.run(tmp_path / 'run', 'peak_learning_rate = 1e38', 'fit.checkpoint_every = 1', 'fit.eval_every = 100')

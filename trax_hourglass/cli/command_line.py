@@ -22,7 +22,7 @@ _MADE = re.compile(r"\n  In call to configurable '([\w.]+)'")
 def add_gin_flags(parser):
   """Adds --config_file and --config."""
   parser.add_argument('--config_file', action='append', default=[], metavar='F.gin',
-                      help='gin file; may be given several times, later ones win')
+                      help='gin file; may be given several times, later files take precedence')
   parser.add_argument('--config', action='append', default=[], metavar="'X.y = z'",
                       help='one gin binding, wins over all files; may be given several times')
 
@@ -32,7 +32,7 @@ def add_host_flags(parser):
   distributed = parser.add_argument_group('several hosts', 'start the same command on each; they share the run '
                                                            'directory')
   distributed.add_argument('--coordinator', metavar='ADDRESS:PORT', help='of host 0, where the hosts meet')
-  distributed.add_argument('--n_hosts', type=int, metavar='N', help='how many hosts there are')
+  distributed.add_argument('--n_hosts', type=int, metavar='N', help='number of hosts')
   distributed.add_argument('--host', type=int, metavar='I', help="this host's number, from 0")
   distributed.add_argument('--cluster', action='store_true',
                            help='take all three from the cluster: SLURM, Open MPI, Kubernetes, Cloud TPU')
@@ -147,7 +147,7 @@ def _show_users_frames(command, error):
   frames = errors.users_frames(began)
   if frames:
     where = ''.join(traceback.format_list(frames))
-    print(f'{command}: {type(began).__name__} in your code: {errors.one_line(began)}\n{where}\nAll of it:',
+    print(f'{command}: {type(began).__name__} in your code: {errors.one_line(began)}\n{where}\nFull traceback:',
           file=sys.stderr)
 
 
@@ -163,6 +163,6 @@ def parser(command, description):
       prog=f'{startup.SCRIPT} {command}' if is_script else f'python -m trax_hourglass.{command}',
       description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
   made.add_argument('--no_compilation_cache', action='store_true',
-                    help="compile anew; else compiled programs are kept in the user's cache folder")
+                    help="do not use the compilation cache in the user's cache folder")
   made.set_defaults(command=command)
   return made

@@ -55,9 +55,10 @@ def write_images(args):
     print(json.dumps({'image': args.image, **written.summary('dim')}))
     return
   print(sampling.printable(args.image))
-  speed = 'too few to time' if written.tokens_per_second is None else f'{written.tokens_per_second:,.0f} dims/s'
+  speed = written.tokens_per_second
+  speed = 'too few tokens to measure speed' if speed is None else f'{speed:,.0f} dims/s'
   print(f'{args.count} images of {side} x {side}, {speed}, {written.bits_per_token:.3f} bits per dim under the model, '
-        f'{written.seconds:.1f} s with compiling', file=sys.stderr)
+        f'{written.seconds:.1f} s including compilation', file=sys.stderr)
 
 
 def _side(run):
@@ -98,11 +99,11 @@ def _check_writable(path):
   if os.path.isdir(path):
     raise InputError(f'image {path!r} is a folder: name a file in it, such as {os.path.join(path, "out.png")!r}')
   if ending not in Image.registered_extensions():
-    raise InputError(f'image {path!r} ends with {ending!r}, which is no kind of image: end it with .png')
+    raise InputError(f'image {path!r} ends with {ending!r}, which is not an image format: end it with .png')
   try:
     Image.new('RGB', (1, 1)).save(io.BytesIO(), Image.registered_extensions()[ending])
   except Exception as error:  # Some formats are read-only or have no colours.  pylint: disable=broad-except
-    raise InputError(f'image {path!r} ends with {ending!r}, a kind of image that cannot be written here: end it with '
+    raise InputError(f'image {path!r} ends with {ending!r}, an image format that cannot be written here: end it with '
                      '.png') from error
 
 

@@ -40,9 +40,10 @@ def write_texts(args):
   if args.json:
     print(json.dumps({'prompt': prompt.decode('utf-8', 'replace'), 'texts': texts, **written.summary('byte')}))
     return
-  speed = 'too few to time' if written.tokens_per_second is None else f'{written.tokens_per_second:,.0f} bytes/s'
+  speed = written.tokens_per_second
+  speed = 'too few tokens to measure speed' if speed is None else f'{speed:,.0f} bytes/s'
   print(f'{sum(len(sample.tokens) for sample in written.samples):,} bytes, {speed}, {written.bits_per_token:.3f} bits '
-        f'per byte under the model, {written.seconds:.1f} s with compiling', file=sys.stderr)
+        f'per byte under the model, {written.seconds:.1f} s including compilation', file=sys.stderr)
 
 
 def _prompt(args):

@@ -132,7 +132,7 @@ class Comparison:
       raise InputError(f'output_dir {str(self.folder)!r} is a file: give a folder')
     others = [path for path in self.folder.glob('*') if path.name != _LOCK]
     if others and not (self.folder / CONFIG).exists():
-      raise InputError(f'output_dir {str(self.folder)!r} holds other things than a comparison: give another folder')
+      raise InputError(f'output_dir {str(self.folder)!r} holds files that are not of a comparison: give another folder')
     for row in self.rows:
       before = records.read(row.directory / records.PLAN)
       if 'measurement' in before and before['settings'] != row.settings:

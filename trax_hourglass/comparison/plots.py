@@ -12,7 +12,7 @@ from trax_hourglass.runtime import atomic_files
 _STYLES = '-', '--', ':', '-.'  # Of the seeds of a row.
 _MARKERS = {'flat': 'o', 'hierarchical': '^', 'Trax': 's'}
 PLOTS = {  # File: field, divisor, label of the axis.
-    'cost.png': ('run_flops', 1e12, 'matrix products of a training run, TFLOP'),
+    'cost.png': ('run_flops', 1e12, 'training FLOPs (matrix products), TFLOP'),
     'memory.png': ('step_bytes', 1e6, 'temporary memory of a training step on each device, MB'),
     'step_time.png': ('seconds_per_step', 1, 'seconds per training step'),
 }
@@ -20,8 +20,8 @@ _COSTS = {  # Budget: label of the axis, cost per step of a row.
     'steps': ('training steps', lambda row: 1),
     # Uses the measured step times that converted seconds to steps: rows were timed in rounds, but are trained at
     # different times, when the machine's speed may differ.
-    'seconds': ('seconds of training, by step times measured beforehand', lambda row: row['planned_step_seconds']),
-    'flops': ('matrix products of training, TFLOP', lambda row: row['step_flops'] / 1e12),
+    'seconds': ('training time, s (from step times measured beforehand)', lambda row: row['planned_step_seconds']),
+    'flops': ('training FLOPs (matrix products), TFLOP', lambda row: row['step_flops'] / 1e12),
 }
 
 

@@ -8,7 +8,7 @@ import pathlib
 def files_below(root, follow_folders=True):
   """Returns the files below a folder, and counts of what is left out.
 
-  Links are followed. Left out are hidden files and folders, broken links, and links to a folder around them.
+  Links are followed. Left out are hidden files and folders, broken links, and links to a parent folder.
 
   Args:
     root: path of the folder.
@@ -30,7 +30,7 @@ def files_below(root, follow_folders=True):
         if entry.is_symlink() and not follow_folders:
           continue
         if (there.st_dev, there.st_ino) in above:
-          left_out['links to a folder around them'] += 1
+          left_out['links to a parent folder'] += 1
         else:
           look(entry.path, f'{prefix}{entry.name}/', above)
       elif entry.is_file():

@@ -107,7 +107,7 @@ def read(content, turned=True):
   except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
     raise TooLarge(f'too large: it has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down') from error
   except Image.UnidentifiedImageError as error:
-    raise InputError('it begins like no known kind of image') from error
+    raise InputError('its image format is not known') from error
   except Exception as error:  # Damaged images make Pillow raise arbitrary errors.  pylint: disable=broad-except
     raise InputError(str(error) or type(error).__name__) from error
   return image

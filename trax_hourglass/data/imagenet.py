@@ -235,7 +235,7 @@ def _members(file):
     with zipfile.ZipFile(file) as archive:
       return archive.namelist()
   except (OSError, *archives.DAMAGED) as error:
-    raise InputError(f'{str(file)!r} is no .npz, or damaged ({error}): fetch it again') from error
+    raise InputError(f'{str(file)!r} is not a .npz, or damaged ({error}): fetch it again') from error
 
 
 def _rows(file, member):

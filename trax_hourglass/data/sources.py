@@ -83,7 +83,7 @@ class Archive:
       kind: see `Folder`.
 
     Raises:
-      InputError: the file is no .zip or .tar, or is damaged, truncated or encrypted.
+      InputError: the file is not a .zip or .tar, or is damaged, truncated or encrypted.
     """
     self.path, self.files = path, [path]
     try:
@@ -95,7 +95,7 @@ class Archive:
           members, links = _members_of_tar(archive)
           files, encrypted = {name: (name, info.size) for name, info in members.items()}, False
     except (OSError, *archives.DAMAGED) as error:
-      raise InputError(f'{str(path)!r} is no .zip or .tar, or damaged ({error}): fetch it again') from error
+      raise InputError(f'{str(path)!r} is not a .zip or .tar, or damaged ({error}): fetch it again') from error
     if encrypted:
       raise InputError(f'{str(path)!r} is encrypted: unpack it first')
     self._stored, n_lost = archive_links.followed(files, links)

@@ -38,7 +38,7 @@ class Wiki40b(Corpus):
       cache_dir: folder of the cache; None for the one of `cache.folder`.
 
     Raises:
-      InputError: the file is no SentencePiece model. On access to a split: TFDS cannot prepare the data set, or the
+      InputError: the file is not a SentencePiece model. On access to a split: TFDS cannot prepare the data set, or the
         cache cannot be written.
     """
     made = tfds_source.builder(_NAME, data_dir)
@@ -75,4 +75,4 @@ def _read_model(path):
     model = tensorflow_text.SentencepieceTokenizer(content, out_type=tf.int32)
     return model, int(model.vocab_size())
   except (tf.errors.OpError, ValueError) as error:
-    raise InputError(f'{str(path)!r} is no SentencePiece model: {error}') from error
+    raise InputError(f'{str(path)!r} is not a SentencePiece model: {error}') from error

@@ -38,7 +38,7 @@ def read_weights(path):
   if isinstance(weights, int):  # The weights are in a separate file, and the number is its compression level.
     return _read_arrays(_weights_path(path))
   if not isinstance(weights, (list, tuple)) or not all(isinstance(w, np.ndarray) and _is_numbers(w) for w in weights):
-    raise InputError(f'{path}: holds no list of weights, so it is no checkpoint of a Trax model')
+    raise InputError(f'{path}: holds no list of weights, so it is not a checkpoint of a Trax model')
   return [_from_bits(w) for w in weights]
 
 
@@ -55,7 +55,7 @@ def read_step(path):
   contents = restricted_pickle.unpickle(path, _read_gzip(path))
   step = contents.get('step') if isinstance(contents, dict) else None
   if step is not None and not isinstance(step, (int, np.integer)):
-    raise InputError(f'{path}: its step is {str(step)[:30]!r} and no whole number, so it is no checkpoint of Trax')
+    raise InputError(f'{path}: its step is {str(step)[:30]!r} and no whole number, so it is not a checkpoint of Trax')
   return None if step is None else int(step)
 
 
@@ -134,7 +134,7 @@ def _read_gzip(path):
     with gzip.open(path) as f:
       content = f.read(most)
       if f.read(1):
-        raise InputError(f'{path}: unpacks to more than {_MOST_RATIO} times its size, so it is no checkpoint')
+        raise InputError(f'{path}: unpacks to more than {_MOST_RATIO} times its size, so it is not a checkpoint')
       return content
   except FileNotFoundError:
     raise InputError(f'{path}: no such file') from None

@@ -124,7 +124,7 @@ def _taken(asked, q, k, e, queries_per_group, rate):
   form = asked if asked in FORMS else 'tpu' if platform == 'tpu' else 'tiles'
   refusal = None
   if asked in DELETED:
-    _say_once(f'attention_form is {asked!r}, which no longer exists: {form!r} takes its place')
+    _say_once(f'attention_form is {asked!r}, which was removed: {form!r} takes its place')
   elif form == 'tpu':
     refusal = 'is for TPUs' if platform != 'tpu' else _tpu_attention().refusal(q, k, e, queries_per_group)
   elif form == 'cudnn' and platform == 'gpu' and q.dtype == jnp.float32:

@@ -131,7 +131,7 @@ def mesh(topology, n_devices):
     try:
       devices = jax_topologies.get_topology_desc(platform='tpu', topology_name=f'{name}:{shape or kind.shape}').devices
     except Exception as error:  # XLA's errors do not have their own class in all versions.
-      raise InputError(f'--topology {topology}: the compiler has no such arrangement: '
+      raise InputError(f'--topology {topology}: the compiler does not know this arrangement: '
                        f'{" ".join(str(error).split())[:200]}') from error
     n_devices = n_devices or (len(devices) if shape else 1)
   if n_devices > len(devices):

@@ -26,7 +26,7 @@ def use():
     tempfile.TemporaryFile(dir=path).close()
   except OSError as error:
     from trax_hourglass.runtime.progress import say  # pylint: disable=g-import-not-at-top
-    say(f'programs are compiled anew each time: {str(path)!r} cannot be written ({error.strerror}); set '
+    say(f'compiled programs are not cached: {str(path)!r} cannot be written ({error.strerror}); set '
         'JAX_COMPILATION_CACHE_DIR to a folder, or give --no_compilation_cache')
     return
   settings = {'jax_compilation_cache_dir': str(path), **_SETTINGS}

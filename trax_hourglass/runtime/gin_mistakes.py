@@ -77,7 +77,7 @@ def quoted(line):
   if '"' in value or "'" in value:
     return '; the quotes do not match' if value.count('"') % 2 or value.count("'") % 2 else ''
   is_other = value[0] in '@%([{' or re.fullmatch(r'[\d.eE+-]+|True|False|None', value)
-  return '' if is_other else f"; text stands in quotes: set {name} = '{value}'"
+  return '' if is_other else f"; strings need quotes: set {name} = '{value}'"
 
 
 def has_no_end(text):

@@ -212,7 +212,7 @@ def fit(output_dir,
   windows.close()
   if loop.stopped_by:
     if distributed.is_first():
-      say(f'stopped at step {loop.step}, which is saved: the same command goes on from there')
+      say(f'stopped at step {loop.step}, which is saved: the same command resumes from there')
     raise KeyboardInterrupt if loop.stopped_by == signal.SIGINT else SystemExit(128 + loop.stopped_by)
   if loop.step < n_steps and distributed.is_first():
     say(f'ended at step {loop.step:,}: no better evaluation among the last {stop_after}')

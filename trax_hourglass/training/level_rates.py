@@ -52,7 +52,7 @@ class LevelRates(base.Optimizer):
     if isinstance(self._rates, dict):
       for pattern in self._rates:
         if not any(re.search(pattern, name) for name in names):
-          raise InputError(f'rates of LevelRates has {pattern!r}, which no weight has in its name; one is called '
+          raise InputError(f'rates of LevelRates has {pattern!r}, which is in no name of a weight; one name is '
                            f'{names[0]!r}')
       self._factors = [next((factor for pattern, factor in self._rates.items() if re.search(pattern, name)), 1)
                        for name in names]

@@ -209,8 +209,8 @@ class Loop(training.Loop):
     """Reports that a checkpoint could not be written; training continues."""
     if self._saved == step:
       self._saved = None
-    self._say(f'the checkpoint of step {step} could not be written, training goes on and the next one is tried: '
-              f'{" ".join(str(error).split())[:300]}')
+    self._say(f'the checkpoint of step {step} could not be written, training continues and the next checkpoint will be '
+              f'tried: {" ".join(str(error).split())[:300]}')
 
   def saved(self, step):
     """Exports a written checkpoint if `export_at` selects its step; retries failed exports as well."""
