@@ -179,7 +179,8 @@ MISTAKES = [(['--window', '0'], 'window is 0'), (['--window', '90'], 'window is 
             (['--image', '{tmp}/out.psd'], 'cannot be written here'),
             (['--image', '{tmp}/out.xbm'], "'.xbm', an image format that cannot be written here: end it with .png"),
             (['--image', '{tmp}/out.png', '--complete',
-              '{tmp}/empty'], 'cannot be read: its image format is not known'), (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
+              '{tmp}/empty'], 'cannot be read: its image format is not known'),
+            (['--image', '{tmp}/out.png', '--prompt', 'x'], 'images have no text'),
             (['--image', '{tmp}/out.png', '--complete', '{tmp}/none.png'], 'cannot be read'),]
 
 
