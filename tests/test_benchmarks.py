@@ -25,14 +25,14 @@ TINY = ('--hierarchy', '0@1 1@3 0@1', '--d_model', '8', '--d_ff', '8', '--n_head
      ['tokens_per_second_ratio_ours_over_trax', 'tokens_per_second_ratio_ours_over_flat',
       'time_ratio_longest_over_shortest_length']),
 ])
-def test_prints_its_ratios(name, flags, ratios, monkeypatch, capsys):
+def test_benchmark_prints_its_ratios(name, flags, ratios, monkeypatch, capsys):
   report = run(name, (*TINY, *flags), monkeypatch, capsys)
   assert all(report[ratio] > 0 for ratio in ratios)
   if '--peak_flops' in flags:
     np.testing.assert_allclose(report['models']['ours']['mfu'], report['models']['ours']['flops_per_second'] / 1e12)
 
 
-def test_scaling_leaves_out_what_would_take_too_long_and_draws(tmp_path, monkeypatch, capsys):
+def test_scaling_skips_steps_that_take_too_long_and_plots(tmp_path, monkeypatch, capsys):
   flags = '--lengths', '6,9', '--steps', '1', '--models', 'ours,flat', '--max_seconds', '1e-9', '--plot', str(
       tmp_path / 'plot.png')
   rows = run('scaling', (*TINY, *flags), monkeypatch, capsys)['rows']
@@ -64,7 +64,7 @@ def test_peers_time_our_models_without_pytorch(monkeypatch, capsys):
   assert models['flat_relative']['parameters'] > models['flat_rotary']['parameters']  # Those of positions.
 
 
-def test_train_step_by_a_platforms_compiler_runs_nothing(monkeypatch, capsys):
+def test_train_step_for_another_platform_only_compiles(monkeypatch, capsys):
   flags = '--length', '6', '--models', 'ours,trax', '--topology', 'cpu'
   report = run('train_step', (*TINY, *flags), monkeypatch, capsys)
   assert report['matmul_flops_per_second'] is None
@@ -72,14 +72,14 @@ def test_train_step_by_a_platforms_compiler_runs_nothing(monkeypatch, capsys):
     assert result['temporary_bytes'] > 0 and result['argument_bytes'] > 0 and 'step_seconds' not in result
 
 
-def test_sampling_programs_of_shapes_alone(monkeypatch, capsys):
+def test_sampling_program_compiles_from_shapes_alone(monkeypatch, capsys):
   report = run('sampling_program', ('--config_file', runs.TINY, '--topology', 'cpu', '--prompt', '3', '--room', '12'),
                monkeypatch, capsys)
   assert set(report['programs']) == {'prompt', 'loop'} and report['fits']
   assert report['device_bytes'] == max(program['device_bytes'] for program in report['programs'].values()) > 0
 
 
-def test_peak_lists_what_is_alive(monkeypatch):
+def test_peak_lists_the_live_values(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
   report = json.loads(processes.python(FOLDER / 'peak.py', '--config_file', runs.TINY, '--json', '--at_least',
                                        '0.001').stdout)
@@ -88,7 +88,7 @@ def test_peak_lists_what_is_alive(monkeypatch):
   assert sum(sizes) >= report['temporary_bytes'] > 0
 
 
-def test_values_alive_on_a_tpu(monkeypatch, tmp_path):
+def test_peak_reads_the_live_values_of_a_tpu(monkeypatch, tmp_path):
   """As libtpu writes when values are made and used: at time 3 there are a weight and the larger of two values."""
   monkeypatch.syspath_prepend(str(FOLDER))
   peak = importlib.import_module('peak')
@@ -104,7 +104,7 @@ buffer_id,buffer_name,alt_mem_benefit,size,definition_time,use_times,use_names,i
   assert found == [(100, 'weights, state, slots'), (70, 'backward Stack_2/dot_general')]
 
 
-def test_compiled_keeps_rows_and_goes_on(monkeypatch, tmp_path):
+def test_compiled_resumes_after_its_finished_rows(monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(str(FOLDER))
   compiled = importlib.import_module('compiled')
   asked = []
@@ -129,7 +129,7 @@ def test_compiled_keeps_rows_and_goes_on(monkeypatch, tmp_path):
   assert '| cifar10 | v5e | 8 x 4 | 1.00 | 100.00 | no; with' in compiled.others(results)
 
 
-def test_sweep_puts_seeds_together_and_compares_within_them(tmp_path, monkeypatch, capsys):
+def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, capsys):
   def row(name, kind, bits_of_seeds):
     return {'name': name, 'kind': kind, 'weights_of': None, 'unit': 'byte', 'n_parameters': 7, 'step_flops': 10,
             'tokens': 40, 'bits_of_seeds': bits_of_seeds}
@@ -147,12 +147,12 @@ def test_sweep_puts_seeds_together_and_compares_within_them(tmp_path, monkeypatc
   assert (tmp_path / 'plot.png').stat().st_size > 1000
 
 
-def test_memory_compares_a_plan_with_a_step(monkeypatch, capsys):
+def test_memory_compares_the_plan_with_a_step(monkeypatch, capsys):
   row, = run('memory', ('--config_file', runs.TINY, '--steps', '1', '--json'), monkeypatch, capsys)
   assert row['planned_bytes'] > 0 and row['grew_bytes'] >= 0 and row['seconds'] > 0
 
 
-def test_first_loss_takes_its_seconds_apart(monkeypatch):
+def test_first_loss_splits_its_seconds(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
   first_loss = importlib.import_module('first_loss')
   lines = [(6.0, 'a note\n'), (7.5, 'Finished tracing pure_fn for jit in 0.500000000 sec'),
@@ -163,7 +163,7 @@ def test_first_loss_takes_its_seconds_apart(monkeypatch):
   assert list(first_loss.parts(lines).values()) == [7.0, 2.5, 7.0, 0.75, 3.0]
 
 
-def test_bits_by_place(tmp_path, monkeypatch, capsys):
+def test_bits_by_place_parts_divide_the_bytes(tmp_path, monkeypatch, capsys):
   for name in 'one', 'other':
     runs.run(tmp_path / name, 'n_steps = 2', f'fit.seed = {len(name)}')
   folders = str(tmp_path / 'one'), str(tmp_path / 'other')
@@ -179,7 +179,7 @@ def test_bits_by_place(tmp_path, monkeypatch, capsys):
       np.testing.assert_allclose(sum(row['share'] * row[name] for row in parts), all_bytes[name], rtol=1e-5, atol=1e-6)
 
 
-def test_letters_and_groups_of_a_text(monkeypatch):
+def test_bytes_are_classified_by_letter_and_group(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
   places = importlib.import_module('bits_by_place').places(
       np.frombuffer(b'ab, Words 1 x' + b'.' * 27, np.uint8)[None], [3])

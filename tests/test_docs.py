@@ -50,7 +50,7 @@ def prose(page):
 
 
 @pytest.mark.parametrize('page', [*PAGES, *NOTEBOOKS], ids=lambda page: page.name)
-def test_links_and_paths_lead_somewhere(page):
+def test_links_and_paths_exist(page):
   text = text_of(page)
   for link in re.findall(r'(?:\]\(|src=")([^)"]+)[)"]', text):
     path, _, anchor = link.partition('#')

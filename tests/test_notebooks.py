@@ -42,12 +42,12 @@ def cells(notebook, kind='code'):
   return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
-def test_all_are_here():
+def test_all_notebooks_exist():
   assert NAMES == sorted(PARAMETERS)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_is_short_and_clean(name):
+def test_notebook_is_short_without_outputs(name):
   notebook = nbformat.read(FOLDER / name, as_version=4)
   nbformat.validate(notebook)
   assert sum(len(cell.source.splitlines()) for cell in cells(notebook)) <= 60
@@ -56,7 +56,7 @@ def test_is_short_and_clean(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_begins_as_badges_py_writes_it(name):
+def test_notebook_begins_with_the_cells_of_badges_py(name):
   text = (FOLDER / name).read_text(encoding='utf-8')
   assert BADGES['with_badge'](name, json.loads(text)) == json.loads(text)
   assert f'{BADGES["REPOSITORY"]}/blob/main/notebooks/{name})' in text
@@ -70,7 +70,7 @@ def authors_checkpoint(path):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_runs_from_top_to_bottom(name, tmp_path):
+def test_notebook_runs_from_top_to_bottom(name, tmp_path):
   notebook = nbformat.read(FOLDER / name, as_version=4)
   authors_checkpoint(str(tmp_path / 'model.pkl.gz'))
   for cell in cells(notebook):

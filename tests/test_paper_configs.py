@@ -88,7 +88,7 @@ def shape_model():
   return sum(math.prod(w.shape) for w in jax.tree.leaves(weights)), logits.shape
 
 
-def test_all_files_are_here():
+def test_all_paper_configs_exist():
   found = {str(file.relative_to(FOLDER)) for part in ('paper', 'baselines') for file in (FOLDER / part).glob('*.gin')}
   assert found == {*PARAMETERS, 'baselines/quickstart_flat.gin'}
 
@@ -103,7 +103,7 @@ def test_file_opens_with_a_command_whose_files_exist(file):
 
 
 @pytest.mark.parametrize('file', [file for file in PARAMETERS if file.startswith('paper/')])
-def test_config_of_the_paper_says_on_what_it_fits(file):
+def test_paper_configs_name_a_device_on_which_they_fit(file):
   """As benchmarks/compiled.py found."""
   compiled = json.loads((processes.ROOT / 'docs/results/compiled.json').read_text(encoding='utf-8'))
   row = compiled[f'{pathlib.Path(file).stem}, h100']
@@ -112,7 +112,7 @@ def test_config_of_the_paper_says_on_what_it_fits(file):
 
 
 @pytest.mark.parametrize('file', PARAMETERS)
-def test_model_of_the_file_has_its_size(file):
+def test_models_have_the_parameters_of_their_config(file):
   parse(file)
   if file in NOT_OURS:
     assert count_parameters() == PARAMETERS[file]

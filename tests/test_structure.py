@@ -71,7 +71,7 @@ def wrong(path, source):
   return found
 
 
-def test_each_file_imports_only_what_is_below_it():
+def test_each_file_imports_only_lower_packages():
   found = {path: wrong(path, source) for path, source in modules().items()}
   assert {path: names for path, names in found.items() if names} == {}
 
@@ -84,11 +84,11 @@ def test_each_file_imports_only_what_is_below_it():
     ('inference/scoring.py', 'if False:\n  import trax_hourglass.training.fit as fit\n'),
     ('evaluate.py', 'def f():\n  from trax_hourglass import comparison\n'),
 ])
-def test_an_import_the_wrong_way_round_is_found(path, planted):
+def test_an_upward_import_is_detected(path, planted):
   assert len(wrong(path, planted)) == 1
 
 
-def test_no_circle():
+def test_imports_have_no_cycle():
   known = {dotted(path): path for path in modules()}
 
   def module_of(name):
@@ -123,7 +123,7 @@ def test_files_and_lines_fit():
   assert len([path for path in PACKAGE.iterdir() if path.name != '__pycache__']) <= 20
 
 
-def test_docstrings_begin_with_what_they_do():
+def test_docstrings_begin_with_a_verb():
   for path, source in modules().items():
     for node in ast.walk(ast.parse(source)):
       if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
@@ -131,7 +131,7 @@ def test_docstrings_begin_with_what_they_do():
         assert first not in ('What', 'Whether', 'How', 'Where', 'Which'), f'{path}: {ast.get_docstring(node)}'
 
 
-def test_no_test_module_imports_another_and_their_folders_are_the_packages():
+def test_test_modules_mirror_packages_and_import_no_other_test():
   tests = ROOT / 'tests'
   for path in tests.rglob('*.py'):
     names = [name.split('.') for name in imports(str(path.relative_to(tests)), path.read_text(encoding='utf-8'))]

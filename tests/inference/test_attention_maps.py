@@ -13,7 +13,7 @@ from trax_hourglass.inference import attention_maps
 from trax_hourglass.layers import spec as spec_lib
 
 
-def test_maps_are_what_the_blocks_attend_to():
+def test_maps_equal_the_attention_of_the_blocks():
   make = functools.partial(th.Hourglass, pairs.VOCAB, '1@1 2@3 1@1', pairs.D_MODEL, pairs.D_FF, pairs.N_HEADS)
   model = pairs.initialise(make(mode='eval'), 11)
   tokens = np.random.RandomState(0).randint(0, pairs.VOCAB, (2, 11))
@@ -26,7 +26,7 @@ def test_maps_are_what_the_blocks_attend_to():
   assert not np.allclose(maps[3][0], maps[3][1])
 
 
-def test_output_is_made_of_the_maps():
+def test_maps_reproduce_the_attention_output():
   """Weights times values, through the output projection, is what the layer returns."""
   seen = collections.defaultdict(list)
   spec = spec_lib.BlockSpec(12, 10, 3, 0.0, None, None, 'none', 'eval', 1, None)

@@ -36,13 +36,13 @@ def test_a_model_without_leaks_passes(batch_size):
   assert found.leak is None and found.n_offsets == 13 and found.largest_difference < 1e-6 and done[-1] == 13
 
 
-def test_a_groups_mean_handed_back_to_its_members_is_found():
+def test_a_group_mean_leaked_to_its_members_is_detected():
   found = causality.check(model(OwnGroup), pairs.tokens(13)[0], 4)
   assert found.leak == (0, 0) and found.largest_difference > 1e-3
 
 
 @pytest.mark.parametrize('token, output', [(0, 0), (7, 7), (11, 2), (12, 12), (12, 0)])
-def test_one_output_that_sees_one_token_of_the_future_is_found(token, output):
+def test_a_single_leak_of_one_future_token_is_detected(token, output):
   class Leaking:
     vocab_size, weights, state = 11, (), ()
 
@@ -55,7 +55,7 @@ def test_one_output_that_sees_one_token_of_the_future_is_found(token, output):
   assert found.leak[0] <= token and found.leak[1] == output
 
 
-def test_outputs_that_are_no_numbers_are_no_pass():
+def test_non_finite_outputs_do_not_pass():
   class Broken:
     vocab_size, weights, state = 11, (), ()
 
@@ -66,7 +66,7 @@ def test_outputs_that_are_no_numbers_are_no_pass():
   assert causality.check(Broken(), pairs.tokens(5)[0], 3).leak == (0, 0)
 
 
-def test_the_command(tiny_run, capsys):
+def test_check_causality_prints_its_result(tiny_run, capsys):
   evaluate.main(['--output_dir', str(tiny_run[0]), '--check_causality', '--json'])
   assert json.loads(capsys.readouterr().out) == {'is_causal': True, 'n_offsets': 13, 'leak': None,
                                                  'largest_difference': pytest.approx(0, abs=1e-6)}

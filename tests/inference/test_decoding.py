@@ -55,13 +55,13 @@ def full_pass(models):
         (decoding.Choice(top_k=3, top_p=0.8), [1, 3]),  # Of three, 0.4 and 0.3 are 0.82 of 0.85.
         (decoding.Choice(temperature=0.25, top_p=0.7), [1]),  # 0.4^4 is 0.73 of all fourth powers.
     ])
-def test_which_tokens_are_kept(choice, kept):
+def test_top_k_and_top_p_keep_the_right_tokens(choice, kept):
   filtered = np.asarray(choice.filtered(LOGITS))[0]
   assert np.flatnonzero(np.isfinite(filtered)).tolist() == kept
   np.testing.assert_allclose(filtered[kept], np.asarray(LOGITS)[0, kept] / choice.temperature, rtol=1e-6)
 
 
-def test_draws_follow_the_probabilities():
+def test_sampled_frequencies_follow_the_probabilities():
   n = 4000
   keys = jax.random.split(jax.random.PRNGKey(0), n)
   drawn = np.asarray(decoding.Choice(top_k=3)(jnp.repeat(LOGITS, n, axis=0), keys))
@@ -74,12 +74,12 @@ def test_draws_follow_the_probabilities():
                                               ({'temperature': float('nan')}, 'temperature is nan'),
                                               ({'top_k': 0}, 'top_k is 0'), ({'top_p': 0.0}, 'top_p is 0.0'),
                                               ({'top_p': 1.1}, 'top_p is 1.1')])
-def test_choices_out_of_range(options, message):
+def test_invalid_sampling_parameters_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     decoding.Choice(**options)
 
 
-def test_greedy_is_the_argmax_of_the_full_pass_for_prompts_of_any_lengths(models, full_pass):
+def test_greedy_decoding_equals_argmax_for_prompts_of_any_length(models, full_pass):
   prompts = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3, 5], [8, 9, 7, 9]]
   samples = decoding.Sampler(models[1], decoding.Choice(0.0), piece=5).sample(prompts, 12)
   for prompt, sample in zip(prompts, samples):
@@ -88,7 +88,7 @@ def test_greedy_is_the_argmax_of_the_full_pass_for_prompts_of_any_lengths(models
     np.testing.assert_allclose(sample.log_probs, expected.max(axis=-1), rtol=0, atol=1e-4)
 
 
-def test_a_sequence_depends_on_its_number_and_seed_alone(random):
+def test_a_sample_depends_only_on_its_number_and_seed(random):
   prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [8, 9]]
   together = random.sample(prompts, 11, seed=5)
   alone, = random.sample(prompts[1:2], 11, seed=5, first_sequence=1)
@@ -112,7 +112,7 @@ def test_pieces_of_any_length_are_compiled_once(models):
   assert len(traced) == 1
 
 
-def test_pieces_make_up_the_whole(random, full_pass):
+def test_decoding_in_pieces_equals_decoding_at_once(random, full_pass):
   prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [8, 9]]
   pieces = list(random.stream(prompts, 11, seed=5))
   assert [len(piece[0].tokens) for piece in pieces] == [0, 5, 5, 1]  # The first is of the shortest prompt's next token.
@@ -135,7 +135,7 @@ def test_the_stop_token_ends_a_sequence(models, random):
   assert len(stopped[0].tokens) <= 4
 
 
-def test_nothing_to_begin_with(random):
+def test_an_empty_prompt_is_allowed(random):
   sample, = random.sample([b''], ROOM)
   assert len(sample.tokens) == ROOM and sample.tokens.min() >= 0 and sample.tokens.max() < pairs.VOCAB
 
@@ -145,12 +145,12 @@ def test_nothing_to_begin_with(random):
                                                       ([[pairs.VOCAB]], 3, f'token {pairs.VOCAB} is outside'),
                                                       (['text'], 3, 'is a str'), ([[[1]]], 3, 'shape'),
                                                       ([[0.5]], 3, 'float64')])
-def test_prompts_out_of_range(random, prompts, length, message):
+def test_invalid_prompts_are_refused(random, prompts, length, message):
   with pytest.raises(ValueError, match=message):
     random.stream(prompts, length)
 
 
-def test_samplers_out_of_range(models):
+def test_invalid_samplers_are_refused(models):
   for options, message in [({'stop': 256}, 'stop is 256'), ({'piece': 0}, 'piece is 0')]:
     with pytest.raises(ValueError, match=message):
       decoding.Sampler(models[1], **options)
@@ -158,7 +158,7 @@ def test_samplers_out_of_range(models):
     decoding.Sampler(models[0])
 
 
-def test_scores_are_those_of_the_full_pass(models, full_pass):
+def test_cached_scores_equal_a_full_forward_pass(models, full_pass):
   texts = [[3, 1, 4], bytes([1, 5, 9, 2, 6]), np.array([8])]
   for model in models:
     for text, scores in zip(texts, decoding.score(model, texts)):
@@ -178,13 +178,13 @@ def test_scoring_keeps_no_model_alive():
 
 
 @pytest.mark.parametrize('seed', [-1, 1 << 63, 0.5])
-def test_seeds_out_of_range(random, seed):
+def test_invalid_seeds_are_refused(random, seed):
   with pytest.raises(ValueError, match=f'seed is {seed}: give a whole number'):
     random.stream([[1]], 3, seed)
 
 
 @pytest.mark.parametrize('texts, message', [([], 'nothing to score'), ([[1], []], 'nothing to score'),
                                             ([[1] * (ROOM + 1)], f'{ROOM + 1} tokens is longer'), ([[99]], 'token 99')])
-def test_texts_out_of_range(models, texts, message):
+def test_invalid_texts_are_refused(models, texts, message):
   with pytest.raises(ValueError, match=message):
     decoding.score(models[1], texts)

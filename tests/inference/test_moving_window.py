@@ -23,7 +23,7 @@ def whole(sampler, prompts, length, window=WINDOW, seed=0):
   return [np.concatenate([piece[row].tokens for piece in pieces]).tolist() for row in range(len(prompts))]
 
 
-def test_each_part_goes_on_from_the_last_tokens(model):
+def test_each_part_continues_from_the_last_tokens(model):
   sampler = decoding.Sampler(model, decoding.Choice(temperature=0.0), piece=4)
   prompt = [3, 1, 4]
   text = list(prompt)
@@ -33,7 +33,7 @@ def test_each_part_goes_on_from_the_last_tokens(model):
   assert whole(sampler, [prompt], 25) == [text[3:]]
 
 
-def test_parts_draw_by_keys_of_their_own_and_the_seed_decides(model):
+def test_parts_use_distinct_keys_derived_from_the_seed(model):
   sampler = decoding.Sampler(model, piece=4)
   first = whole(sampler, [[3], [1, 4, 1, 5]], 40, seed=7)
   assert [len(tokens) for tokens in first] == [40, 40] and first == whole(sampler, [[3], [1, 4, 1, 5]], 40, seed=7)
@@ -43,7 +43,7 @@ def test_parts_draw_by_keys_of_their_own_and_the_seed_decides(model):
   assert first != whole(sampler, [[3], [1, 4, 1, 5]], 40, seed=8)
 
 
-def test_a_sequence_that_has_stopped_writes_no_more(model):
+def test_stopped_sequences_write_no_more_tokens(model):
   free = whole(decoding.Sampler(model, piece=4), [[3], [1, 4]], 60, seed=1)
   stop = free[0][20]
   found = whole(decoding.Sampler(model, piece=4, stop=stop), [[3], [1, 4]], 60, seed=1)
@@ -54,7 +54,7 @@ def test_a_sequence_that_has_stopped_writes_no_more(model):
     assert stop not in tokens[:-1] and (tokens[-1] == stop or len(tokens) == 60)
 
 
-def test_a_long_prompt_counts_by_its_last_tokens(model):
+def test_only_the_end_of_a_long_prompt_is_read(model):
   sampler = decoding.Sampler(model, decoding.Choice(temperature=0.0))
   long = list(range(11)) * 3
   assert whole(sampler, [long], 5) == [sampler.sample([long[-WINDOW:]], 5)[0].tokens.tolist()]
@@ -62,12 +62,12 @@ def test_a_long_prompt_counts_by_its_last_tokens(model):
 
 @pytest.mark.parametrize('prompts, length, seed, message', [([], 5, 0, '0 prompts'), ([[3]], 0, 0, 'length is 0'),
                                                             ([[3]], 5, -1, 'seed is -1'), ([[99]], 5, 0, 'token 99')])
-def test_what_is_wrong_is_said_before_anything_is_written(model, prompts, length, seed, message):
+def test_invalid_arguments_fail_before_the_first_token(model, prompts, length, seed, message):
   with pytest.raises(ValueError, match=message):
     moving_window.stream(decoding.Sampler(model), prompts, length, WINDOW, seed)
 
 
 @pytest.mark.parametrize('window, message', [(0, 'window is 0'), (ROOM, 'window is 12: give fewer tokens than the 12')])
-def test_windows_that_are_none(model, window, message):
+def test_invalid_windows_are_refused(model, window, message):
   with pytest.raises(ValueError, match=message):
     whole(decoding.Sampler(model), [[3]], 5, window)

@@ -52,7 +52,7 @@ def checking(pair, hierarchy, attention, batch, length):
 
 
 @pytest.mark.parametrize('number', PAIRS, ids=[' '.join(pairs.ALL[number]) for number in PAIRS])
-def test_every_pair_decodes_as_the_full_forward_pass(number):
+def test_every_resampling_pair_decodes_as_the_full_forward_pass(number):
   """Each shortening and each upsampling meets all hierarchies, longer prompts, and attention within blocks."""
   shortening, upsampling = divmod(number, len(pairs.UPSAMPLINGS))
   attends = [name.startswith('attention') for name in pairs.ALL[number]]
@@ -82,7 +82,7 @@ def test_attention_to_a_window_decodes_as_the_full_forward_pass(window, hierarch
       check(n_prompt)
 
 
-def test_caches_of_a_window_do_not_grow_with_the_room():
+def test_window_caches_do_not_grow_with_max_length():
   state_bytes = {}
   for max_length in 30, 3000:
     model = pairs.ours('2@1', mode='predict', max_length=max_length, vanilla_attention=functools.partial(
@@ -130,7 +130,7 @@ def small():
   return Small()
 
 
-def test_across_blocks_of_the_caches(monkeypatch):
+def test_decoding_across_cache_blocks_equals_a_full_pass(monkeypatch):
   monkeypatch.setattr(kv_cache, '_FIRST_BLOCK', 2)
   model = pairs.initialise(pairs.ours('1@1 1@2 0@1'), 11)
   cached = predicting.predicting(model, '1@1 1@2 0@1', max_length=11)
@@ -139,7 +139,7 @@ def test_across_blocks_of_the_caches(monkeypatch):
   np.testing.assert_allclose(predicting.decode(predicting.compiled(cached), cached, x, 5), expected, rtol=0, atol=1e-4)
 
 
-def test_bfloat16_is_near(small):
+def test_bfloat16_is_close_to_float32(small):
   to_bfloat16 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, tree)
   x = pairs.tokens(13)
   weights = to_bfloat16(small.model.weights)
@@ -156,7 +156,7 @@ def test_bfloat16_is_near(small):
 
 
 @pytest.mark.parametrize('hierarchy, n_prompts', [('1@1 2@3 1@1', (1, 4, 6)), ('1@1 1@2 2@6 1@2 0@1', (1, 7))])
-def test_what_is_shortened_runs_once_per_group(hierarchy, n_prompts):
+def test_coarse_levels_run_once_per_group(hierarchy, n_prompts):
   calls = collections.Counter()
 
   @plugins.decodes
@@ -190,7 +190,7 @@ BOTH = 'attention_average', 'attention_linear'
     ('2@1', 3, 7, BOTH, 'relative'), ('1@1 2@3 0@1', 2, 11, BOTH, 'relative'),
     ('1@1 1@2 1@4 0@2 2@1', 5, 9, BOTH, 'relative'), ('1@1 1@3 0@1', 5, 11, ('attention_average', 'repeat'), 'rotary'),
     ('0@1 1@3 1@1', 2, 8, ('linear', 'linear'), 'rotary')])
-def test_bytes_of_the_state_are_as_predicted(hierarchy, batch, length, pair, attention):
+def test_state_bytes_predicts_the_size_of_the_state(hierarchy, batch, length, pair, attention):
   model = pairs.ours(hierarchy, *pair, mode='predict', max_length=length, **OPTIONS[attention])
   model.init(shapes.ShapeDtype((batch, 1), np.int32))
   d, counters = OPTIONS[attention].get('d_model', pairs.D_MODEL), 1  # One of the tokens in all.
@@ -223,7 +223,7 @@ def test_weights_are_the_same_in_all_modes(small):
 
 
 @pytest.mark.parametrize('inputs', [None, np.array([[3, 1, 4, 1], [2, 7, 1, 8]])])
-def test_trax_samples_unchanged(small, inputs):
+def test_trax_sampling_works_unchanged(small, inputs):
   cached = small.cached
   cached.state = small.start
   written = trax_decoding.autoregressive_sample(cached, inputs, batch_size=2, temperature=0.0, eos_id=-1, max_length=6)
@@ -236,7 +236,7 @@ def test_trax_samples_unchanged(small, inputs):
 
 @pytest.mark.parametrize('inputs', [None, np.array([[3, 1, 4, 1], [2, 7, 1, 8]])])
 @pytest.mark.parametrize('first', sampling.some([True], [False, True]))
-def test_trax_samples_again_and_again(small, inputs, first):
+def test_trax_sampling_can_be_repeated(small, inputs, first):
   def sample(accelerate, n=6, inputs=inputs, batch_size=2):
     try:
       return trax_decoding.autoregressive_sample(cached, inputs, batch_size=batch_size, temperature=0.0, eos_id=-1,
@@ -260,7 +260,7 @@ def test_trax_samples_again_and_again(small, inputs, first):
     assert sample(accelerate) == expected
 
 
-def test_more_tokens_than_there_is_room_for(small):
+def test_tokens_beyond_max_length_are_refused(small):
   cached = small.cached
   x, message = pairs.tokens(14), '14 tokens are more than max_length 13.*Hourglass.max_length'
   cached.state = small.start
@@ -272,7 +272,7 @@ def test_more_tokens_than_there_is_room_for(small):
   assert np.isfinite(logits[:, :13]).all() and np.isnan(logits[:, 13:]).all()
 
 
-def test_several_tokens_in_a_later_call(small):
+def test_several_tokens_in_a_later_call_are_refused(small):
   cached, function = small.cached, small.function
   x = pairs.tokens(6)
   cached.state = small.start
@@ -298,7 +298,7 @@ def test_several_tokens_in_a_later_call(small):
       'shortened_attention': functools.partial(th.CausalLocalAttention, window=9)},
      "CausalLocalAttention below boundaries has no mode 'predict'"),
 ])
-def test_what_cannot_decode_says_so(options, message):
+def test_layers_that_cannot_decode_are_refused(options, message):
   build = lambda: th.Hourglass(11, '1@1 1@3 1@1', 14, 10, 7, mode='predict', **options)
   if message is None:
     build()

@@ -57,7 +57,7 @@ def test_every_token_is_scored_once_with_its_context(n, length, stride, batch, n
 
 
 @given(n_windows=st.integers(1, 60), n=st.integers(1, 70))
-def test_a_sample_is_of_windows_from_all_parts(n_windows, n):
+def test_sampled_windows_come_from_all_parts_of_the_split(n_windows, n):
   windows, = windows_lib.plan(5 * n_windows, 5, 5)
   starts = windows.spread(n).starts
   assert len(starts) == min(n, n_windows) and len(set(starts)) == len(starts)
@@ -103,7 +103,7 @@ def by_loop(model, n, length, stride):
 
 
 @pytest.mark.parametrize('length, stride', [(12, 4), (7, 7), (12, 5)])
-def test_score_equals_a_loop_whatever_the_batch(model, scorer, length, stride):
+def test_score_equals_a_plain_loop_for_any_batch_size(model, scorer, length, stride):
   expected = by_loop(model, 31, length, stride)
   for batch_size in (1, 4, 11):
     got = scorer.score(model.weights, model.state, corpora.Numbers(31), batch_size, length, stride)
@@ -133,7 +133,7 @@ def test_logits_exist_for_scored_tokens_only(model, scorer):
   assert '2x4x251x' in text and '48x251x' not in text
 
 
-def test_examples_are_scored_whole(model, scorer):
+def test_whole_examples_are_scored(model, scorer):
   got = scorer.score(model.weights, model.state, Examples(24, 6), 3, 6)
   windows = [np.arange(start, start + 6) for start in range(0, 24, 6)]
   out = jax.nn.log_softmax(pairs.forward(model)(model.weights, np.stack(windows)))
@@ -183,7 +183,7 @@ def test_uniform_model_scores_eight_bits(data):
                                               ({'stride': 7}, 'stride 7 is larger than the window of 6'),
                                               ({'max_tokens': 0}, 'nothing to score'),
                                               ({'data': corpora.Numbers(0)}, 'nothing to score'),])
-def test_bad_sizes(options, message):
+def test_invalid_sizes_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     scoring.score(**{'model': uniform(), 'data': corpora.Numbers(9), 'batch_size': 2, 'length': 6, **options})
 
@@ -205,12 +205,12 @@ def test_windows_of_protocols_and_flags(arguments, expected):
                          [(('papers', None, None, 99), "'papers' does not exist: choose one of paper"),
                           ((None, -1, None, 99), 'context is -1'), ((None, None, 0, 99), 'stride is 0'),
                           ((None, 99, None, 99), 'give both'), ((None, None, 100, 99), 'give both'),])
-def test_windows_that_make_no_sense(arguments, message):
+def test_invalid_windows_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     evaluate_run.window_sizes(*arguments)
 
 
-def test_progress_tells_running_bits_in_plain_lines(monkeypatch, capsys):
+def test_progress_prints_running_bits_in_plain_lines(monkeypatch, capsys):
   clock = iter([20.0, 30.0, 60.0])  # After each of three batches.
   monkeypatch.setattr(progress_lib.time, 'monotonic', lambda: next(clock))
   with progress_lib.Progress('scoring', 'dim') as progress:

@@ -55,7 +55,7 @@ def keys_by_alternative(model, n):
     ('0@1 1@2|3 4@4|9 5@2|3 1@1', ('0@1 1@2 4@4 5@2 1@1', '0@1 1@3 4@9 5@3 1@1')),
     ('1@1 2@2 3@4|6 2@2 1@1', ('1@1 2@2 3@4 2@2 1@1', '1@1 2@2 3@6 2@2 1@1')),
 ])
-def test_alternatives(hierarchy, expected):
+def test_alternatives_parse(hierarchy, expected):
   assert hierarchy_lib.alternatives(hierarchy) == expected
 
 
@@ -64,7 +64,7 @@ def test_alternatives(hierarchy, expected):
     ('1@1 1@2|3 1@6 1@2 1@1', "'1@3'"), ('1@1 1@2| 1@1', "'1@'"), ('1@1|2 1@4 1@1|2', 'not at token level'),
     ('1@1 1@2|3 1@4 1@2|3 1@1', "'1@4'"), ('1@1 1|2@3 1@1', "'1|2@3'"),
 ])
-def test_sets_that_make_no_sense(hierarchy, message):
+def test_invalid_sets_of_factors_are_refused(hierarchy, message):
   with pytest.raises(ValueError) as error:
     hierarchy_lib.alternatives(hierarchy)
   assert message in str(error.value) and repr(hierarchy) in str(error.value)
@@ -101,7 +101,7 @@ def model():
   return pairs.initialise(pairs.ours('0@1 1@2|3 0@1', 'average', 'attention_repeat', mode='train', dropout=0.0), 13)
 
 
-def test_causal_at_every_offset_whatever_is_drawn(model):
+def test_every_drawn_factor_is_causal_at_every_offset(model):
   forward = jax.jit(lambda key, x: model.pure_fn(x, model.weights, model.state, key)[0])
   for key in keys_by_alternative(model, 2):
     assert_causal(model, 13, lambda _, x, key=key: forward(key, x))
@@ -118,7 +118,7 @@ def test_weights_decode_at_each_factor(model):
     np.testing.assert_allclose(decode(compiled(cached), cached, x, 4), expected, rtol=0, atol=1e-4)
 
 
-def test_draws_are_even_and_those_of_the_step():
+def test_draws_are_uniform_and_fixed_per_step():
   keys = [np.random.Philox(key=[seed, step]).random_raw(1).view(np.uint32) for seed in range(4) for step in range(750)]
   draw = jax.jit(jax.vmap(lambda key: factor_dropout.drawn(key, 3)))
   drawn = np.asarray(draw(np.stack(keys)))
@@ -142,7 +142,7 @@ def test_a_step_is_compiled_once_and_trains_all_weights(model):
   assert trainer.update._cache_size() == 1
 
 
-def test_operations_are_the_mean_over_the_factors(model):
+def test_flops_are_the_mean_over_the_factors(model):
   def operations(hierarchy):
     plain = pairs.ours(hierarchy, 'average', 'attention_repeat')
     plain.init(shapes.signature(pairs.tokens(12)))
@@ -150,7 +150,7 @@ def test_operations_are_the_mean_over_the_factors(model):
   assert flops.forward(model, 2, 12) == (operations('0@1 1@2 0@1') + operations('0@1 1@3 0@1')) // 2
 
 
-def test_prints_as_a_valley_of_both(model):
+def test_a_drawn_valley_prints_all_factors(model):
   assert 'Valley_2|3[' in str(model)
 
 

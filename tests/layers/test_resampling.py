@@ -23,7 +23,7 @@ def apply(layer, *inputs, weights=None):
   return np.asarray(layer(inputs))
 
 
-def test_average():
+def test_average_shortening_by_hand():
   x = jnp.arange(12.0).reshape(1, 6, 2)
   np.testing.assert_array_equal(apply(th.ShortenByAverage(SPEC, 3, 1), x), [[[2, 3], [8, 9]]])
 
@@ -38,12 +38,12 @@ def test_linear_shortening_sees_its_group_in_order():
   np.testing.assert_array_equal(layer(x), [[[3210, 3], [7654, 7]]])
 
 
-def test_repeat():
+def test_repeat_upsampling_by_hand():
   x = jnp.array([[[1.0, 2], [3, 4]]])
   np.testing.assert_array_equal(apply(th.UpsampleByRepeat(SPEC, 2, 1), x), [[[1, 2], [1, 2], [3, 4], [3, 4]]])
 
 
-def test_nothing():
+def test_zeros_upsampling_by_hand():
   np.testing.assert_array_equal(apply(th.UpsampleByNothing(SPEC, 3, 1), jnp.ones((1, 2, 2))), np.zeros((1, 6, 2)))
 
 
@@ -56,7 +56,7 @@ def test_linear_upsampling_has_one_map_per_position():
   np.testing.assert_array_equal(layer(x), [[[1, 2], [0, 20], [3, 4], [0, 40]]])
 
 
-def test_shift_then_average_holds_no_token_of_its_own_group_but_the_first():
+def test_shifted_averages_hold_only_the_first_token_of_their_group():
   # Factor 3, so shift by 2: coarse vector i averages tokens 3i-2 .. 3i and is used from position 3i on.
   x = jnp.arange(1.0, 7)[None, :, None] * jnp.ones(2)
   y = apply(tl.Serial(tl.ShiftRight(2), th.ShortenByAverage(SPEC, 3, 1)), x)

@@ -21,7 +21,7 @@ def logits(model, weights):
   return np.asarray(pairs.forward(model)(weights, pairs.tokens(7)))
 
 
-def test_a_skip_begins_as_the_papers_or_as_nothing():
+def test_a_skip_starts_as_identity_or_zero():
   plain, scaled, linear = map(made, ('identity', 'scaled', 'linear'))
   n_plain, n_scaled, n_linear = (len(jax.tree.leaves(model.weights)) for model in (plain, scaled, linear))
   assert (n_scaled - n_plain, n_linear - n_plain) == (1, 2)
@@ -49,6 +49,6 @@ def test_gated_skips_are_causal_and_decode(skip):
                              pairs.forward(model)(model.weights, x), atol=1e-4)
 
 
-def test_another_word():
+def test_unknown_skips_are_refused():
   with pytest.raises(ValueError, match="skip is 'gated': choose one of 'identity', 'scaled', 'linear'"):
     pairs.ours(*HIERARCHY, skip='gated')

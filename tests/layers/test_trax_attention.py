@@ -33,7 +33,7 @@ def spec(mode='eval', dropout=0.0):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_kind_is_causal_and_knows_no_neighbours(kind):
+def test_every_kind_is_causal_and_ignores_other_rows(kind):
   model = pairs.initialise(pairs.ours('2@1 1@3 1@1', 'average', 'repeat',
                                       vanilla_attention=functools.partial(plugged, kind)), 8)
   x, run = pairs.tokens(8), pairs.forward(model)
@@ -57,7 +57,7 @@ def test_padding_to_a_multiple_changes_nothing():
   np.testing.assert_allclose(of_eight, of_nine[:, :8], rtol=1e-5, atol=1e-5)
 
 
-def test_attention_is_trax_own():
+def test_attention_equals_that_of_trax():
   x = np.random.RandomState(0).randn(2, 8, 14).astype(np.float32)
   mask = np.tril(np.ones((2, 1, 8, 8), bool))
   layer, direct = plugged('queries, keys, values', spec(), 1), tl.AttentionQKV(14, n_heads=7, mode='eval')
@@ -67,7 +67,7 @@ def test_attention_is_trax_own():
   np.testing.assert_allclose(layer(x), expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_hashes_are_drawn_anew_for_each_training_step():
+def test_lsh_hashes_differ_between_training_steps():
   x = np.random.RandomState(0).randn(1, 32, 14).astype(np.float32)
   layer = plugged('lsh', spec('train'), 1)
   layer.init(shapes.signature(x), rng=jax.random.PRNGKey(0))
@@ -79,12 +79,12 @@ def test_hashes_are_drawn_anew_for_each_training_step():
 @pytest.mark.parametrize('layer, multiple, message', [
     (LSH, 1, 'does not take 7 vectors of width 14 .*length_multiple'), (tl.Dup, 1, 'takes 1 arrays and gives 2'),
 ])
-def test_layers_that_do_not_fit(layer, multiple, message):
+def test_unsuitable_attention_layers_are_refused(layer, multiple, message):
   with pytest.raises(ValueError, match=message):
     th.TraxAttention(spec(), 1, layer=layer, length_multiple=multiple)
 
 
-def test_model_is_trax_own_with_that_attention():
+def test_model_equals_that_of_trax_with_that_attention():
   """Weights of `trax.models.HourglassLM(vanilla_attn_type=...)` come in by the same door, and give the same logits."""
   theirs = pairs.initialise(pairs.theirs('1@1 1@3 1@1', 'average', 'repeat', vanilla_attn_type=tl.CausalAttention), 9)
   ours = interop.from_trax(theirs, pairs.ours('1@1 1@3 1@1', 'average', 'repeat',

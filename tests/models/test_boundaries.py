@@ -69,7 +69,7 @@ def test_no_output_sees_the_future_at_any_offset(model, text):
 @hypothesis.settings(max_examples=sampling.examples(12, 100),
                      suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.lists(TEXTS, min_size=3, max_size=3), st.sampled_from([1, 2, 7, LENGTH]))
-def test_decoding_any_batch_equals_the_full_pass(model, texts, n_prompt):
+def test_batched_decoding_equals_the_full_forward_pass(model, texts, n_prompt):
   evaluated, forward, predicts, function = model
   x = np.stack([as_tokens(text) for text in texts])
   np.testing.assert_allclose(predicting.decode(function, predicts, x, n_prompt), forward(evaluated.weights, x), rtol=0,
@@ -95,7 +95,7 @@ def assert_same_gradients(those, others):
 
 
 @pytest.mark.parametrize('options', [{}, dict(d_model=(14, 28))])
-def test_boundaries_at_every_kth_token_are_fixed_groups_in_logits_and_gradients(options):
+def test_every_kth_boundaries_equal_fixed_groups(options):
   fixed, every = fixed_and_every(**options)
   x = pairs.tokens(LENGTH)
   def loss(model):
@@ -107,7 +107,7 @@ def test_boundaries_at_every_kth_token_are_fixed_groups_in_logits_and_gradients(
 
 
 @pytest.mark.parametrize('recompute', ['elementwise', 'products', 'blocks'])
-def test_what_the_backward_pass_makes_again_changes_nothing(recompute):
+def test_remat_does_not_change_values_or_gradients(recompute):
   x = pairs.tokens(LENGTH)
   make = lambda how: pairs.initialise(
       ours(th.EndOfWord, mode='train', dropout=0.0, vocab_size=pairs.VOCAB, recompute=how), LENGTH)
@@ -145,7 +145,7 @@ def test_groups_without_a_slot_are_counted():
       'find no slot')
 
 
-def test_a_coarse_step_is_taken_only_when_a_group_ends():
+def test_coarse_levels_run_only_when_a_group_ends():
   steps = []
 
   @th.decodes
@@ -195,12 +195,12 @@ def test_a_run_trains_resumes_is_causal_and_samples(tmp_path, capsys):
     (lambda: ours(th.EndOfWord, upsampling=th.UpsampleByRepeat), 'set with a resampling of fixed groups'),
     (lambda: ours(th.EndOfWord, shortening=th.ShortenByAverage), 'set with a resampling of fixed groups'),
 ])
-def test_mistakes(make, message):
+def test_invalid_boundary_settings_are_refused(make, message):
   with pytest.raises(Exception, match=message):
     make().init(pairs.shapes.signature(pairs.tokens(LENGTH)))
 
 
-def test_the_authors_model_has_fixed_groups():
+def test_boundaries_are_refused_for_the_trax_model():
   with pytest.raises(ValueError, match='groups of the model end at boundaries, and trax.models.HourglassLM has fixed'):
     interop.to_trax(pairs.initialise(ours(th.EndOfWord), LENGTH))
 

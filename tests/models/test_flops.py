@@ -34,7 +34,7 @@ def block(n_queries, n_keys, n_visible, n_distances, n_products=3):
         ({'hierarchy': '2@1', 'vanilla_attention': th.CausalRotaryAttention
          }, 7, 2 * block(7, 7, visible(7), 0, n_products=2)),
     ])
-def test_operations_by_hand(options, length, expected):
+def test_flops_equal_a_count_by_hand(options, length, expected):
   model = pairs.ours(**options)
   model.init(shapes.signature(pairs.tokens(length, batch=BATCH)))
   expected += BATCH * 2 * length * D * V

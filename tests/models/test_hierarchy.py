@@ -7,7 +7,7 @@ import pytest
 from trax_hourglass.models import hierarchy
 
 
-def test_single_level():
+def test_a_single_level_parses():
   assert hierarchy.parse('2@1 8@3 1@1') == (
       hierarchy.Level(total_factor=1, shorten_factor=1, n_before=2, n_after=1),
       hierarchy.Level(total_factor=3, shorten_factor=3, n_before=8, n_after=0))
@@ -18,7 +18,7 @@ def test_nested_levels_with_unequal_sides():
       hierarchy.Level(1, 1, 2, 0), hierarchy.Level(2, 2, 1, 5), hierarchy.Level(6, 3, 4, 0))
 
 
-def test_flat():
+def test_a_flat_hierarchy_parses():
   assert hierarchy.parse(' 8@1 ') == (hierarchy.Level(1, 1, 8, 0),)
 
 
@@ -28,7 +28,7 @@ def test_flat():
     ('2@1 2@1', "'2@1'"), ('2@1 3@1 2@1', "'3@1'"), ('1@1 2@4 3@6 2@4 1@1', "'3@6'"), ('1@1 2@4 3@2 2@4 1@1', "'3@2'"),
     ('1@1 2@0 1@1', "'2@0'"), ('0@1', 'no layer'), ('0@1 0@3 0@1', 'no layer'), ('1.5@1', "'1.5@1'"), (None, 'None'),
 ])
-def test_refuses(string, offending):
+def test_invalid_hierarchies_are_refused(string, offending):
   with pytest.raises(ValueError) as raised:
     hierarchy.parse(string)
   assert offending in str(raised.value) and repr(string) in str(raised.value) and '\n' not in str(raised.value)

@@ -36,11 +36,11 @@ def test_causal_at_every_offset(kind, length, shortening, upsampling):
 
 
 @pytest.mark.parametrize('hierarchy', ['2@1', '0@1 1@3 2@1', '1@1 0@2 1@6 1@2 0@1', '1@1 1@5 1@1'])
-def test_causal_for_flat_and_unequal_sides(hierarchy):
+def test_flat_and_asymmetric_models_are_causal(hierarchy):
   causality.assert_causal(pairs.initialise(pairs.ours(hierarchy), 17), 17)
 
 
-def test_a_shift_one_smaller_leaks(monkeypatch):
+def test_a_smaller_shift_leaks_the_future(monkeypatch):
   """The causality test can fail: with a shift by K - 2 a group sees one token of its own future."""
   right = tl.ShiftRight
   monkeypatch.setattr(hourglass.tl, 'ShiftRight', lambda n=1, mode='eval': right(n - 1 if n > 1 else n, mode))
@@ -85,14 +85,14 @@ def test_a_stack_is_one_layer_with_a_leading_axis():
   assert not np.allclose(first[0], first[1])
 
 
-def test_all_attention_shares_its_biases():
+def test_all_attention_layers_share_relative_biases():
   model = pairs.ours('1@1 1@2 1@1')
   model.init(shapes.signature(pairs.tokens(4)))
   shape = (pairs.N_HEADS, pairs.D_MODEL // pairs.N_HEADS)
   assert sum(w.shape == shape for w in jax.tree.leaves(model.weights)) == 2
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_only_in_training():
   x = pairs.tokens(9)
   train, evaluated = pairs.ours('0@1 1@3 0@1', mode='train', dropout=0.3), pairs.ours('0@1 1@3 0@1', dropout=0.3)
   pairs.initialise(train, 9)
@@ -138,7 +138,7 @@ def test_equal_seeds_give_equal_weights():
                           ({'upsampling': lambda *a: th.UpsampleByAttention(*a, distances_in='miles')}, 'miles'),
                           ({'vanilla_attention': lambda *_: tl.Dup()}, 'returned a layer of 1 inputs and 2 outputs'),
                           ])
-def test_arguments_out_of_range(options, message):
+def test_invalid_arguments_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     th.Hourglass(**{'hierarchy': '1@1 1@3 1@1', 'd_model': 14, 'd_ff': 10, 'n_heads': 7, **options})
 
@@ -148,14 +148,14 @@ def test_arguments_out_of_range(options, message):
                                         (np.zeros((2, 3), np.float32), 'float32'),
                                         (np.full((2, 3), pairs.VOCAB, np.int32), f'token {pairs.VOCAB}'),
                                         (np.full((2, 3), -1, np.int32), 'token -1'),])
-def test_tokens_that_make_no_sense(x, message):
+def test_invalid_tokens_are_refused(x, message):
   model = pairs.ours('1@1')
   model.init(shapes.ShapeDtype((2, 3), np.int32))
   with pytest.raises(ValueError, match=message):
     model(x)
 
 
-def test_recomputing_changes_nothing_but_memory():
+def test_remat_changes_only_memory():
   x = pairs.tokens(7)
   results, weights = [], None
   for choice in sampling.some(('products', 'none', 'blocks'), ('products', 'none', 'elementwise', 'blocks')):
@@ -175,7 +175,7 @@ def test_recomputing_changes_nothing_but_memory():
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
-def test_what_is_made_again_is_what_the_choice_says():
+def test_remat_policies_recompute_what_they_name():
   x, products, activations = pairs.tokens(7), {}, {}
   for choice in recompute_lib.CHOICES:
     model = pairs.initialise(pairs.ours('1@1', mode='train', recompute=choice), 7)
@@ -212,6 +212,6 @@ def test_rotary_attention_needs_heads_of_even_width():
     pairs.ours('1@1', d_model=6, n_heads=2, vanilla_attention=th.CausalRotaryAttention)
 
 
-def test_unknown_recomputation_is_refused():
+def test_unknown_remat_policies_are_refused():
   with pytest.raises(ValueError, match="'everything'.*'elementwise'"):
     pairs.ours('1@1', recompute='everything')

@@ -110,7 +110,7 @@ def test_checkpoint_written_by_us_loads_in_trax(trained, tmp_path):
 @pytest.mark.parametrize('hierarchy, options, message', [
     ('1@1 2@3 0@1', {}, 'hierarchies'), ('1@1 1@3 0@1', {'d_ff': 12}, 'shape'),
 ])
-def test_other_model_is_refused(trained, hierarchy, options, message):
+def test_a_checkpoint_of_another_model_is_refused(trained, hierarchy, options, message):
   with pytest.raises(ValueError, match=message):
     interop.from_trax(trained[1], pairs.ours(hierarchy, *SMALL[1:], **options))
 

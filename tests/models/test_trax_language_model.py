@@ -43,7 +43,7 @@ def make(request):
   return run_directory.setting('model')
 
 
-def test_causal_at_any_length_and_batch_whatever_it_was_initialised_for(make):
+def test_causal_at_any_length_and_batch_size(make):
   model = pairs.initialise(make(mode='eval'), 5)  # Two sequences of 5.
   if 'Reformer' in gin.config_str():  # It sees earlier tokens only, but which depends on how all of them were sorted.
     x = pairs.tokens(13, batch=3)
@@ -52,7 +52,7 @@ def test_causal_at_any_length_and_batch_whatever_it_was_initialised_for(make):
     assert_causal(model, 13)
 
 
-def test_our_step_trains_it(make):
+def test_our_training_step_trains_a_trax_model(make):
   model, x = make(mode='train'), pairs.tokens(13)
   batch = x, x, np.ones(x.shape, np.float32)
   model_with_loss = tl.Serial(model, tl.WeightedCategoryCrossEntropy())
@@ -66,7 +66,7 @@ def test_our_step_trains_it(make):
   assert flops.training_step(model, *x.shape) > 0
 
 
-def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
+def test_a_comparison_takes_a_trax_model(tmp_path):
   # The others take no other way.
   names = sampling.some(['transformer_lm'], SIZES)
   rows = {name: [f"include 'models/{name}.gin'", *SIZES[name]] for name in names}
@@ -83,7 +83,7 @@ def test_a_comparison_trains_scores_and_reopens_it(tmp_path):
     (['TraxLanguageModel.length_multiple = 0'], 'train', 'length_multiple is 0'),
     (['TraxLanguageModel.vocab_size = "all"'], 'train', "vocab_size is 'all'"),
     ([], 'predict', "no mode 'predict'")])
-def test_what_makes_no_sense(bindings, mode, message):
+def test_invalid_trax_models_are_refused(bindings, mode, message):
   gin_config.parse_gin(['quickstart.gin', 'models/transformer_lm.gin'], bindings)
   with pytest.raises(ValueError, match=message):
     run_directory.setting('model')(mode=mode)

@@ -41,7 +41,7 @@ def source():
 
 
 @pytest.mark.parametrize('hierarchy', ['2@1', '1@1 2@3 1@1', '1@1 1@2 1@4 1@2 1@1'])
-def test_names_tell_weights_apart(hierarchy):
+def test_weight_names_are_unique(hierarchy):
   made = model(hierarchy)
   names = weight_names.names(made)
   assert len(set(names)) == len(names) == len(jax.tree.leaves(made.weights))
@@ -49,13 +49,13 @@ def test_names_tell_weights_apart(hierarchy):
   assert 'stack/scanned/decoder_block/relative_attention/query/w' in names
 
 
-def test_names_are_of_roles_and_not_of_depths(source):
+def test_weight_names_describe_roles_not_positions(source):
   deeper = model('3@1 1@3 2@1')
   assert weight_names.names(deeper) == weight_names.names(source)
 
 
 @pytest.mark.parametrize('form', ['a.safetensors', 'ours.pkl.gz', 'authors.pkl.gz'])
-def test_every_form_is_the_same_weights(tmp_path, source, form):
+def test_every_file_format_holds_equal_weights(tmp_path, source, form):
   path = tmp_path / form
   if form == 'authors.pkl.gz':
     interop.to_trax(source, path)
@@ -73,7 +73,7 @@ def test_every_form_is_the_same_weights(tmp_path, source, form):
     jax.tree.map(np.testing.assert_array_equal, other.weights, source.weights)
 
 
-def test_the_number_of_weights_in_both_orders_is_told(tmp_path, source):
+def test_weight_count_mismatch_names_both_orders(tmp_path, source):
   weight_files.write(tmp_path / 'ours.pkl.gz', source)
   with pytest.raises(errors.InputError, match=r"ours.pkl.gz does not fit the model: the source has \d+ weights; the "
                                               r"model "
@@ -196,7 +196,7 @@ def test_a_damaged_file_is_refused_or_gives_the_right_weights(tmp_path, source, 
   assert codes.count(2) > len(codes) / 2
 
 
-def test_half_precision_is_read_as_the_model_has_it(tmp_path, source):
+def test_half_precision_files_load_as_float32(tmp_path, source):
   names = weight_names.names(source)
   halves = {name: np.asarray(leaf, np.float16) for name, leaf in zip(names, jax.tree.leaves(source.weights))}
   safetensors_numpy.save_file(halves, tmp_path / 'half.safetensors')

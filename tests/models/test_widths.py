@@ -17,7 +17,7 @@ WIDTHS = {'wider': ('1@1 1@3 1@1', dict(d_model=(14, 28))),
 
 
 @pytest.mark.parametrize('widths', [(14, 14), [14, 14]])
-def test_equal_widths_are_the_same_model(widths):
+def test_equal_widths_give_the_plain_model(widths):
   before, now = (pairs.ours('1@1 2@3 1@1', d_model=width) for width in (14, widths))
   for model in before, now:
     model.init(pairs.shapes.signature(pairs.tokens(6)), rng=jax.random.PRNGKey(0))
@@ -66,7 +66,7 @@ def test_every_kind_of_resampling_takes_unequal_widths():
     assert out.shape == (2, 6, pairs.VOCAB)
 
 
-def test_the_vector_that_fills_up_is_learnt_and_operations_grow_with_the_width():
+def test_padding_vector_is_learnt_and_flops_grow_with_width():
   model = pairs.initialise(pairs.ours('0@1 1@3 0@1', 'average', 'repeat', d_model=(14, 28), mode='train'), 6)
   x = pairs.tokens(6)
   gradients = jax.grad(lambda weights: model.pure_fn(x, weights, model.state, jax.random.PRNGKey(0))[0].sum())(
@@ -89,7 +89,7 @@ def test_the_vector_that_fills_up_is_learnt_and_operations_grow_with_the_width()
     (dict(d_model=(14, 'wide')), "d_model is 'wide'"), (dict(d_model=()), r'd_model is \(\)'),
     (dict(d_ff=(10,)), r'd_ff is \(10,\): expected 2'),
 ])
-def test_widths_that_make_no_model(options, message):
+def test_invalid_widths_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     pairs.ours('1@1 1@3 1@1', **options)
 

@@ -58,7 +58,7 @@ def masks(key, rate, n_queries, n_keys):
 
 @settings(max_examples=sampling.examples(12, 60))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES))
-def test_equals_the_definition(groups, geometry):
+def test_attention_equals_the_definition(groups, geometry):
   arrays, embed = attention_inputs.inputs(groups, *geometry)
   q, k, v, _, c, l = map(np.asarray, arrays)
   expected = reference.relative_attention(q, k, v, embed, c, l, *geometry)
@@ -69,7 +69,7 @@ def test_equals_the_definition(groups, geometry):
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES),
        rate=st.sampled_from([0.0, 0.3]),
        tile=st.sampled_from([(256, 512), (4, 8), (8, 4), (3, 5)]))
-def test_gradients_equal_those_of_the_whole_matrix(groups, geometry, rate, tile):
+def test_gradients_equal_those_of_the_full_score_matrix(groups, geometry, rate, tile):
   arrays, _ = attention_inputs.inputs(groups, *geometry)
   key = jax.random.PRNGKey(5)
   keep = masks(key, rate, arrays[0].shape[1], arrays[1].shape[1]) if rate else None
@@ -87,7 +87,7 @@ def test_gradients_equal_those_of_the_whole_matrix(groups, geometry, rate, tile)
 
 @pytest.mark.parametrize('geometry', [(1, 1), (1, 3), (3, 1)])
 @pytest.mark.parametrize('tile', [(2, 4), (4, 3), (512, 512)])
-def test_dropout_is_the_same_mask_whatever_the_tiles(geometry, tile, small_tiles):
+def test_dropout_mask_does_not_depend_on_the_tiles(geometry, tile, small_tiles):
   small_tiles(*tile)
   arrays, embed = attention_inputs.inputs(12, *geometry)
   q, k, v, _, c, l = map(np.asarray, arrays)
@@ -111,7 +111,7 @@ def test_all_heads_at_once_equal_one_after_the_other(small_tiles, monkeypatch):
 
 
 @pytest.mark.parametrize('geometry', attention_inputs.GEOMETRIES)
-def test_bfloat16_is_near(geometry, small_tiles):
+def test_bfloat16_is_close_to_float32(geometry, small_tiles):
   small_tiles(4, 8)
   arrays, _ = attention_inputs.inputs(13, *geometry)
   rounded = [a.astype(jnp.bfloat16) for a in arrays]
@@ -163,7 +163,7 @@ def test_sinusoids_by_hand():
                              [reference.sinusoid(-3, 6), reference.sinusoid(7, 6)], rtol=1e-5, atol=1e-6)
 
 
-def test_scores_of_all_heads_never_exist_at_once():
+def test_scores_of_all_heads_are_never_materialized_at_once():
   length = 4096
   arrays = [jax.ShapeDtypeStruct(s, jnp.float32) for s in
             [(1, length, 8, 16)] * 3 + [(1, length, 8, 16), (8, 16), (8, 16)]]
@@ -174,7 +174,7 @@ def test_scores_of_all_heads_never_exist_at_once():
   assert compiled.memory_analysis().temp_size_in_bytes < one_matrix / 2
 
 
-def test_refuses_lengths_that_are_not_whole_groups():
+def test_lengths_of_incomplete_groups_are_refused():
   arrays, _ = attention_inputs.inputs(4, 1, 1)
   arrays[0] = arrays[0][:, :3]
   with pytest.raises(ValueError, match='whole groups'):

@@ -47,7 +47,7 @@ def assert_cudnn_equals_tiles(function, arrays, tolerance):
 
 @settings(max_examples=sampling.examples(5, 30))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(GEOMETRIES))
-def test_what_cudnn_is_given_equals_the_tiles(groups, geometry):
+def test_cudnn_arguments_give_the_result_of_the_tiles(groups, geometry):
   """The bias, its mask and its gradient; cuDNN itself is on GPUs only."""
   assert_cudnn_equals_tiles(attention.relative_attention, inputs(groups, *geometry)[0], 1e-5)
 
@@ -60,7 +60,7 @@ def test_bfloat16_and_no_positions():
 
 
 @pytest.mark.parametrize('form', [None, *attention.FORMS, *attention.DELETED])
-def test_a_model_takes_any_form_and_is_the_same(form):
+def test_a_model_gives_equal_results_with_any_form(form):
   tokens = np.arange(12)[None] % 7
   model = th.Hourglass(vocab_size=7, hierarchy='0@1 1@3 0@1', d_model=8, d_ff=8, n_heads=2, mode='eval',
                        attention_form=form)
@@ -75,7 +75,7 @@ def test_a_model_takes_any_form_and_is_the_same(form):
     ('tpu', "attention_form 'tiles' takes the place of 'tpu', which is for TPUs\n"),
     ('cudnn', "attention_form 'tiles' takes the place of 'cudnn', which is for GPUs\n"),
     ('pallas', "attention_form is 'pallas', which was removed: 'tiles' takes its place\n")])
-def test_what_cannot_be_taken_is_said_once(form, said, capsys):
+def test_an_unsupported_form_is_reported_once(form, said, capsys):
   attention._say_once.cache_clear()
   arrays, _ = inputs(2, 1, 1)
   for _ in range(2):
@@ -103,7 +103,7 @@ def test_cudnn_takes_bfloat16_of_some_widths_without_dropout(width, rate, said, 
   assert not capsys.readouterr().err
 
 
-def test_what_cudnn_comes_to_is_not_made_again(on_gpu, monkeypatch):
+def test_cudnn_results_are_kept_for_the_backward_pass(on_gpu, monkeypatch):
   """As JAX traces it for a GPU; nothing is compiled."""
   monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91100)
   monkeypatch.setattr(fused_attention_stablehlo, 'check_compute_capability', lambda capability: True)
@@ -118,6 +118,6 @@ def test_what_cudnn_comes_to_is_not_made_again(on_gpu, monkeypatch):
   assert n_kernels == {'none': 1, 'elementwise': 1, 'products': 1, 'blocks': 2}
 
 
-def test_another_form_than_there_is():
+def test_unknown_forms_are_refused():
   with pytest.raises(ValueError, match="attention_form is 'triton': choose one of 'tiles', 'tpu', 'cudnn'"):
     th.Hourglass(attention_form='triton')

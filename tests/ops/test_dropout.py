@@ -20,7 +20,7 @@ def centred(key, rate):
 
 
 @pytest.mark.parametrize('rate', [0.01, 0.1, 0.5, 0.9])
-def test_share_and_neighbours(rate):
+def test_dropped_share_and_correlations_are_as_expected(rate):
   dropped = centred(jax.random.PRNGKey(3), rate)
   variance = rate * (1 - rate)
   # 5 standard errors: one test in two million fails by chance, and keys are fixed.
@@ -56,23 +56,23 @@ def run(x, mode='train', **options):
   return np.asarray(layer(x, rng=jax.random.PRNGKey(0)))
 
 
-def test_scales_what_it_keeps():
+def test_kept_values_are_scaled():
   assert set(np.unique(run(jnp.ones((7, 11, 13))))) == {0.0, np.float32(1 / 0.75)}
 
 
-def test_shared_axes():
+def test_shared_axes_share_one_mask():
   y = run(jnp.ones((5, 31, 37)), shared_axes=(0, 1))
   assert (y == y[:1, :1]).all() and 0 < (y == 0).mean() < 1
   y = run(jnp.ones((5, 31, 37)), shared_axes=(-2,))
   assert (y == y[:, :1]).all() and not (y == y[:1]).all()
 
 
-def test_does_nothing_in_eval_mode():
+def test_eval_mode_drops_nothing():
   x = jnp.arange(6.0).reshape(1, 2, 3)
   np.testing.assert_array_equal(run(x, mode='eval'), x)
 
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0, 2.0])
-def test_refuses_rates(rate):
+def test_invalid_rates_are_refused(rate):
   with pytest.raises(ValueError, match='dropout'):
     core.PositionalDropout(rate)

@@ -30,7 +30,7 @@ def first_block(monkeypatch):
 @hypothesis.settings(max_examples=8, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.sampled_from([(1, 1), (1, 3), (2, 1), (1, 2), (3, 1)]), st.integers(1, 6), st.integers(2, 7),
                   st.data())
-def test_every_step_equals_the_definition(first_block, geometry, block, n_groups, data):
+def test_cached_steps_equal_the_definition(first_block, geometry, block, n_groups, data):
   first_block(block)
   per_query, per_key = geometry
   n_before = data.draw(st.integers(0, n_groups), 'groups written at once')
@@ -58,7 +58,7 @@ def test_every_step_equals_the_definition(first_block, geometry, block, n_groups
     np.testing.assert_allclose(got, expected[:, i], rtol=2e-5, atol=2e-5)
 
 
-def test_blocks_double_up_to_the_capacity(first_block):
+def test_cache_blocks_double_up_to_the_capacity(first_block):
   first_block(4)
   keys, values, distances = kv_cache.empty(B, H, E, 19, jnp.bfloat16, 3)
   assert [block.shape for block in keys] == [(B, H, n, E) for n in (4, 4, 8, 3)] and keys[0].dtype == jnp.bfloat16

@@ -55,7 +55,7 @@ def test_values_and_gradients_equal_the_definition(length, window, rate):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * max(1.0, float(jnp.abs(expected).max())))
 
 
-def test_bfloat16_is_near():
+def test_bfloat16_is_close_to_float32():
   arrays = [a.astype(jnp.bfloat16) for a in inputs(13, 4)]
   exact = [a.astype(jnp.float32) for a in arrays]
   out = attention.local_attention(*arrays)
@@ -98,7 +98,7 @@ def test_memory_is_linear_in_the_length():
   assert temporary_bytes(1024) < 4.5 * temporary_bytes(256)
 
 
-def test_its_output_is_kept_where_blocks_are_made_again():
+def test_attention_output_is_kept_under_remat():
   arrays = inputs(12, 4)
   n_loops = {}
   for choice in 'products', 'blocks':
@@ -110,6 +110,6 @@ def test_its_output_is_kept_where_blocks_are_made_again():
 
 
 @pytest.mark.parametrize('window', [0, 1.5, 'all'])
-def test_bad_window(window):
+def test_invalid_windows_are_refused(window):
   with pytest.raises(ValueError, match='window is .*: give a whole number above 0'):
     layer(th.CausalLocalAttention, window=window)

@@ -28,7 +28,7 @@ def gradients(function):
 
 
 @pytest.mark.parametrize('recompute', remat.CHOICES)
-def test_values_and_gradients_are_the_same(recompute):
+def test_policies_give_equal_values_and_gradients(recompute):
   given = inputs(5)
   again = remat.made_again(layers, recompute)
   np.testing.assert_array_equal(again(*given)[0], layers(*given)[0])
@@ -38,7 +38,7 @@ def test_values_and_gradients_are_the_same(recompute):
 
 
 @pytest.mark.parametrize('is_planted', [False, True])
-def test_what_is_made_again_is_not_kept(is_planted, monkeypatch):
+def test_policies_keep_only_what_they_name(is_planted, monkeypatch):
   """A checkpoint alone changes nothing: XLA takes what is made again for what there was."""
   if is_planted:
     monkeypatch.setattr(remat, 'made_again', lambda function, recompute: jax.checkpoint(function))
@@ -71,7 +71,7 @@ def turn(x, scale, own, others):
 
 @pytest.mark.parametrize('n', [1, 4])
 @pytest.mark.parametrize('recompute', remat.CHOICES)
-def test_a_loop_gives_what_a_plain_one_gives(recompute, n):
+def test_looped_equals_a_plain_scan(recompute, n):
   random = np.random.RandomState(0)
   own = jnp.float32(random.randn(n, 16, 16) / 4), jnp.float32(random.randn(n, 5))
   x, scale, others = jnp.float32(random.randn(5, 16)), jnp.float32(1.5), (jnp.arange(n), jnp.ones((n, 2), jnp.uint32))
@@ -96,7 +96,7 @@ def test_a_loop_gives_what_a_plain_one_gives(recompute, n):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_stacks_of_gradients_are_there_from_their_loop_on():
+def test_gradient_stacks_are_allocated_by_their_loop():
   """XLA makes the zeros that those of `jax.lax.scan` begin as when the step begins: of four loops, four at the peak."""
   def body(x, _, w, others):
     return (jnp.tanh(affine(x, w, w[0])), None), others

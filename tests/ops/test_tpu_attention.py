@@ -75,7 +75,7 @@ def test_without_relative_positions():
   assert_equals_tiles(attention.rotary_attention, inputs(37, 1, 1)[0][:3], 8, 0.3)
 
 
-def test_bfloat16_is_near():
+def test_bfloat16_is_close_to_float32():
   # Three roundings to 8 bits, of scores, weights and results.
   assert_equals_tiles(attention.relative_attention, [x.astype(jnp.bfloat16) for x in inputs(23, 1, 3)[0]], 16,
                       tolerance=0.03)
@@ -107,14 +107,14 @@ def test_kernels_lower_for_a_tpu(n_groups, geometry, width, dtype):
 @pytest.mark.parametrize('n_groups, kind, reason', [
     (20, 'TPU v4', 'needs a TPU v5e or later, not a TPU v4'),
     (300_000, 'TPU v6e', r'needs \d{3,} MiB of VMEM for 300,000 keys and has 89')])
-def test_what_the_kernels_cannot_take_goes_to_the_tiles(n_groups, kind, reason, capsys):
+def test_unsupported_cases_fall_back_to_the_tiles(n_groups, kind, reason, capsys):
   attention._say_once.cache_clear()
   _, used = traced_for_tpu(n_groups, (1, 1), 64, jnp.bfloat16, kind)
   assert used == {'tiles'}
   assert re.search(f"'tiles' takes the place of 'tpu', which {reason}", capsys.readouterr().err)
 
 
-def test_the_estimate_of_vmem_is_of_what_the_kernel_asks_for(monkeypatch):
+def test_vmem_estimate_covers_what_the_kernel_allocates(monkeypatch):
   """Arguments and results count twice, since the next turn's are read while one is at work."""
   asked = []
   call = tpu_attention.pl.pallas_call
@@ -137,7 +137,7 @@ def test_the_estimate_of_vmem_is_of_what_the_kernel_asks_for(monkeypatch):
       assert .8 * max(asked) < estimate < 1.25 * max(asked)
 
 
-def test_the_choice_of_blocks_wastes_little():
+def test_chosen_block_sizes_waste_little():
   """A sequence a token longer than four blocks does not take a fifth one whole."""
   def layout(n_groups):
     shape = jax.ShapeDtypeStruct((1, n_groups, 8, 64), jnp.bfloat16)

@@ -21,7 +21,7 @@ def drawn(svg):
   return re.findall(r'<!-- (.*?) -->', svg.decode())
 
 
-def test_levels_stand_in_order_and_nest(tmp_path):
+def test_levels_are_ordered_and_nested(tmp_path):
   svg = figure(tmp_path / 'a.svg', '--config', "Hourglass.hierarchy = '2@1 1@2 3@6 1@2 2@1'", '--config', 'length = 12')
   texts = drawn(svg)
   assert [text for text in texts if 'layer' in text] == ['2 layers', '1 layer', '3 layers', '1 layer', '2 layers']
@@ -32,7 +32,7 @@ def test_levels_stand_in_order_and_nest(tmp_path):
                 'length = 12') == svg
 
 
-def test_the_figure_of_the_readme_is_what_its_command_draws(tmp_path):
+def test_readme_figure_equals_the_output_of_its_command(tmp_path):
   command, = re.findall(r'python -m trax_hourglass\.plan (.*?) +--figure docs/images/hourglass\.svg',
                         (processes.ROOT / 'README.md').read_text(encoding='utf-8').replace('\\\n', ' '))
   hierarchy, = re.findall(r'"(.*)"', command)
@@ -44,7 +44,7 @@ def test_the_figure_of_the_readme_is_what_its_command_draws(tmp_path):
     (['--figure', 'a.pdf'], "--figure is 'a.pdf'; expected a name that ends with .svg or .png"),
     (['--figure', 'a.svg', '--config_file', 'baselines/enwik8_transformer_lm.gin'], 'fit.model has none'),
 ])
-def test_mistakes(arguments, message, tmp_path, monkeypatch, capsys):
+def test_invalid_figure_arguments_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   gin.clear_config()
   with pytest.raises(SystemExit) as stop:

@@ -45,7 +45,7 @@ def bindings(*lines):
   return [flag for line in lines for flag in ('--config', line)]
 
 
-def test_the_sizes_are_those_of_the_run_and_its_files(tiny_run):
+def test_planned_sizes_equal_those_of_the_run_and_its_files(tiny_run):
   configure(*runs.HOURGLASS, 'Hourglass.max_length = 90')
   sizes = planner.sizes(planner.Settings.read())
   path, _, result = tiny_run
@@ -62,7 +62,7 @@ def test_the_sizes_are_those_of_the_run_and_its_files(tiny_run):
   assert sizes.n_tokens == 4 * 2 * 13 and sizes.step_flops == pytest.approx(2 * 13 * sizes.flops_per_token)
 
 
-def test_parameters_and_operations_of_the_parts_are_the_whole():
+def test_parameters_and_flops_of_the_parts_sum_to_the_whole():
   configure("Hourglass.hierarchy = '1@1 2@2 1@4 1@2 2@1'", 'Hourglass.d_model = (14, 28, 42)')
   sizes = planner.sizes(planner.Settings.read())
   assert [(level.factor, level.d_model, level.n_layers) for level in sizes.levels] == [
@@ -76,7 +76,7 @@ def test_parameters_and_operations_of_the_parts_are_the_whole():
   assert '    1        16      14        1' in text and '    2         8      28        2' in text
 
 
-def test_alternatives_of_a_factor_are_one_level():
+def test_alternative_factors_count_as_one_level():
   lines = "Hourglass.hierarchy = '1@1 3@3|5 1@1'", 'UpsampleByAttention.added = @UpsampleByRepeat'
   configure(*lines)
   drawn = planner.sizes(planner.Settings.read())
@@ -99,7 +99,7 @@ def test_every_config_of_a_run_has_a_plan(file):
   assert drawing.short(sizes)
 
 
-def test_the_step_is_compiled_for_this_machine(capsys):
+def test_topology_cpu_compiles_the_step(capsys):
   code, found, _ = planned(capsys, '--topology', 'cpu')
   assert code == 0 and found['fits'] and found['collectives'] == {} and found['n_devices'] == 1
   configure()
@@ -114,7 +114,7 @@ def test_the_step_is_compiled_for_this_machine(capsys):
   assert found['attention'] == ['tiles'] and found['estimated_cycles'] is None
 
 
-def test_a_step_without_room_names_what_is_over_and_what_to_set(capsys, monkeypatch):
+def test_a_step_that_does_not_fit_names_the_excess_and_a_remedy(capsys, monkeypatch):
   monkeypatch.setitem(topologies.CHIPS, 'cpu', topologies.Chip('cpu', memory_bytes=2**10))
   code, found, line = planned(capsys, '--topology', 'cpu')
   assert code == 2 and not found['fits']
@@ -125,7 +125,7 @@ def test_a_step_without_room_names_what_is_over_and_what_to_set(capsys, monkeypa
 @pytest.mark.parametrize('words', [
     'memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G.',
     'HBM, the total memory required for HLO temporaries (20.10G) exceeds available HBM (15.75G).'])
-def test_what_the_compiler_says_of_memory_is_one_line(words):
+def test_compiler_out_of_memory_is_reported_in_one_line(words):
   class Refusing:
     def traced(self):
       return self
@@ -150,19 +150,19 @@ def test_what_the_compiler_says_of_memory_is_one_line(words):
     (['--topology', 'cpu', '--config', 'batch_size = 0'], 'batch_size is 0: give a whole number above 0'),
     (['--config', "fit.dtype = 'float16'"], "dtype is 'float16': choose one of 'float32', 'bfloat16'"),
 ])
-def test_mistakes(capsys, arguments, message):
+def test_invalid_flags_are_refused(capsys, arguments, message):
   code, found, line = planned(capsys, *arguments)
   assert code == 2 and found is None and line.startswith(f'plan: {message}'), line
 
 
-def test_a_compiler_that_is_not_installed_is_named(capsys, monkeypatch):
+def test_a_missing_compiler_is_named(capsys, monkeypatch):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
   for topology, package in (('v5e:2x2', 'jax[tpu]'), ('h100', 'jax[cuda12]')):
     code, _, line = planned(capsys, '--topology', topology)
     assert code == 2 and f"pip install '{package}'" in line
 
 
-def test_a_config_without_a_model_says_so(capsys, tmp_path):
+def test_a_config_without_a_model_is_refused(capsys, tmp_path):
   (tmp_path / 'empty.gin').write_text('n_steps = 1\n')
   gin.clear_config()
   with pytest.raises(SystemExit):
@@ -170,7 +170,7 @@ def test_a_config_without_a_model_says_so(capsys, tmp_path):
   assert 'plan: the config says nothing about fit.' in capsys.readouterr().err
 
 
-def test_train_says_the_short_plan_before_the_first_step(tmp_path, capsys):
+def test_train_prints_the_short_plan_before_the_first_step(tmp_path, capsys):
   from trax_hourglass import train  # pylint: disable=g-import-not-at-top
   gin.clear_config()
   train.main(['--plan', '--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run'),
@@ -184,7 +184,7 @@ WHOLE_TILES = 'Hourglass.d_model = 64', 'Hourglass.d_ff = 128', 'Hourglass.n_hea
 
 
 @pytest.mark.parametrize('package, topology', [('libtpu', 'v5e'), ('jax_cuda12_plugin', 'h100')])
-def test_a_compiler_of_accelerators_takes_a_step(package, topology):
+def test_an_accelerator_compiler_compiles_a_step(package, topology):
   if importlib.util.find_spec(package) is None:
     pytest.skip(f'{package} is not installed')
   places = processes.ROOT, pathlib.Path(importlib.util.find_spec(package).origin).parent.parent

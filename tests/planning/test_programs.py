@@ -81,7 +81,7 @@ def test_no_compiled_step_stores_masks_of_all_tiles(is_planted, monkeypatch):
   assert bool(of_tiles) == is_planted
 
 
-def test_the_platform_is_an_argument_of_what_is_traced():
+def test_tracing_takes_the_platform_of_the_mesh():
   """On a CPU tiles take one head of one row at a time, on GPUs all of them, and TPUs have kernels."""
   shapes = lambda platform: set(re.findall(r'f32\[[\d,]+\]', str(traced(platform, 1, hierarchy='1@1').jaxpr)))
   assert len({frozenset(shapes(platform)) for platform in ('cpu', 'cuda', 'tpu')}) == 3
@@ -115,12 +115,12 @@ def strays(found):
   return {shape for shape in moved - of_weights - of_one if not (len(shape) == 4 and shape[2:] in weights)}
 
 
-def test_data_parallel_steps_add_up_gradients_and_move_nothing_else(facts):
+def test_data_parallel_steps_only_all_reduce_gradients(facts):
   assert set(facts['data parallel']['collectives']) == {'all-reduce'}
   assert not strays(facts['data parallel'])
 
 
-def test_fsdp_moves_weights_and_gradients_and_leaves_activations_where_they_are(facts):
+def test_fsdp_moves_weights_and_gradients_but_no_activations(facts):
   for name, found in facts.items():
     if name in ('data parallel', 'planted'):
       continue
@@ -130,16 +130,16 @@ def test_fsdp_moves_weights_and_gradients_and_leaves_activations_where_they_are(
     assert not whole_stacks, 'weights of several layers are gathered at once'
 
 
-def test_an_activation_that_is_gathered_is_found(facts):
+def test_a_gathered_activation_is_detected(facts):
   assert (step_programs.B, step_programs.L, 32) in strays(facts['planted'])
 
 
-def test_fsdp_leaves_each_device_its_share_of_weights_and_slots(facts):
+def test_fsdp_shards_weights_and_slots_over_devices(facts):
   of_each, whole = (facts[name]['argument_bytes'] for name in ('fsdp', 'data parallel'))
   assert whole / 8 <= of_each < 1.02 * whole / 8
 
 
-def test_instructions_are_counted_by_the_turns_of_their_loops():
+def test_instructions_in_loops_count_once_per_iteration():
   def function(x, w):
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
 
@@ -172,7 +172,7 @@ ENTRY %main (q: bf16[4,8]) -> bf16[4,8] {
       'all-gather': {'count': 5, 'bytes': 5 * 16 * 8 * 2}, 'all-reduce': {'count': 6, 'bytes': 5 * 4 * 8 * 2 + 12}}
 
 
-def test_cycles_are_the_compilers_and_those_that_kernels_declare():
+def test_cycles_add_compiler_estimates_and_kernel_bundles():
   text = '''HloModule m
 %body (x: f32[8]) -> f32[8] {
   %x = f32[8]{0} parameter(0)
