@@ -1,4 +1,4 @@
-"""Settings of all tests: gin starts clean, hypothesis repeats itself, programs are compiled once."""
+"""Configures all tests: gin starts clean, hypothesis is deterministic, programs are compiled once."""
 
 import atexit
 import fcntl
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope='module')
 def small_heap():
-  """Takes what modules before have left, jaxprs by the million, out of the garbage collector's way.
+  """Freezes objects of earlier modules, such as millions of jaxprs, out of the garbage collector's way.
 
   Comparisons and checkpoints collect garbage themselves, which takes most of a second otherwise, each time.
   """
@@ -69,7 +69,7 @@ def small_heap():
 
 @pytest.fixture(autouse=True)
 def clean_gin():
-  """No binding outlives its test."""
+  """Clears gin's bindings around each test."""
   gin.clear_config()
   yield
   gin.clear_config()
@@ -77,7 +77,7 @@ def clean_gin():
 
 @pytest.fixture(scope='session')
 def tiny_run(tmp_path_factory):
-  """A run of 30 steps that all workers share and none may change: (directory, file of its text, Result of `fit`)."""
+  """Returns a run of 30 steps that all workers share and none may change: (directory, text file, Result of `fit`)."""
   from tests.helpers import runs  # Imports Trax.  pylint: disable=g-import-not-at-top
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:

@@ -1,4 +1,4 @@
-"""Kills training at random moments, until it has survived that often, and compares with a run that was never killed.
+"""Kills training at random moments a number of times, and compares with a run that was never killed.
 
     python tests/crash.py [--kills 50] [--seed 0] [--devices N] [--resume_devices M]
 
@@ -34,7 +34,7 @@ MOMENTS = 'any', 'step', 'saving', 'evaluating', 'asked'
 
 
 def arguments_of(output_dir):
-  """Returns the arguments of the command that trains, and that goes on."""
+  """Returns the arguments of the command that trains and resumes."""
   bindings = ('batch_size = 4', f'n_steps = {N_STEPS}', 'fit.checkpoint_every = 7', 'fit.eval_every = 10',
               'fit.eval_batches = 20', *MODEL)
   return ['--config_file', str(ROOT / 'tests' / 'tiny.gin'), '--output_dir', str(output_dir),
@@ -55,7 +55,7 @@ def start_training(arguments, stderr, variables):
 
 
 class Training:
-  """A training process."""
+  """Holds a training process."""
 
   def __init__(self, output_dir, environment, start):
     self.output_dir = pathlib.Path(output_dir)
@@ -64,11 +64,11 @@ class Training:
     self.process = start(arguments_of(output_dir), self._errors.name, environment)
 
   def said(self):
-    """Returns what it has printed to stderr."""
+    """Returns the process's stderr so far."""
     return pathlib.Path(self._errors.name).read_text()
 
   def wait_for(self, happened):
-    """Returns whether something happened before the process ended."""
+    """Returns True once a condition holds, False if the process ends first."""
     while self.process.poll() is None:
       if happened():
         return True
@@ -76,12 +76,12 @@ class Training:
     return False
 
   def kill(self):
-    """Ends it without warning."""
+    """Kills the process."""
     self.process.kill()
     self.process.wait()
 
   def trains(self):
-    """Whether it has made a step."""
+    """Returns True if the process has made a step."""
     return 'tokens/s' in self.said() or 'compiled in' in self.said()
 
 
@@ -91,7 +91,7 @@ def size_of_events(folder):
 
 
 def kill_at(moment, training, generator, whole_seconds):
-  """Waits for a moment and kills; returns whether there was anything to kill.
+  """Waits for a moment and kills; returns False if the process had ended.
 
   Raises:
     RuntimeError: it was asked to stop and did not answer as it should.
@@ -183,7 +183,7 @@ def crash(n_kills, seed, folder, environment, *others, moments=MOMENTS, start=st
 
 
 def main():
-  """Prints what became of the kills; exit code 1 if a run differs."""
+  """Prints the results of the kills; exits with code 1 if a run differs."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--kills', type=int, default=50)
   parser.add_argument('--seed', type=int, default=0)

@@ -1,4 +1,4 @@
-"""Kills comparisons, exports and runs that begin with another's weights, and compares with what was never killed.
+"""Kills comparisons, exports and runs that start from another's weights, and compares with uninterrupted ones.
 
     python tests/crash_others.py [--kills 30] [--seed 0]
 
@@ -27,7 +27,7 @@ _LONG = ['n_steps = 60', 'fit.checkpoint_every = 7', 'fit.eval_every = 20', 'fit
 
 
 def command(name, *arguments):
-  """Returns the command line of one of ours."""
+  """Returns the command line of one of our commands."""
   return [sys.executable, '-m', f'trax_hourglass.{name}', *map(str, arguments)]
 
 
@@ -38,7 +38,7 @@ def training(output_dir, *bindings):
 
 
 def run(line, limit=None):
-  """Runs a command line; returns whether it ended by itself, and its seconds.
+  """Runs a command line; returns (ended by itself, seconds).
 
   Raises:
     RuntimeError: it failed.
@@ -57,7 +57,7 @@ def run(line, limit=None):
 
 
 def killed(line, seconds, generator, check=lambda: None):
-  """Kills a command, at any moment of so many seconds, until it ends by itself; returns how often."""
+  """Kills a command at random moments until it ends by itself; returns the number of kills."""
   n_kills = 0
   while not run(line, generator.uniform(0, seconds))[0]:
     n_kills += 1
@@ -66,7 +66,7 @@ def killed(line, seconds, generator, check=lambda: None):
 
 
 def results(folder):
-  """Returns what a comparison's results do not owe to the clock."""
+  """Returns the part of a comparison's results that does not depend on time."""
   rows = json.loads((folder / 'results.json').read_text())['rows']
   return [(row['name'], row['bits_of_seeds'], row.get('curves')) for row in rows]
 
@@ -86,7 +86,7 @@ def weights(path):
 
 
 def main():
-  """Kills in turn until there were enough kills of each kind; prints how many, and fails for a difference."""
+  """Kills each kind in turn until there were enough kills; prints their numbers, and fails for a difference."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--kills', type=int, default=30, help='of each kind')
   parser.add_argument('--seed', type=int, default=0)

@@ -1,4 +1,4 @@
-"""Benchmarks run, at a tiny size, and print the ratios that targets are set for."""
+"""Tests that benchmarks run at a tiny size and print the ratios that have targets."""
 
 import importlib
 import json
@@ -89,7 +89,7 @@ def test_peak_lists_the_live_values(monkeypatch):
 
 
 def test_peak_reads_the_live_values_of_a_tpu(monkeypatch, tmp_path):
-  """As libtpu writes when values are made and used: at time 3 there are a weight and the larger of two values."""
+  """Reads a table in libtpu's format: at time 3 a weight and the larger of two values are live."""
   monkeypatch.syspath_prepend(str(FOLDER))
   peak = importlib.import_module('peak')
   (tmp_path / '1-TLP-00-memory-space-assignment-bufferinfo.txt').write_text("""\
@@ -189,7 +189,7 @@ def test_bytes_are_classified_by_letter_and_group(monkeypatch):
 
 
 def run(name, flags, monkeypatch, capsys):
-  """Runs a benchmark within this process; returns what it printed."""
+  """Runs a benchmark within this process; returns its output."""
   monkeypatch.setattr(sys, 'argv', [f'{name}.py', *flags])
   monkeypatch.setattr(sys, 'path', [str(FOLDER), *sys.path])
   runpy.run_path(str(FOLDER / f'{name}.py'), run_name='__main__')

@@ -1,4 +1,4 @@
-"""README, docs and notebooks: links, paths, flags and gin names exist, sentences are short, and commands run."""
+"""Tests README, docs and notebooks: links, paths, flags and gin names exist, sentences are short, commands run."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ OTHERS = {'--logdir'}
 
 
 def text_of(page):
-  """Returns a page's text; of a notebook that of all its cells."""
+  """Returns a page's text; for a notebook, that of all its cells."""
   text = page.read_text(encoding='utf-8')
   return text if page.suffix == '.md' else '\n'.join(''.join(cell['source']) for cell in json.loads(text)['cells'])
 
@@ -80,7 +80,7 @@ def test_flags_and_gin_names_exist(page):
 
 
 def is_configurable(name):
-  """Returns whether gin knows a function of this name."""
+  """Returns True if gin knows a function of this name."""
   try:
     return bool(gin.get_configurable(name))
   except ValueError:
@@ -120,7 +120,7 @@ SMALL = {'train': ['--config_file', runs.TINY, '--config', 'n_steps = 1', '--con
 
 @pytest.mark.parametrize('number', range(len(readme_commands())))
 def test_the_commands_of_the_readme_run(number, tiny_run, tmp_path, monkeypatch, capsys):
-  """As printed, but on small data and for one step; a comparison has the README's own module beside it."""
+  """Runs commands as printed, but on small data and for one step; comparisons find the README's own module."""
   name, arguments = readme_commands()[number]
   text = tmp_path / 'text'
   text.write_bytes(bytes(range(97, 122)) * 40)

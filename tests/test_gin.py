@@ -1,4 +1,4 @@
-"""gin: our files parse and build, our names collide with none of Trax's, bindings reach default plug-ins."""
+"""Tests gin: our files parse and build, our names collide with none of Trax's, bindings reach default plug-ins."""
 
 import re
 

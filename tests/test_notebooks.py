@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, in a tiny setting, are short, and hold no output."""
+"""Tests that notebooks run from top to bottom in a tiny setting, are short, and hold no output."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""gin/paper and gin/baselines: each file says what it is, builds the model that the paper counts, and has its
+"""Tests gin/paper and gin/baselines: each file states its source, builds the model that the paper counts, and has its
 schedule.
 """
 
@@ -62,13 +62,13 @@ TABLE_1 = {
 
 
 def parse(file, *bindings):
-  """Configures gin with a file, and what a user has to say besides."""
+  """Configures gin with a file and the bindings that a user has to add."""
   gin.clear_config()
   gin_config.parse_gin([file], ["Wiki40b.sentencepiece = 'FILE.model'", *bindings])
 
 
 def count_parameters():
-  """Returns how many the configured model has; nothing is computed."""
+  """Returns the number of parameters of the configured model; nothing is computed."""
   model = run_directory.setting('model')(mode='train')
   weights, _ = jax.eval_shape(lambda key: model.init(shapes.ShapeDtype((1, 12), np.int32), rng=key),
                               jax.ShapeDtypeStruct((2,), np.uint32))
@@ -104,7 +104,7 @@ def test_file_opens_with_a_command_whose_files_exist(file):
 
 @pytest.mark.parametrize('file', [file for file in PARAMETERS if file.startswith('paper/')])
 def test_paper_configs_name_a_device_on_which_they_fit(file):
-  """As benchmarks/compiled.py found."""
+  """Compares with the results of benchmarks/compiled.py."""
   compiled = json.loads((processes.ROOT / 'docs/results/compiled.json').read_text(encoding='utf-8'))
   row = compiled[f'{pathlib.Path(file).stem}, h100']
   assert row['fits'] and row['n_parameters'] == PARAMETERS[file]
@@ -158,7 +158,7 @@ def test_reformer_has_lsh_attention_in_every_layer():
 
 
 def mock_tfds(file):
-  """Lets TFDS make up articles, or serve random images of 32 x 32."""
+  """Makes TFDS serve made-up articles, or random images of 32 x 32."""
   if 'wiki40b' in file:
     return tfds.testing.mock_data(num_examples=5)
   images = np.random.RandomState(0).randint(0, 256, (3, 32, 32, 3)).astype(np.uint8)
@@ -173,7 +173,7 @@ TRAINED = sampling.some(['paper/enwik8.gin', 'paper/trax_enwik8.gin', 'paper/cif
 
 @pytest.mark.parametrize('file', TRAINED)
 def test_tiny_version_trains_a_step_and_is_causal(file, tmp_path):
-  """With one narrow layer on each level, and images of 4 x 4.
+  """Trains one narrow layer on each level, and images of 4 x 4.
 
   Any bytes take the place of enwik8, of which a part is known by its checksum, and of ImageNet, whose size is fixed.
   """

@@ -1,4 +1,4 @@
-"""The house: which package may import which, no circle, files and lines that fit a reader's eye."""
+"""Tests the package structure: allowed imports, no cycles, limits on files and lines."""
 
 import ast
 import pathlib

@@ -1,1 +1,1 @@
-"""What several test modules share."""
+"""Provides helpers that several test modules share."""

@@ -1,4 +1,4 @@
-"""Inputs of attention, and its gradients."""
+"""Makes random inputs of attention and computes its gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ GEOMETRIES = [(1, 1), (1, 3), (3, 1), (1, 2), (2, 1)]
 
 
 def inputs(groups, queries_per_group, keys_per_group, seed=0):
-  """Random arguments of relative_attention, and the map from distance to its embedding."""
+  """Returns random arguments of relative_attention, and the map from a distance to its embedding."""
   random = np.random.RandomState(seed)
   q, k, v = (random.randn(B, n, H, E) for n in (groups * queries_per_group,) + (groups * keys_per_group,) * 2)
   distances = positions.distances(groups, queries_per_group, keys_per_group)
@@ -22,6 +22,6 @@ def inputs(groups, queries_per_group, keys_per_group, seed=0):
 
 
 def gradients(function, arrays):
-  """Gradients of a random projection of the function's result with respect to all arrays."""
+  """Returns the gradients of a random projection of the function's result with respect to all arrays."""
   probe = jnp.asarray(np.random.RandomState(1).randn(*arrays[0].shape), jnp.float32)
   return jax.grad(lambda *a: (function(*a) * probe).sum(), argnums=range(len(arrays)))(*arrays)

@@ -1,4 +1,4 @@
-"""The check that a model does not see the future."""
+"""Checks that a model does not see the future."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tests.helpers import pairs
 
 
 def assert_causal(model, length, forward=None):
-  """Changes all tokens from position i on, for every i: logits up to i must stay, the next one must change.
+  """Changes all tokens from position i on, for every i. Logits up to i must stay, and the next one must change.
 
   One row of a batch for each i, so that the model is compiled once. `forward` is (weights, tokens) -> logits, None for
   what the model itself gives.

@@ -1,4 +1,4 @@
-"""Tiny comparisons."""
+"""Runs tiny comparisons."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""What a child process does with the compilation cache: `main([])` prints how often it compiled and how often not."""
+"""Uses the compilation cache in a child process: `main([])` prints the numbers of compilations and of cache hits."""
 
 import collections
 import json

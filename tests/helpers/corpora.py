@@ -1,10 +1,10 @@
-"""Corpora for tests."""
+"""Provides corpora for tests."""
 
 import numpy as np
 
 
 class Numbers:
-  """A split of the bytes 0, 1, 2 ..."""
+  """Serves a split of the bytes 0, 1, 2 ..."""
 
   def __init__(self, n, example_length=None):
     self._n = n

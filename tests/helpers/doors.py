@@ -1,4 +1,4 @@
-"""Commands run within the process of the tests."""
+"""Runs commands within the process of the tests."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What child processes are slowed down by."""
+"""Slows child processes down."""
 
 import time
 
@@ -6,5 +6,5 @@ from trax_hourglass.training import checksums
 
 
 def slow_checkpoints():
-  """Lets a checkpoint take ten minutes to write."""
+  """Makes the writing of a checkpoint take ten minutes."""
   checksums.write = lambda *_: time.sleep(600)

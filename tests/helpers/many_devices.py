@@ -1,4 +1,4 @@
-"""What child processes with several virtual devices do: `main([PART])` or `main([PART, COORDINATOR, N_HOSTS,
+"""Trains on several virtual devices in child processes: `main([PART])` or `main([PART, COORDINATOR, N_HOSTS,
 HOST])`.
 """
 
@@ -28,7 +28,7 @@ from trax_hourglass.training import step
 
 
 def trax_loop():
-  """Trax's loop trains by pmap, our model as well; without either patch it does not."""
+  """Trains by pmap in Trax's loop, Trax's model and ours; without either patch this fails."""
   trained = trax_loop_lib.loop()
   assert trained.n_devices == 2
   trained.run(3)
@@ -73,7 +73,7 @@ def train(n_devices, shard_weights, n_steps, model, **options):
 
 
 def bytes_per_device(trainer):
-  """Bytes of weights and slots on this host's first device; nothing else of their size is alive there."""
+  """Returns the bytes of weights and slots on this host's first device; no other array of that size is alive."""
   held = trainer.model_with_loss.weights, trainer.slots
   total = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(held))
   gc.collect()
@@ -153,7 +153,7 @@ def our_steps(numbers=(1, 4), is_thorough=False):
 
 
 def main(arguments):
-  """Runs a part, on one of several hosts if the arguments say which."""
+  """Runs a part, on the host that the arguments name if there are several."""
   part, *host = arguments
   if host:
     distributed.connect(host[0], int(host[1]), int(host[2]), seconds=120)

@@ -1,4 +1,4 @@
-"""What two runs must have in common, bit by bit, or up to rounding where devices differ.
+"""Compares two runs, bit by bit, or up to rounding where devices differ.
 
 Sums over devices are added in another order: losses differ by 1e-5 at most, slots, as one long vector, by 1e-4 of its
 length, weights by 2e-2. Softmax does not depend on the biases of keys, so their gradients are rounding and nothing
@@ -37,7 +37,7 @@ def outcome(output_dir):
 
 
 def differences(found, expected, is_near=False):
-  """Returns what differs, in words; with `is_near`, by more than rounding does."""
+  """Returns the differences in words; with `is_near`, only those above rounding."""
   if is_near:
     flat = lambda values: np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in values])
     vectors = {part: [flat(outcome[0][part]) for outcome in (found, expected)] for part in LENGTHS}

@@ -1,4 +1,4 @@
-"""Every shortening and upsampling that both Trax and we have, side by side, and models made of them."""
+"""Pairs every shortening and upsampling that both Trax and we have, and builds models of them."""
 
 import functools
 
@@ -51,7 +51,7 @@ def theirs(hierarchy, shortening='attention_average', upsampling='attention_line
 
 
 def tokens(length, batch=2, seed=0):
-  """Random tokens (batch, length)."""
+  """Returns random tokens (batch, length)."""
   return np.random.RandomState(seed).randint(0, VOCAB, (batch, length)).astype(np.int32)
 
 

@@ -1,4 +1,4 @@
-"""Images, and the files in which data sets are published, for tests."""
+"""Makes images, and files like those in which data sets are published, for tests."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Models of mode 'predict', called token by token."""
+"""Calls models of mode 'predict' token by token."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from tests.helpers import pairs
 
 
 def shifted(x):
-  """What mode 'predict' takes for tokens (B, L): the start token, then all but the last."""
+  """Returns the inputs of mode 'predict' for tokens (B, L): the start token, then all but the last."""
   return np.pad(x, ((0, 0), (1, 0)))[:, :-1].astype(np.int32)
 
 

@@ -1,4 +1,4 @@
-"""Imported by the server that the tests' child processes are forked from: all that takes long, and no device."""
+"""Imports all modules that take long, and no device, in the server from which the tests' child processes are forked."""
 
 import warnings
 

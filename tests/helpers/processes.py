@@ -1,4 +1,4 @@
-"""Child processes of the tests: commands forked from a server that has imported Trax, and fresh interpreters.
+"""Starts child processes of the tests: commands forked from a server that has imported Trax, and fresh interpreters.
 
 Importing Trax and TensorFlow takes some eight seconds of a core. The server does it once for each worker and touches no
 device, so that a child may have as many virtual ones as its XLA_FLAGS say.
@@ -27,7 +27,7 @@ _forkserver.set_forkserver_preload(['tests.helpers.preloaded'])
 
 
 def environment(**changes):
-  """Returns the variables of a child: few, so that nothing of the machine's matters."""
+  """Returns the few environment variables of a child, so that the machine's own have no effect."""
   kept = {name: value for name, value in os.environ.items()
           if name.startswith(('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE'))}
   return {'PATH': '/usr/bin:/bin', 'PYTHONPATH': str(ROOT), **kept, **changes}
@@ -40,14 +40,14 @@ def start_python(*arguments, **variables):
 
 
 def python(*arguments, **variables):
-  """Runs a fresh interpreter; returns what it printed and its exit code."""
+  """Runs a fresh interpreter; returns its output and exit code."""
   process = start_python(*arguments, **variables)
   stdout, stderr = process.communicate()
   return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
 
 class Command:
-  """A forked process that runs a module's `main`, with the part of `subprocess.Popen`'s interface that the tests use.
+  """Runs a module's `main` in a forked process, with the part of `subprocess.Popen`'s interface that the tests use.
 
   Attributes:
     stdout, stderr: text streams, None for an output that goes to a file.
@@ -55,7 +55,7 @@ class Command:
   """
 
   def __init__(self, module, *arguments, stderr=None, before=None, **variables):
-    """Starts it.
+    """Starts the process.
 
     Args:
       module: name of a module with a function `main` of the list of arguments.
@@ -84,7 +84,7 @@ class Command:
 
   @property
   def returncode(self):
-    """Exit code, minus the number of the signal that ended it; None while it runs."""
+    """Returns the exit code, or minus the number of the signal that ended the process; None while it runs."""
     return self._process.exitcode
 
   def poll(self):
@@ -127,7 +127,7 @@ class Command:
     os.kill(self.pid, number)
 
   def kill(self):
-    """Ends it without warning."""
+    """Kills the process."""
     self._process.kill()
 
 

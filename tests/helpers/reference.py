@@ -1,4 +1,4 @@
-"""Slow, obvious versions of what the package does fast: one loop per letter, NumPy only.
+"""Defines attention slowly and plainly: one loop per letter, NumPy only.
 
 Letters as in attention.py: B batch, Q queries, K keys, H heads, E head width, D model width.
 """
@@ -7,14 +7,14 @@ import numpy as np
 
 
 def sinusoid(position, d_model):
-  """One row of the position table."""
+  """Returns one row of the position table."""
   angles = [position / 10000 ** (i / d_model) for i in range(0, d_model, 2)]
   return np.array([np.sin(a) for a in angles] + [np.cos(a) for a in angles])
 
 
 def relative_attention(q, k, v, embed, context_bias, location_bias, queries_per_group, keys_per_group, keep=None,
                        rate=0.0):
-  """Attention by its definition.
+  """Computes attention by its definition.
 
   Args:
     q: (B, Q, H, E).

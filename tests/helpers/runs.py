@@ -1,4 +1,4 @@
-"""Tiny training runs, and what they leave in a run directory."""
+"""Trains tiny runs and reads their run directories."""
 
 import contextlib
 import dataclasses

@@ -1,10 +1,10 @@
-"""How many examples tests try: a sample by default, all of them with `pytest --thorough`."""
+"""Sets the number of examples that tests try: a sample by default, all of them with `pytest --thorough`."""
 
 _thorough = [False]
 
 
 def set_thorough(is_thorough):
-  """Decides it, before any test module is imported."""
+  """Sets the mode, before any test module is imported."""
   _thorough[0] = is_thorough
 
 

@@ -1,4 +1,4 @@
-"""Steps for several virtual devices, and what in them moves between these: a child's `main([])` or `main(['all'])`."""
+"""Compiles steps for several virtual devices and lists their collectives: a child's `main([])` or `main(['all'])`."""
 
 import json
 
@@ -16,7 +16,7 @@ B, L = 16, 12  # No weight has an axis of these sizes.
 
 
 class Settings:
-  """What a StepProgram asks of training.settings.Settings."""
+  """Holds the part of training.settings.Settings that a StepProgram reads."""
 
   batch_size, length, n_steps, loss_chunk = B, L, 1, None
 
@@ -25,13 +25,13 @@ class Settings:
     self.optimizer = optimizers.Adam(1e-2)
 
   def model(self, mode):
-    """Returns a small model with all that a step may have: a stack, and by default resampling by attention."""
+    """Returns a small model with a stack, and by default with resampling by attention."""
     return th.Hourglass(**{'hierarchy': '0@1 2@3 0@1', 'd_model': 32, 'd_ff': 64, 'n_heads': 2, 'vocab_size': 40,
                            'dropout': 0.1, **self._model}, mode=mode)
 
 
 def gathered_whole(spec, tokens_per_vector):
-  """Is the attention of a block with a fault planted: each device gathers all rows of its activations."""
+  """Replaces a block's attention by one with a planted fault: each device gathers all rows of its activations."""
   del spec, tokens_per_vector
   mesh = sharding.over_devices()
   whole = lambda x: jax.lax.with_sharding_constraint(jnp.cumsum(jax.lax.with_sharding_constraint(
@@ -40,7 +40,7 @@ def gathered_whole(spec, tokens_per_vector):
 
 
 def facts(settings):
-  """Returns what a step for all devices has: collectives, arrays that move, bytes of a device, shapes of weights."""
+  """Returns facts of a step for all devices: collectives, arrays that move, bytes per device, shapes of weights."""
   program = step_program.StepProgram(settings, sharding.over_devices())
   compiled = program.traced().lower().compile()
   found = program_text.instructions(compiled.as_text())

@@ -1,4 +1,4 @@
-"""Texts as they are published, and folders without room."""
+"""Writes texts as they are published, and limits disk space."""
 
 import contextlib
 import gzip
@@ -26,7 +26,7 @@ def zipped(path, **members):
 
 
 def packed(folder, kind, content=CONTENT):
-  """Returns a file of that kind."""
+  """Returns a compressed file of the given kind."""
   path = folder / f'some.{kind}'
   if kind == 'zip':
     zipped(path, tiny8=content)
@@ -40,7 +40,7 @@ def open_corpus(path, folder, publication=PUBLICATION):
 
 
 def left(folder):
-  """Returns what the cache holds, locks aside."""
+  """Returns the files of the cache, without locks."""
   cached = folder / 'cache'
   return sorted(p.name for p in cached.iterdir() if not p.name.endswith('.lock')) if cached.exists() else []
 
@@ -53,7 +53,7 @@ def read(corpus, split):
 
 @contextlib.contextmanager
 def limited_files(n_bytes):
-  """No file may grow beyond so many bytes; the nearest thing to a full disk that needs no rights."""
+  """Limits the size of all files, which imitates a full disk without special rights."""
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
   try:

@@ -1,4 +1,4 @@
-"""Trax's own training loop, with and without our patches."""
+"""Runs Trax's own training loop, with and without our patches."""
 
 import contextlib
 from trax import lr
@@ -12,7 +12,7 @@ from trax_hourglass.runtime import trax_compat
 
 @contextlib.contextmanager
 def without(*names):
-  """Takes patches back for a while."""
+  """Reverts patches within the context."""
   undone = [entry for name in names for entry in reversed(trax_compat.replaced[name])]
   now = []
   for owner, name, before in undone:
@@ -33,7 +33,7 @@ def without(*names):
 
 
 def loop(output_dir=None):
-  """A loop of Trax's own over three numbers, one step at a time."""
+  """Returns a loop of Trax over three numbers, one step at a time."""
   x = np.arange(24, dtype=np.float32).reshape(8, 3) / 24
   batch = (x, x.sum(axis=1, keepdims=True), np.ones((8, 1), np.float32))
   task = training.TrainTask(iter(lambda: batch, None), tl.L2Loss(), optimizers.Adam(0.01),

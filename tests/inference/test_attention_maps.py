@@ -1,4 +1,4 @@
-"""Attention maps are the weights that a model's attention gives: causal, rows of sum 1, in the order of the blocks."""
+"""Tests attention maps: equal to the model's attention weights, causal, rows of sum 1, in the order of the blocks."""
 
 import collections
 import functools
@@ -27,7 +27,7 @@ def test_maps_equal_the_attention_of_the_blocks():
 
 
 def test_maps_reproduce_the_attention_output():
-  """Weights times values, through the output projection, is what the layer returns."""
+  """Weights times values, through the output projection, equal the layer's output."""
   seen = collections.defaultdict(list)
   spec = spec_lib.BlockSpec(12, 10, 3, 0.0, None, None, 'none', 'eval', 1, None)
   layer = attention_maps.Watched(spec, 2, seen)

@@ -1,4 +1,4 @@
-"""The causality check finds planted leaks wherever they are, and passes models that have none."""
+"""Tests that the causality check finds planted leaks anywhere and passes models without leaks."""
 
 import json
 
@@ -21,7 +21,7 @@ def model(upsampling=None):
 
 
 def OwnGroup(spec, shorten_factor, tokens_per_vector):  # pylint: disable=invalid-name
-  """A group's mean, handed back to its own members: the leak of several published results."""
+  """Hands a group's mean back to its own members: the leak of several published results."""
   del spec, tokens_per_vector
   def mean(coarse, fine):
     means = fine.reshape(fine.shape[0], -1, shorten_factor, fine.shape[2]).mean(axis=2)

@@ -1,4 +1,4 @@
-"""The sampler: what is chosen, what is independent of what, and what it refuses."""
+"""Tests the sampler: its choices, the independence of samples, and its errors."""
 
 import gc
 import weakref
@@ -18,7 +18,7 @@ LOGITS = jnp.log(jnp.array([[0.1, 0.4, 0.05, 0.3, 0.15]]))
 
 @pytest.fixture(scope='module')
 def models():
-  """A hierarchical model in modes 'eval' and 'predict'."""
+  """Returns a hierarchical model in modes 'eval' and 'predict'."""
   evaluated = pairs.initialise(pairs.ours('0@1 1@2 1@1'), ROOM)
   predicting = pairs.ours('0@1 1@2 1@1', mode='predict', max_length=ROOM)
   predicting.weights = evaluated.weights
@@ -27,13 +27,13 @@ def models():
 
 @pytest.fixture(scope='module')
 def random(models):
-  """A sampler that draws."""
+  """Returns a sampler at temperature 1."""
   return decoding.Sampler(models[1], piece=5)
 
 
 @pytest.fixture(scope='module')
 def full_pass(models):
-  """Function (tokens of one sequence) -> log-probabilities (n, V) by the full forward pass."""
+  """Returns the function (tokens of one sequence) -> log-probabilities (n, V), by the full forward pass."""
   forward = pairs.forward(models[0])
 
   def log_probs(sequence):

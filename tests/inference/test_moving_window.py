@@ -1,4 +1,4 @@
-"""Sampling past the room: each part is what the model draws from the window, and nothing is lost between parts."""
+"""Tests sampling beyond max_length: each part equals sampling from its window, and no token is lost between parts."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Mode 'predict': equal to the full forward pass, work done once per group, bytes as predicted, clear errors."""
+"""Tests mode 'predict': equal to the full forward pass, once per group, bytes as predicted, clear errors."""
 
 import collections
 import functools
@@ -32,7 +32,7 @@ OPTIONS = {'relative': {}, 'rotary': dict(d_model=12, n_heads=2, vanilla_attenti
 
 @plugins.decodes
 def Nothing(spec, tokens_per_vector):  # pylint: disable=invalid-name
-  """An attention that takes no time to compile."""
+  """Replaces attention by a layer that compiles at once."""
   del spec, tokens_per_vector
   return tl.Fn('Nothing', lambda x: x)
 
@@ -53,7 +53,7 @@ def checking(pair, hierarchy, attention, batch, length):
 
 @pytest.mark.parametrize('number', PAIRS, ids=[' '.join(pairs.ALL[number]) for number in PAIRS])
 def test_every_resampling_pair_decodes_as_the_full_forward_pass(number):
-  """Each shortening and each upsampling meets all hierarchies, longer prompts, and attention within blocks."""
+  """Each shortening and upsampling meets all hierarchies, longer prompts, and attention within blocks."""
   shortening, upsampling = divmod(number, len(pairs.UPSAMPLINGS))
   attends = [name.startswith('attention') for name in pairs.ALL[number]]
   # Attention both ways takes long enough in a single level.
@@ -110,7 +110,7 @@ def test_decoding_equals_the_full_forward_pass(pair, hierarchy, attention, batch
 
 
 class Small:
-  """A hierarchical model, evaluated and predicting, with room for 13 tokens.
+  """Holds a hierarchical model in modes 'eval' and 'predict', with max_length 13.
 
   Attributes:
     model, forward: in mode 'eval', and its compiled function.

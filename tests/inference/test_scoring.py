@@ -1,4 +1,4 @@
-"""Scores: every token once whatever the windows, the same number as an obvious loop, with its error and units."""
+"""Tests scoring: every token once for any windows, equal to a plain loop, with standard error and units."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ from tests.helpers import corpora
 
 
 class Examples(corpora.Numbers):
-  """The bytes 0, 1, 2 ... as examples of equal length."""
+  """Serves the bytes 0, 1, 2 ... as examples of equal length."""
 
   def __init__(self, n, example_length):
     super().__init__(n)
@@ -88,7 +88,7 @@ def scorer(model):
 
 
 def by_loop(model, n, length, stride):
-  """Bits of each token of 0, 1, 2 ..., one forward pass for each window, as the protocols describe it."""
+  """Returns the bits of each token of 0, 1, 2 ..., by one forward pass per window, as the protocols describe."""
   log_p = jax.jit(lambda x: jax.nn.log_softmax(model.pure_fn(x, model.weights, model.state, jax.random.PRNGKey(0))[0]))
   bits = {}
   for start in range(0, n, stride):
@@ -160,7 +160,7 @@ def test_error_of_windows_of_unequal_size_by_hand():
 
 @functools.lru_cache
 def uniform():
-  """A model that gives all 256 tokens the same probability."""
+  """Returns a model that gives all 256 tokens the same probability."""
   model = tl.Serial(tl.Embedding(256, 3), tl.Dense(256))
   model.init(trax.shapes.signature(pairs.tokens(5)))
   model.weights = jax.tree.map(np.zeros_like, model.weights)

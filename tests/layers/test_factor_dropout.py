@@ -1,4 +1,4 @@
-"""Shorten factor dropout: each draw is the plain model of that factor, one compilation, even draws, clear errors."""
+"""Tests shorten factor dropout: each draw equals the plain model, one compilation, uniform draws, clear errors."""
 
 import collections
 import functools
@@ -73,7 +73,7 @@ def test_invalid_sets_of_factors_are_refused(hierarchy, message):
 @hypothesis.settings(max_examples=sampling.examples(1, 20))  # Each compiles three or four programs.
 @hypothesis.given(st.sampled_from(FREE[0]), st.sampled_from(FREE[1]), st.sampled_from(HIERARCHIES), st.integers(1, 13))
 def test_each_draw_is_the_plain_model_of_that_factor(shortening, upsampling, hierarchy, length):
-  """Logits and gradients; with one set of weights."""
+  """Compares logits and gradients, with one set of weights."""
   model = pairs.initialise(pairs.ours(hierarchy, shortening, upsampling, mode='train', dropout=0.0), length)
   x = pairs.tokens(length)
 
@@ -108,7 +108,7 @@ def test_every_drawn_factor_is_causal_at_every_offset(model):
 
 
 def test_weights_decode_at_each_factor(model):
-  """Tokens one by one, as the full pass of that factor; other modes take the first."""
+  """Decoding equals the full pass of the drawn factor; modes other than 'train' take the first factor."""
   x = pairs.tokens(13)
   for hierarchy, alternative in [('0@1 1@2|3 0@1', '0@1 1@2 0@1'), ('0@1 1@3|2 0@1', '0@1 1@3 0@1')]:
     evaluated = pairs.ours(alternative, 'average', 'attention_repeat')

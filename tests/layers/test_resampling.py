@@ -1,4 +1,4 @@
-"""Shortening and upsampling without weights, and the model's shift, by hand on small numbers."""
+"""Tests shortening, upsampling and the model's shift against results by hand on small numbers."""
 
 import jax
 import jax.numpy as jnp

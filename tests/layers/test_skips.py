@@ -1,4 +1,4 @@
-"""Gated skips: one learnt number that begins at 1, or a map that begins at 0; each is causal and decodes."""
+"""Tests gated skips: a learnt number initially 1, or a map initially 0; each is causal and decodes."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Trax's attention layers within an Hourglass: each kind, causal, and the same whatever else is in the batch."""
+"""Tests Trax's attention layers within an Hourglass: each kind is causal and independent of other rows."""
 
 import functools
 
@@ -85,7 +85,7 @@ def test_unsuitable_attention_layers_are_refused(layer, multiple, message):
 
 
 def test_model_equals_that_of_trax_with_that_attention():
-  """Weights of `trax.models.HourglassLM(vanilla_attn_type=...)` come in by the same door, and give the same logits."""
+  """Weights of `trax.models.HourglassLM(vanilla_attn_type=...)` load in the same way and give the same logits."""
   theirs = pairs.initialise(pairs.theirs('1@1 1@3 1@1', 'average', 'repeat', vanilla_attn_type=tl.CausalAttention), 9)
   ours = interop.from_trax(theirs, pairs.ours('1@1 1@3 1@1', 'average', 'repeat',
                                               vanilla_attention=functools.partial(plugged, 'x to x')))

@@ -1,4 +1,4 @@
-"""Groups that end at boundaries: causal whatever the text, fixed groups as a special case, decoded group by group."""
+"""Tests groups that end at boundaries: causal for any text, fixed groups as a special case, decoded in groups."""
 
 import functools
 import json
@@ -34,7 +34,7 @@ def ours(rule, hierarchy=HIERARCHY, **options):
 
 
 def at_even(tokens):
-  """A user's own rule, one function."""
+  """Ends a group at even tokens, as a user's own rule."""
   return tokens % 2 == 0
 
 
@@ -51,7 +51,7 @@ def as_tokens(text):
 
 @pytest.fixture(scope='module', params=RULES)
 def model(request):
-  """(model in mode 'eval', its compiled function, in mode 'predict', its compiled function)."""
+  """Returns (model in mode 'eval', its compiled function, model in mode 'predict', its compiled function)."""
   rule = RULES[request.param]
   evaluated = pairs.initialise(ours(rule), LENGTH)
   predicts = ours(rule, mode='predict', max_length=LENGTH)
@@ -87,7 +87,7 @@ def fixed_and_every(**options):
 
 
 def assert_same_gradients(those, others):
-  """Compare weight by weight: a gradient that is 0 in exact numbers carries the rounding of the largest."""
+  """Compares gradients weight by weight: one that is exactly 0 carries the rounding of the largest."""
   those, others = jax.tree.leaves(those), jax.tree.leaves(others)
   largest = max(float(np.abs(g).max()) for g in those)
   for g, h in zip(those, others, strict=True):

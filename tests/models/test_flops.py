@@ -1,4 +1,4 @@
-"""Counted operations equal what is worked out by hand."""
+"""Tests the counted FLOPs against a count by hand."""
 
 from tests.helpers import pairs
 import pytest

@@ -1,4 +1,4 @@
-"""The notation: what it means, what it refuses."""
+"""Tests the notation of hierarchies: its meaning and its errors."""
 
 from hypothesis import given
 from hypothesis import strategies as st

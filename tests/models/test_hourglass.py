@@ -1,4 +1,4 @@
-"""The model: causal at every offset, independent of padding, clear errors; ../test_paper_configs.py has its sizes."""
+"""Tests the model: causal at every offset, independent of padding, clear errors. test_paper_configs.py has its sizes."""
 
 import itertools
 import random
@@ -108,7 +108,7 @@ def test_dropout_is_active_only_in_training():
 
 @pytest.mark.parametrize('mode', ['train', 'eval', 'predict'])
 def test_a_program_is_the_same_in_every_process(mode):
-  """Or no cache would have it: Trax draws a number for each layer when it is made."""
+  """The compilation cache needs equal programs, although Trax draws a random number for each new layer."""
   texts = []
   for seed in 0, 1:
     random.seed(seed)
@@ -187,7 +187,7 @@ def test_remat_policies_recompute_what_they_name():
 
 
 def test_a_resampling_keeps_no_more_than_a_block(monkeypatch):
-  """As one layer after the other it would keep what each of them computes."""
+  """Without remat of the whole resampling, each of its layers would keep its results."""
   def temporary_bytes():
     model = pairs.ours('0@1 1@3 0@1', 'attention_average', 'attention_x', mode='train', d_model=32, d_ff=64, n_heads=2)
     model = pairs.initialise(model, 1020)

@@ -1,4 +1,4 @@
-"""Agreement with the authors' implementation on the same weights, and the way of weights in and out."""
+"""Tests agreement with the authors' implementation on the same weights, and import and export of weights."""
 
 import gzip
 import itertools
@@ -25,7 +25,7 @@ HIERARCHIES = {'single': '0@1 1@3 1@1', 'nested': '0@1 0@2 1@4 0@2 1@1'}
 
 
 def assert_close(got, expected):
-  """Relative to the largest value of the array: 1e-4, in float32."""
+  """Compares arrays within 1e-4 of the largest value, in float32."""
   np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * max(1e-6, float(np.abs(expected).max())))
 
 
@@ -69,7 +69,7 @@ def test_three_levels_and_deep_stacks():
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A run of Trax's own loop with the authors' model: (directory, trained model, batch, its loss)."""
+  """Returns a run of Trax's loop with the authors' model: (directory, trained model, batch, loss)."""
   directory = str(tmp_path_factory.mktemp('trax_run'))
   x = pairs.tokens(12)
   batch = (x, x, np.ones(x.shape, np.float32))

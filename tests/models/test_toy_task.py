@@ -1,4 +1,4 @@
-"""Appendix A.1 of the paper: why an Hourglass needs vanilla layers.
+"""Tests the task of appendix A.1 of the paper, for which an Hourglass needs vanilla layers.
 
 Sequences are `A#AC#CD#D...`: a random letter, `#`, the same letter. Two of three tokens can be known, so the best
 accuracy is 2/3 and one in 26 of the rest. Without vanilla layers the tokens of a group of three are predicted
@@ -26,7 +26,7 @@ def batch(seed):
 
 
 def accuracy(hierarchy):
-  """Share of tokens predicted right, on fresh sequences, after training."""
+  """Returns the accuracy on new sequences after training."""
   model = th.Hourglass(LETTERS + 1, hierarchy, d_model=32, d_ff=64, n_heads=2, dropout=0.0,
                        shortening=th.ShortenByAverage, upsampling=th.UpsampleByRepeat)
   with_loss = tl.Serial(model, tl.WeightedCategoryCrossEntropy())

@@ -1,4 +1,4 @@
-"""Trax's own language models behind our door: any length and batch, causal, one training step of ours, clear errors."""
+"""Tests Trax's own language models under our interface: any length and batch, causal, trained by our step."""
 
 import math
 
@@ -37,7 +37,7 @@ SIZES = {
 
 @pytest.fixture(params=SIZES)
 def make(request):
-  """The function mode -> model that a file of gin/models, made tiny, configures."""
+  """Returns the function mode -> model of a file of gin/models, made tiny."""
   bindings = [f'TraxLanguageModel.vocab_size = {pairs.VOCAB}', *SIZES[request.param]]
   gin_config.parse_gin(['quickstart.gin', f'models/{request.param}.gin'], bindings)
   return run_directory.setting('model')

@@ -1,4 +1,4 @@
-"""Weights by name: every form of file is the same weights, and what is no such file is refused quickly."""
+"""Tests weight files: every format holds equal weights, and other files are refused quickly."""
 
 import gzip
 import json

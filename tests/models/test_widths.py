@@ -1,4 +1,4 @@
-"""A width for each level: equal ones change nothing, unequal ones are causal and decode as the full pass."""
+"""Tests a width per level: equal widths change nothing, unequal ones are causal and decode as the full pass."""
 
 import jax
 import numpy as np

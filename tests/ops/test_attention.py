@@ -1,4 +1,4 @@
-"""Fast attention against its definition, in values and gradients."""
+"""Tests fast attention against its definition, in values and gradients."""
 
 import functools
 
@@ -23,7 +23,7 @@ from trax_hourglass.ops import tiled_attention
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-  """Sets the tile's size, so that short sequences take many."""
+  """Sets a small tile, so that short sequences take many tiles."""
   def set_size(block, span):
     monkeypatch.setattr(tiled_attention, '_BLOCK_QUERIES', block)
     monkeypatch.setattr(tiled_attention, '_SPAN_KEYS', span)
@@ -33,7 +33,7 @@ def small_tiles(monkeypatch):
 
 
 def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
-  """The definition as one Q x K matrix, so that JAX can differentiate it; keep (H, B, Q, K)."""
+  """Computes attention as one Q x K matrix, so that JAX can differentiate it; keep (H, B, Q, K)."""
   queries_per_group, keys_per_group = geometry
   i, j = np.arange(q.shape[1])[:, None], np.arange(k.shape[1])[None, :]
   group, place = i // queries_per_group, i % queries_per_group
@@ -48,7 +48,7 @@ def whole(q, k, v, e, c, l, geometry, keep=None, rate=0.0):
 
 
 def masks(key, rate, n_queries, n_keys):
-  """The dropout masks of all heads as whole matrices (H, B, Q, K)."""
+  """Returns the dropout masks of all heads as whole matrices (H, B, Q, K)."""
   rows = jnp.arange(attention_inputs.B * n_queries).reshape(attention_inputs.B, -1, 1)
   return np.stack([
       dropout.keep_mask(head, rows,
@@ -99,7 +99,7 @@ def test_dropout_mask_does_not_depend_on_the_tiles(geometry, tile, small_tiles):
 
 
 def test_all_heads_at_once_equal_one_after_the_other(small_tiles, monkeypatch):
-  """What accelerators run, here on the CPU."""
+  """Runs the accelerators' loop over tiles on the CPU."""
   small_tiles(4, 8)
   arrays, _ = attention_inputs.inputs(13, 1, 3)
   function = functools.partial(attention.relative_attention, rate=0.3, key=jax.random.PRNGKey(5))
@@ -126,7 +126,7 @@ def test_bfloat16_is_close_to_float32(geometry, small_tiles):
 
 
 def test_rotary_scores_depend_on_the_distance_alone(small_tiles):
-  """By its definition with complex numbers: score = Re(q conj(k) exp(i r f)), r the distance."""
+  """Compares with the definition in complex numbers: score = Re(q conj(k) exp(i r f)), r the distance."""
   small_tiles(4, 8)
   random = np.random.RandomState(0)
   length, width, unit = 11, 6, 3

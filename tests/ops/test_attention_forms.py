@@ -1,4 +1,4 @@
-"""Which form works attention out, and what cuDNN's is given: equal to the tiles in values and gradients."""
+"""Tests the choice of attention's form, and cuDNN's arguments: equal to the tiles in values and gradients."""
 
 from unittest import mock
 
@@ -23,7 +23,7 @@ from trax_hourglass.ops import remat
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-  """Lets functions be traced as for a GPU; nothing is compiled."""
+  """Traces functions as for a GPU; nothing is compiled."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   jax.clear_caches()  # Compiled functions do not ask for the backend again.
   yield
@@ -48,7 +48,7 @@ def assert_cudnn_equals_tiles(function, arrays, tolerance):
 @settings(max_examples=sampling.examples(5, 30))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(GEOMETRIES))
 def test_cudnn_arguments_give_the_result_of_the_tiles(groups, geometry):
-  """The bias, its mask and its gradient; cuDNN itself is on GPUs only."""
+  """Tests the bias, its mask and its gradient; cuDNN itself runs on GPUs only."""
   assert_cudnn_equals_tiles(attention.relative_attention, inputs(groups, *geometry)[0], 1e-5)
 
 
@@ -104,7 +104,7 @@ def test_cudnn_takes_bfloat16_of_some_widths_without_dropout(width, rate, said, 
 
 
 def test_cudnn_results_are_kept_for_the_backward_pass(on_gpu, monkeypatch):
-  """As JAX traces it for a GPU; nothing is compiled."""
+  """Traces for a GPU; nothing is compiled."""
   monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91100)
   monkeypatch.setattr(fused_attention_stablehlo, 'check_compute_capability', lambda capability: True)
   monkeypatch.setattr(fused_attention_stablehlo, 'is_cuda_compute_capability_equal', lambda capability: False)

@@ -1,4 +1,4 @@
-"""Hash dropout: the right share, no pattern, shared axes, nothing in eval mode."""
+"""Tests hash dropout: dropped share, correlations, shared axes, no dropout in eval mode."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ ROWS, COLUMNS = 2048, 1024
 
 
 def centred(key, rate):
-  """Dropped (1) or kept (0), minus the rate."""
+  """Returns 1 for dropped and 0 for kept positions, minus the rate."""
   keep = dropout.keep_mask(key, jnp.arange(ROWS)[:, None], jnp.arange(COLUMNS)[None], rate)
   return 1.0 - np.asarray(keep, np.float64) - rate
 

@@ -1,4 +1,4 @@
-"""Cached attention as plain functions: equal to its definition at every step, across blocks, for all three
+"""Tests cached attention as plain functions: equal to its definition at every step, across blocks, for all three
 geometries.
 """
 
@@ -16,14 +16,14 @@ B, H, E = 2, 3, 5
 
 
 def table(distances):
-  """Embeddings (P, n, H, E) of distances (P, n), of fixed random values."""
+  """Returns embeddings (P, n, H, E) of distances (P, n), of fixed random values."""
   values = np.random.RandomState(9).randn(200, H, E)
   return jnp.asarray(values[np.asarray(distances) + 100], jnp.float32)
 
 
 @pytest.fixture
 def first_block(monkeypatch):
-  """Sets how many keys the first block holds."""
+  """Sets the number of keys in the first block."""
   return lambda n: monkeypatch.setattr(kv_cache, '_FIRST_BLOCK', n)
 
 

@@ -1,4 +1,4 @@
-"""Attention within a window against its definition, in values and gradients; it is exact, causal and linear."""
+"""Tests windowed attention against its definition, in values and gradients: exact, causal, linear in memory."""
 
 import functools
 
@@ -25,7 +25,7 @@ def inputs(length, window, seed=0):
 
 
 def by_definition(q, k, v, e, c, l, keep=None, rate=0.0):
-  """All pairs of vectors as one matrix; keep (H, B, L, L)."""
+  """Computes windowed attention as one matrix; keep (H, B, L, L)."""
   window, places = e.shape[0], np.arange(q.shape[1])
   distance = places - places[:, None]
   visible = (distance <= 0) & (distance > -window)
@@ -72,7 +72,7 @@ def test_skew_by_hand():
 
 
 def layer(plug_in, mode='eval', dropout_rate=0.0, tokens_per_vector=1, **options):
-  """An initialised attention layer, and the function x -> output."""
+  """Returns an initialised attention layer, and the function x -> output."""
   spec = spec_lib.BlockSpec(14, 10, 7, dropout_rate, None, None, 'none', mode, 1, None)
   made = plug_in(spec, tokens_per_vector, **options)
   biases = [jnp.asarray(np.random.RandomState(i).randn(7, 2), jnp.float32) for i in range(2)]

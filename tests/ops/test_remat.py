@@ -1,4 +1,4 @@
-"""What is made again outside of loops: the same numbers, with less to keep."""
+"""Tests remat within and outside of loops: equal values, less kept memory."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from trax_hourglass.ops.dense import affine
 
 
 def layers(inputs, key):
-  """Eight layers of which each keeps what the gradient needs of it."""
+  """Applies eight layers, each of which keeps values for its gradient."""
   x, scale, weights = inputs
   for w in weights:
     x = jnp.tanh(affine(x * scale, w, w[0])) * (key[0] > 0)
@@ -39,7 +39,7 @@ def test_policies_give_equal_values_and_gradients(recompute):
 
 @pytest.mark.parametrize('is_planted', [False, True])
 def test_policies_keep_only_what_they_name(is_planted, monkeypatch):
-  """A checkpoint alone changes nothing: XLA takes what is made again for what there was."""
+  """jax.checkpoint alone changes nothing here: XLA merges recomputed values with the original ones."""
   if is_planted:
     monkeypatch.setattr(remat, 'made_again', lambda function, recompute: jax.checkpoint(function))
   given = inputs(4096)
@@ -62,7 +62,7 @@ def test_policies_keep_only_what_they_name(is_planted, monkeypatch):
 
 
 def turn(x, scale, own, others):
-  """A layer of a loop, with a result of its own beside x: x (B, 16), own (16, 16) and (B,)."""
+  """Applies a layer of a loop, with an output of its own beside x: x (B, 16), own (16, 16) and (B,)."""
   w, bias = own
   number, key = others
   x = jnp.tanh(affine(x * scale, w, w[0])) * (key[0] > 0) + bias[:, None]
@@ -97,7 +97,7 @@ def test_looped_equals_a_plain_scan(recompute, n):
 
 
 def test_gradient_stacks_are_allocated_by_their_loop():
-  """XLA makes the zeros that those of `jax.lax.scan` begin as when the step begins: of four loops, four at the peak."""
+  """With `jax.lax.scan`, XLA allocates the zeros of all loops when the step begins: of four loops, four at the peak."""
   def body(x, _, w, others):
     return (jnp.tanh(affine(x, w, w[0])), None), others
 

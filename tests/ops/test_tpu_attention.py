@@ -1,4 +1,4 @@
-"""Attention's kernels for TPUs: interpreted they equal the tiles, in values and gradients, and Mosaic takes them."""
+"""Tests the TPU kernels of attention: interpreted, they equal the tiles in values and gradients; Mosaic lowers them."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ LANES = 8
 
 @contextlib.contextmanager
 def interpreted(block):
-  """Lets short sequences take many strips and blocks of a size, and forms be the ones that are asked for."""
+  """Sets small strips and blocks, so that short sequences take many, and allows any form."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(tpu_tile, 'STRIP', LANES)
     patch.setattr(tpu_tile, 'LANES', LANES)
@@ -57,7 +57,7 @@ def test_interpreted_kernels_equal_the_tiles(groups, geometry, rate, block):
 
 @pytest.mark.parametrize('n_heads, width', [(3, 3), (1, 11)])
 def test_heads_of_any_width_and_number_share_the_lanes(n_heads, width):
-  """Two in a register, of which one stays half empty, and one in two registers."""
+  """Tests two heads in a register, of which one stays half empty, and one head in two registers."""
   random = np.random.RandomState(3)
   shapes = [(2, 21, n_heads, width)] * 3 + [(1, 21, n_heads, width)] + [(n_heads, width)] * 2
   arrays = [jnp.asarray(random.randn(*shape), jnp.float32) for shape in shapes]
@@ -82,7 +82,7 @@ def test_bfloat16_is_close_to_float32():
 
 
 def traced_for_tpu(n_groups, geometry, width, dtype, kind='TPU v5 lite'):
-  """Traces the gradient of attention of two sequences for a TPU that is not here."""
+  """Traces the gradient of attention of two sequences for a TPU, without one."""
   queries_per_group, keys_per_group = geometry
   q, k, e, bias = (jax.ShapeDtypeStruct((*shape, 4, width), dtype) for shape in (
       (2, n_groups * queries_per_group), (2, n_groups * keys_per_group),
@@ -98,7 +98,7 @@ def traced_for_tpu(n_groups, geometry, width, dtype, kind='TPU v5 lite'):
 @pytest.mark.parametrize('n_groups, geometry, width, dtype', [
     (683, (1, 1), 64, jnp.bfloat16), (130, (1, 3), 96, jnp.bfloat16), (130, (3, 1), 64, jnp.float32)])
 def test_kernels_lower_for_a_tpu(n_groups, geometry, width, dtype):
-  """No TPU, nor its compiler, is needed to make the program."""
+  """Lowering needs no TPU and no compiler for it."""
   traced, used = traced_for_tpu(n_groups, geometry, width, dtype)
   assert used == {'tpu'}
   assert traced.lower(lowering_platforms=('tpu',)).as_text().count('@tpu_custom_call') == 2  # Forward and backward.
@@ -115,7 +115,7 @@ def test_unsupported_cases_fall_back_to_the_tiles(n_groups, kind, reason, capsys
 
 
 def test_vmem_estimate_covers_what_the_kernel_allocates(monkeypatch):
-  """Arguments and results count twice, since the next turn's are read while one is at work."""
+  """Arguments and results count twice, since those of the next iteration are read during this one."""
   asked = []
   call = tpu_attention.pl.pallas_call
   def pallas_call(body, grid_spec, out_shape, **options):
@@ -138,7 +138,7 @@ def test_vmem_estimate_covers_what_the_kernel_allocates(monkeypatch):
 
 
 def test_chosen_block_sizes_waste_little():
-  """A sequence a token longer than four blocks does not take a fifth one whole."""
+  """A sequence one token longer than four blocks does not take a fifth whole block."""
   def layout(n_groups):
     shape = jax.ShapeDtypeStruct((1, n_groups, 8, 64), jnp.bfloat16)
     return tpu_layout.Layout.of(shape, shape, None, 1, 0.1)

@@ -1,4 +1,4 @@
-"""The drawing of a hierarchy has its levels, lengths, factors and residuals, and is the same file each time."""
+"""Tests the drawing of a hierarchy: levels, lengths, factors, residuals, and a reproducible file."""
 
 import re
 
@@ -10,7 +10,7 @@ from trax_hourglass import plan
 
 
 def figure(path, *arguments):
-  """Returns the bytes of the figure that `plan --figure` draws."""
+  """Returns the bytes of the figure of `plan --figure`."""
   gin.clear_config()
   plan.main(['--figure', str(path), *arguments])
   return path.read_bytes()

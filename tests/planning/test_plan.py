@@ -1,4 +1,4 @@
-"""A plan says what a run and its files have, without running it; what cannot be is one line."""
+"""Tests plans: they give the sizes of a run and its files without running it; errors are one line."""
 
 import importlib.util
 import json
@@ -30,7 +30,7 @@ def configure(*bindings, files=(runs.TINY,)):
 
 
 def planned(capsys, *arguments):
-  """Returns what `plan --json` prints for the tiny run, and its line of error."""
+  """Returns the output of `plan --json` for the tiny run, and its error line."""
   gin.clear_config()
   code = 0
   try:

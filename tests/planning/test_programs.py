@@ -1,4 +1,4 @@
-"""Programs for accelerators and for several devices, without either: types of products, and what moves."""
+"""Tests programs for accelerators and several devices, without either: types of products, and collectives."""
 
 import collections
 import json
@@ -23,7 +23,7 @@ from trax_hourglass.runtime import sharding
 
 
 def wide_product(spec, tokens_per_vector):
-  """Is the attention of a block with a fault planted: a product whose factors are float32."""
+  """Replaces a block's attention by one with a planted fault: a product whose factors are float32."""
   del tokens_per_vector
   def layer(x):
     wide = x.astype(jnp.float32)
@@ -82,7 +82,7 @@ def test_no_compiled_step_stores_masks_of_all_tiles(is_planted, monkeypatch):
 
 
 def test_tracing_takes_the_platform_of_the_mesh():
-  """On a CPU tiles take one head of one row at a time, on GPUs all of them, and TPUs have kernels."""
+  """On CPUs, tiles take one head of one row at a time; on GPUs, all of them; TPUs use kernels."""
   shapes = lambda platform: set(re.findall(r'f32\[[\d,]+\]', str(traced(platform, 1, hierarchy='1@1').jaxpr)))
   assert len({frozenset(shapes(platform)) for platform in ('cpu', 'cuda', 'tpu')}) == 3
   with sharding.divided(sharding.nowhere(1, 'cuda')):
@@ -97,7 +97,7 @@ def test_tracing_takes_the_platform_of_the_mesh():
 
 @pytest.fixture(scope='module')
 def facts():
-  """What step_programs found in steps for eight devices, by name."""
+  """Returns the facts of step_programs in steps for eight devices, by name."""
   command = processes.Command(
       'tests.helpers.step_programs', *sampling.some([], ['all']),
       XLA_FLAGS=f'--xla_force_host_platform_device_count=8 {processes.QUICK}')
@@ -107,7 +107,7 @@ def facts():
 
 
 def strays(found):
-  """Returns shapes that move and are neither of weights or layers of a stack, nor scalars, nor projected distances."""
+  """Returns shapes that move, except those of weights, layers of a stack, scalars and projected distances."""
   weights = {tuple(shape) for shape in found['weights']}
   of_weights = weights | {shape[1:] for shape in weights} | {()}
   moved = {tuple(shape) for shapes in found['arrays'].values() for shape in shapes}
