@@ -128,10 +128,17 @@ def test_quickstart_greedy_decoding_equals_full_forward_pass(monkeypatch, capsys
 
 def test_prompt_file_and_stop_byte_are_respected(texts, tmp_path, monkeypatch, capsys):
   (tmp_path / 'prompt').write_bytes(b'import \xff')
-  assert run(generate.main, monkeypatch, '--output_dir', texts, '--prompt_file', tmp_path / 'prompt', '--length', '30',
-             '--stop', '32', '--top_k', '3', '--json') == 0
-  result = json.loads(capsys.readouterr().out)
-  assert result['prompt'] == 'import �' and ' ' not in result['texts'][0][:-1]
+
+  def greedy(*flags):
+    assert run(generate.main, monkeypatch, '--output_dir', texts, '--prompt_file', tmp_path / 'prompt', '--length',
+               '30', '--temperature', '0', '--json', *flags) == 0
+    return json.loads(capsys.readouterr().out)
+
+  result = greedy()
+  text = result['texts'][0]
+  assert result['prompt'] == 'import �' and len(text) == 30
+  stop = text[4]
+  assert greedy('--stop', str(ord(stop)))['texts'] == [text[:text.index(stop) + 1]]
 
 
 def test_generated_images_are_written_as_one_grid(images, tmp_path, monkeypatch, capsys):

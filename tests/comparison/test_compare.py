@@ -100,11 +100,12 @@ def test_tables_agree_with_the_results(finished):
   assert json.loads((folder / 'results.json').read_text())['rows'] == json.loads(json.dumps(results))['rows']
   rows = comparisons.by_name(results)
   with open(folder / 'table.csv', encoding='utf-8') as file:
-    for line in csv.DictReader(file):
-      if line['name'] != 'fails':
-        assert float(line['bits_per_byte']) == rows[line['name']]['bits_per_byte']
-  assert f'| flat | {rows["flat"]["bits_per_byte"]:.4f} ± {rows["flat"]["spread"]:.4f} | 5.500 |' in report.table(
-      results)
+    lines = {line['name']: line for line in csv.DictReader(file)}
+  assert set(lines) == set(rows)
+  for name in set(rows) - {'fails'}:
+    assert float(lines[name]['bits_per_byte']) == rows[name]['bits_per_byte']
+  table = (folder / 'table.md').read_text()
+  assert f'| flat | {rows["flat"]["bits_per_byte"]:.4f} ± {rows["flat"]["spread"]:.4f} | 5.500 |' in table
 
 
 def test_plots_are_small_images(finished):

@@ -129,7 +129,7 @@ def test_an_unwritable_cache_is_an_error(tmp_path, monkeypatch):
 
 
 def test_concurrent_readers_build_a_cache_file_once(tmp_path):
-  calls, barrier = [], threading.Barrier(4)
+  calls, contents, barrier = [], [], threading.Barrier(4)
 
   def chunks():
     calls.append(1)
@@ -137,14 +137,14 @@ def test_concurrent_readers_build_a_cache_file_once(tmp_path):
 
   def want():
     barrier.wait()
-    assert cache.build(tmp_path / 'cache/f', chunks, 'f').read_bytes() == texts.CONTENT
+    contents.append(cache.build(tmp_path / 'cache/f', chunks, 'f').read_bytes())
 
   threads = [threading.Thread(target=want) for _ in range(4)]
   for thread in threads:
     thread.start()
   for thread in threads:
     thread.join()
-  assert len(calls) == 1 and texts.left(tmp_path) == ['f']
+  assert contents == [texts.CONTENT] * 4 and len(calls) == 1 and texts.left(tmp_path) == ['f']
 
 
 def test_wiki40b_is_the_concatenation_of_its_articles(tmp_path):

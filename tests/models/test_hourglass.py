@@ -1,4 +1,4 @@
-"""Tests the model: causal at every offset, independent of padding, clear errors. test_paper_configs.py has its sizes."""
+"""Tests the model: causal at every offset, independent of padding, clear errors; test_paper_configs.py tests sizes."""
 
 import itertools
 import random

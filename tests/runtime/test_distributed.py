@@ -232,6 +232,7 @@ def test_hosts_find_each_other():
 ])
 def test_connection_errors_reach_all_hosts(others, n_hosts, seconds, message):
   messages = meet(*others, n_hosts=n_hosts, seconds=seconds)
+  assert len(messages) == 1 + len(others)
   assert all(re.search(message, said) for said in messages.values()), messages
 
 

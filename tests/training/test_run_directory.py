@@ -43,13 +43,17 @@ def test_load_restores_the_last_saved_weights(trained, opened):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_checkpoint_is_chosen_by_step_or_as_best(trained):
-  for which in ('30', 'best'):
-    assert run_directory.load(trained, checkpoint=which).step == 30
-  for which in ('3', 'worst'):
-    with pytest.raises(ValueError, match="checkpoint of step 3|checkpoint 'worst' does not exist: give a step, of "
-                                         "\\[30\\], 'best'"):
-      run_directory.load(trained, checkpoint=which)
+def test_checkpoint_is_chosen_by_step_or_as_best(tmp_path):
+  runs.run(tmp_path, *runs.HOURGLASS, 'n_steps = 4', 'fit.checkpoint_every = 2', 'fit.eval_every = 2',
+           'peak_learning_rate = 30.0', 'warmup_steps = 4')  # Diverges after step 2.
+  bits = dict(run_directory.curve(tmp_path))
+  assert bits[2] < bits[4]
+  for which, step in {'2': 2, '4': 4, 'best': 2, None: 4}.items():
+    assert run_directory.load(tmp_path, checkpoint=which).step == step
+  for which, message in {'3': 'no checkpoint of step 3 in .*; there are: 2, 4',
+                         'worst': r"checkpoint 'worst' does not exist: give a step, of \[2, 4\], 'best'"}.items():
+    with pytest.raises(ValueError, match=message):
+      run_directory.load(tmp_path, checkpoint=which)
 
 
 def test_export_is_read_by_trax(trained, opened, tmp_path, monkeypatch, capsys):
