@@ -49,7 +49,7 @@ def test_flops_estimated_by_the_compiler_are_not_plotted(tmp_path, monkeypatch):
     }
     rows.append(results.summary(name, 'flat', None, plan, [result]))
   plots.plot(tmp_path, {'budget': {'steps': 10}, 'seeds': [0], 'split': 'valid', 'rows': rows})
-  assert drawn == [('matrix', 'a'), ('temporary', 'a'), ('temporary', 'b'), ('seconds', 'a'), ('seconds', 'b')]
+  assert drawn == [('training', 'a'), ('temporary', 'a'), ('temporary', 'b'), ('seconds', 'a'), ('seconds', 'b')]
 
 
 def test_orderings_compare_rows_within_a_seed():
