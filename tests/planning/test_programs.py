@@ -57,8 +57,9 @@ def test_gradients_of_dense_weights_are_summed_in_float32(is_planted, monkeypatc
     product = dense._product
     monkeypatch.setattr(dense, '_product', lambda *args: product(*args[:-1], args[0].dtype))
   text = traced('tpu', dtype='bfloat16', d_model=40, d_ff=72).lower(lowering_platforms=('tpu',)).as_text()
-  of_weights = [out for _, out in products(text) if out.rpartition('x')[0] in ('40x40', '40x72', '72x40')]
-  assert len(of_weights) > 6
+  shapes = '40x40', '40x72', '72x40', '8x40', '8x72'  # Matrices; sums for biases, each by 8 rows of ones.
+  of_weights = [out for _, out in products(text) if out.rpartition('x')[0] in shapes]
+  assert len(of_weights) > 12 and {out.rpartition('x')[0] for out in of_weights} == set(shapes)
   assert {out.rpartition('x')[2] for out in of_weights} == ({'bf16'} if is_planted else {'f32'})
 
 
@@ -72,7 +73,7 @@ def test_no_compiled_step_stores_masks_of_all_tiles(is_planted, monkeypatch):
     monkeypatch.setattr(tiled_attention, '_zero_of', lambda x: jnp.int32(0))
   tiled_attention.attend.clear_cache()
   try:
-    program = step_program.StepProgram(step_programs.Settings(hierarchy='2@1'), sharding.over_devices(1))
+    program = step_program.StepProgram(step_programs.Settings(hierarchy='3@1'), sharding.over_devices(1))
     text = program.traced().lower().compile().as_text()
   finally:
     tiled_attention.attend.clear_cache()

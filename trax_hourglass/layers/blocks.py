@@ -11,7 +11,6 @@ from trax_hourglass.layers.core import PositionalDropout
 from trax_hourglass.layers.core import Scope
 from trax_hourglass.layers.plugins import make_attention
 from trax_hourglass.layers.remade import GradientsAtOnce
-from trax_hourglass.layers.remade import Halved
 from trax_hourglass.layers.scan import Scanned
 
 
@@ -30,16 +29,6 @@ def FeedForward(spec):
       Dense(spec.d_model),        # vecs
       Dropout(spec),              # vecs
   ).sublayers)
-
-
-def FeedForwardAlone(spec):
-  """Returns a feed-forward layer for use outside a stack: (B, L, D) -> (B, L, D).
-
-  There, only a loop over parts of the sequence saves memory.
-  """
-  if spec.mode != 'train' or spec.dropout_shared_axes:  # Halves could not share a dropout mask.
-    return FeedForward(spec)
-  return Halved(FeedForward(spec), spec.recompute)
 
 
 def DecoderBlock(spec, attention):

@@ -177,7 +177,7 @@ def _attend(spec, tokens_per_vector, **geometry):
   return [
       blocks.WithBiases(spec, n_inputs=2),                                        # queries, keys, biases
       tl.Residual(RelativeAttention(spec, tokens_per_vector, **geometry), blocks.Dropout(spec)),  # queries
-      blocks.FeedForwardAlone(spec),                                              # queries
+      blocks.FeedForward(spec),                                                   # queries
   ]
 
 

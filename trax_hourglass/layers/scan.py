@@ -80,20 +80,19 @@ class Scanned(base.Layer):
       state, rng = state_and_rng
       x, weights = sharding.own_rows(x), sharding.gathered(weights, in_stack=True)
       with sharding.all_gathered():
-        x, state = self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
-      return (x, None), state
+        return self._block.pure_fn((x, *shared) if shared else x, weights, state, rng)
 
     rngs = fastmath.random.split(self.rng, self._n_blocks)
     if self._decodes and x.shape[1] == 1:
       blocks = self.weights.blocks if isinstance(self.weights, Unstacked) else _blocks(self.weights, self._n_blocks)
       states = []
       for weights, *state_and_rng in zip(blocks, self.state, rngs):
-        (x, _), state = step(x, shared, weights, state_and_rng)
+        x, state = step(x, shared, weights, state_and_rng)
         states.append(state)
       self.state = tuple(states)
       return x
     state = _stacked(self.state) if self._decodes else self.state
-    (x, _), state = remat.looped(step, self._recompute, x.dtype)(x, shared, self.weights, (state, rngs))
+    x, state = remat.looped(step, self._recompute, x.dtype)(x, shared, self.weights, (state, rngs))
     self.state = _blocks(state, self._n_blocks) if self._decodes else state
     return x
 

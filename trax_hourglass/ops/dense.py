@@ -3,6 +3,9 @@
 By default JAX differentiates products of (B, L, D) arrays. XLA on a CPU then writes a transposed copy of the gradients
 before it multiplies. That copy moves elements far apart in memory, which takes longer than the product itself.
 
+On a TPU, arrays keep their axes. Its memory has tiles of rows, and to flatten (B, L) would copy the array if L does not
+fill whole tiles.
+
 Gradients of weights are summed in float32, over vectors and devices, and then rounded to the weights' type.
 
 Letters: D width of inputs, F width of outputs.
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 
 from trax_hourglass.ops import remat
 from trax_hourglass.ops import wide_sums
+from trax_hourglass.runtime import sharding
 
 
 def affine(x, w, b):
@@ -23,7 +27,8 @@ def affine(x, w, b):
 
 @jax.custom_vjp
 def _affine(x, w, b):
-  return (jnp.dot(x.reshape(-1, x.shape[-1]), w) + b).reshape(*x.shape[:-1], -1)
+  rows = _rows(x)
+  return (_product(rows, w, (rows.ndim - 1,), (0,), x.dtype) + b).reshape(*x.shape[:-1], -1)
 
 
 def _forward(x, w, b):
@@ -32,15 +37,32 @@ def _forward(x, w, b):
 
 def _backward(saved, d_out):
   x, w = saved
-  d_out = d_out.reshape(-1, d_out.shape[-1])
-  dx = _product(d_out, w, 1, 1, d_out.dtype).reshape(x.shape)
-  dw = _product(x.reshape(-1, x.shape[-1]), d_out, 0, 0, jnp.float32)
-  db = d_out.sum(axis=0, dtype=jnp.float32)
+  rows, d_rows = _rows(x), _rows(d_out)
+  all_but_last = tuple(range(rows.ndim - 1))
+  dx = _product(d_rows, w, (rows.ndim - 1,), (1,), x.dtype).reshape(x.shape)
+  dw = _product(rows, d_rows, all_but_last, all_but_last, jnp.float32)
+  db = _sum(d_rows, all_but_last)
   return dx, wide_sums.rounded(dw, w.dtype), wide_sums.rounded(db, w.dtype)
 
 
 _affine.defvjp(_forward, _backward)
 
 
+def _rows(x):
+  """Returns an array as a matrix of its last axis' vectors; on a TPU, as it is."""
+  return x if sharding.platform() == 'tpu' else x.reshape(-1, x.shape[-1])
+
+
+def _sum(x, axes):
+  """Returns the float32 sum over all axes but the last: (..., F) -> (F,).
+
+  A TPU's matrix unit adds rows in less than half of the vector unit's time. It multiplies by 8 rows of ones, since XLA
+  would turn a product with one row back into a sum.
+  """
+  if sharding.platform() != 'tpu':
+    return x.sum(axis=axes, dtype=jnp.float32)
+  return _product(jnp.ones((*x.shape[:-1], 8), x.dtype), x, axes, axes, jnp.float32)[0]
+
+
 def _product(a, b, reduced_of_a, reduced_of_b, dtype):
-  return jax.lax.dot_general(a, b, (((reduced_of_a,), (reduced_of_b,)), ((), ())), preferred_element_type=dtype)
+  return jax.lax.dot_general(a, b, ((reduced_of_a, reduced_of_b), ((), ())), preferred_element_type=dtype)

@@ -42,6 +42,9 @@ _POLICIES = {
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 CHOICES = tuple(_POLICIES)
+# Longest loop that runs without `jax.lax.scan`, by platform. XLA makes no loop of one iteration. On accelerators two
+# iterations take less memory than a loop, and fewer cycles, since a loop copies its stacked values in and out.
+_UNROLLED = {'cpu': 1}
 
 
 def made_again(function, recompute):
@@ -91,21 +94,21 @@ def cast(tree, dtype):
 
 
 def looped(body, recompute, dtype='float32'):
-  """Returns a scan over layers or parts that rematerializes each iteration as `recompute` selects.
+  """Returns a loop over layers that rematerializes each iteration as `recompute` selects.
 
-  Outputs, residuals and gradients are stacked into zeros that depend on the loop's inputs. With the constant zeros of
+  Residuals and gradients are stacked into zeros that depend on the loop's inputs. With the constant zeros of
   `jax.lax.scan`, XLA would allocate the stacks of all loops at the beginning of a step. All of them would then be live
   at the memory peak. For TPUs XLA makes no zeros, and the loop is a plain scan.
 
   Args:
-    body: (x, shared, own, others) -> ((x, out), others) of an iteration; trees of arrays, others without gradients.
+    body: (x, shared, own, others) -> (x, others) of an iteration; trees of arrays, others without gradients.
     recompute: one of CHOICES.
     dtype: type to which an iteration casts its own float32 arrays, and in which their gradients are stacked. A cast
       before the loop would keep bfloat16 copies of all iterations' arrays beside the float32 ones throughout the step.
       This happens on TPUs, where XLA moves the cast out of the loop.
 
   Returns:
-    (x, shared, own (N, ...), others (N, ...)) -> ((x, outs (N, ...)), others (N, ...)).
+    (x, shared, own (N, ...), others (N, ...)) -> (x, others (N, ...)).
   """
   if recompute == 'none':
     body = sharding.not_gathered(body, prevent_cse=False)
@@ -117,11 +120,7 @@ def looped(body, recompute, dtype='float32'):
     return own if dtype == jnp.float32 else cast(jax.lax.optimization_barrier(own), dtype)
 
   def run(x, shared, own, others):
-    def turn(x, own_and_others):
-      (x, out), new = checkpointed(body)(x, shared, *own_and_others)
-      return x, (out, new)
-    x, (outs, new) = jax.lax.scan(turn, x, (cast(own, dtype), others))
-    return (x, outs), new
+    return jax.lax.scan(lambda x, turn: checkpointed(body)(x, shared, *turn), x, (cast(own, dtype), others))
 
   def forward(x, shared, own, others):
     found = []
@@ -129,57 +128,59 @@ def looped(body, recompute, dtype='float32'):
     def turn(x, own, others):
       own = of_turn(own)
       of_inputs = checkpointed(lambda *inputs: body(*inputs, others))
-      (y, out), pull, new = jax.vjp(of_inputs, x, shared, own, has_aux=True)
+      y, pull, new = jax.vjp(of_inputs, x, shared, own, has_aux=True)
       kept, structure = jax.tree.flatten(pull)
       given = jax.tree.leaves((shared, own, others))
       places = [next((i for i, x in enumerate(given) if x is one), None) for one in kept]
       found.append(_Static((structure, tuple(places))))
-      return y, new, (out, [one for one, place in zip(kept, places) if place is None])
+      return y, new, [one for one, place in zip(kept, places) if place is None]
 
     def turn_and_put(carry, turns):
       x, stacks = carry
       i, *turns = turns
       x, new, put = turn(x, *turns)
-      return (x, jax.tree.map(lambda stack, one: _put(stack, one, i), stacks, put)), new
+      return (x, [_put(stack, one, i) for stack, one in zip(stacks, put)]), new
 
     never, n_turns = _never((x, own)), len(jax.tree.leaves(own)[0])
     *_, put = jax.eval_shape(turn, x, *jax.tree.map(lambda x: x[0], (own, others)))
-    stacks = jax.tree.map(lambda one: jnp.full((n_turns, *one.shape), never).astype(one.dtype), put)
-    (y, (outs, kept)), new = jax.lax.scan(turn_and_put, (x, stacks), (jnp.arange(n_turns), own, others))
-    return ((y, outs), new), (kept, found[-1], shared, own, others)
+    stacks = [jnp.full((n_turns, *one.shape), never).astype(one.dtype) for one in put]
+    (y, kept), new = jax.lax.scan(turn_and_put, (x, stacks), (jnp.arange(n_turns), own, others))
+    return (y, new), (kept, found[-1], shared, own, others)
 
   def backward(saved, gradients):
     kept, static, shared, own, others = saved
-    (structure, places), ((d_y, d_outs), _) = static.value, gradients
-    never = _never((d_y, d_outs))
+    (structure, places), (d_y, _) = static.value, gradients
+    never = _never(d_y)
 
     def turn(carry, turns):
       d_x, d_shared, d_own = carry
-      i, d_out, kept, own, others = turns
+      i, kept, own, others = turns
       own = of_turn(own)
       given, kept = jax.tree.leaves((shared, own, others)), iter(kept)
       pull = jax.tree.unflatten(structure, [next(kept) if place is None else given[place] for place in places])
-      d_x, of_shared, of_own = pull((d_x, d_out))
+      d_x, of_shared, of_own = pull(d_x)
       d_own = jax.tree.map(lambda stack, one: _put(stack, one, i), d_own, of_own)
       return (d_x, jax.tree.map(jnp.add, d_shared, of_shared), d_own), None
 
     nothing = jax.tree.map(lambda x: jnp.where(never, x, jnp.zeros((), x.dtype)), (shared, cast(own, dtype)))
     (d_x, d_shared, d_own), _ = jax.lax.scan(turn, (d_y, *nothing), (
-        jnp.arange(len(jax.tree.leaves(own)[0])), d_outs, kept, own, others), reverse=True)
+        jnp.arange(len(jax.tree.leaves(own)[0])), kept, own, others), reverse=True)
     d_own = jax.tree.map(lambda d, x: d.astype(x.dtype), d_own, own)
     return d_x, d_shared, d_own, jax.tree.map(_no_gradient, others)
 
-  def once(x, shared, own, others):
-    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
-    stacked = lambda tree: jax.tree.map(lambda x: x[None], tree)
-    function = made_again(lambda inputs, others: body(*inputs, others), recompute)
-    (x, out), new = function((x, shared, cast(first(own), dtype)), first(others))
-    return (x, stacked(out)), stacked(new)
+  def unrolled(x, shared, own, others):
+    made, new = made_again(lambda inputs, others: body(*inputs, others), recompute), []
+    for i in range(len(jax.tree.leaves(own)[0])):
+      own_turn, others_turn = jax.tree.map(lambda x: x[i], (own, others))
+      x, new_turn = made((x, shared, cast(own_turn, dtype)), others_turn)
+      new.append(new_turn)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *new)
 
   def loop(x, shared, own, others):
-    if len(jax.tree.leaves(own)[0]) == 1:  # XLA unrolls a loop of one iteration.
-      return once(x, shared, own, others)
-    return (run if sharding.platform() == 'tpu' else tied)(x, shared, own, others)
+    platform = sharding.platform()
+    if len(jax.tree.leaves(own)[0]) <= _UNROLLED.get(platform, 2):
+      return unrolled(x, shared, own, others)
+    return (run if platform == 'tpu' else tied)(x, shared, own, others)
 
   tied = jax.custom_vjp(run)
   tied.defvjp(forward, backward)
