@@ -39,7 +39,8 @@ def test_layer_norm_equals_traxs(mean, tolerance):
     layer.init(shapes.signature(x))
     weights = normal(64, seed=1), normal(64, seed=2)
     run = lambda x, weights, layer=layer: layer.pure_fn(x, weights, (), None)[0]
-    results.append((run(x, weights), *jax.grad(lambda *args, f=run: jnp.sin(f(*args)).sum(), argnums=(0, 1))(x, weights)))
+    gradients = jax.grad(lambda *args, f=run: jnp.sin(f(*args)).sum(), argnums=(0, 1))(x, weights)
+    results.append((run(x, weights), *gradients))
   for got, expected in zip(*map(jax.tree.leaves, results), strict=True):
     np.testing.assert_allclose(got, expected, rtol=10 * tolerance, atol=10 * tolerance)
   np.testing.assert_allclose(results[0][0], results[1][0], rtol=tolerance, atol=tolerance)

@@ -6,14 +6,13 @@ Letters: B batch, L tokens or vectors, D width of inputs, F width of outputs.
 import math
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from trax.layers import base
 import trax.layers as tl
 
 from trax_hourglass.ops import dropout
-from trax_hourglass.ops import remat
 from trax_hourglass.ops.dense import affine
+from trax_hourglass.ops.layer_norm import layer_norm
 from trax_hourglass.ops.wide_sums import rounded
 from trax_hourglass.ops.wide_sums import widened
 from trax_hourglass.runtime import sharding
@@ -99,18 +98,7 @@ class PositionalDropout(base.Layer):
 
 
 class LayerNorm(tl.LayerNorm):
-  """Applies layer norm in float32 whatever the type of activations: (B, L, D) -> (B, L, D).
-
-  The variance is E x^2 - (E x)^2, as in Flax: on a TPU one pass over x, and not two, computes it together with the
-  mean. It loses digits only where the mean is many standard deviations away from 0.
-  """
+  """Applies layer norm in float32 whatever the type of activations: (B, L, D) -> (B, L, D)."""
 
   def forward(self, x):
-    scale, bias = map(widened, self.weights)
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.mean(wide * wide, axis=-1, keepdims=True) - mean * mean
-    # Saved for the backward pass: one number per vector each, where remat would take a pass over all vectors.
-    keep = lambda x: checkpoint_name(x, remat.SAVED)
-    mean, scale_of_row = keep(mean), keep(jax.lax.rsqrt(jnp.maximum(variance, 0) + self._epsilon))
-    return ((wide - mean) * scale_of_row * scale + bias).astype(x.dtype)
+    return layer_norm(x, *map(widened, self.weights), self._epsilon)
