@@ -66,11 +66,10 @@ class Layout:
     """
     turns, lengths = 0, []
     for number in range(self.n_blocks):
-      strips = -(-min(self.block, self.n_groups - number * self.block) // tpu_tile.STRIP)
-      in_loop = -(-strips // self.strips_together) * self.strips_together
+      strips = self.strips_of_last if number == self.n_blocks - 1 else self.block // tpu_tile.STRIP
       before = min(number, self.blocks_seen - 1)
       turns += before + 1
-      lengths += [self.block] * in_loop * before + [tpu_tile.STRIP * (strip + 1) for strip in range(strips)]
+      lengths += [self.block] * strips * before + [tpu_tile.STRIP * (strip + 1) for strip in range(strips)]
     forward = turns * (200 + 0.4 * self.block) + 3.3 * self.padded + sum(420 + 1.9 * n for n in lengths)
     backward = turns * (370 + 0.55 * self.block) + 5.0 * self.padded + sum(740 + 3.85 * n for n in lengths)
     places = self.queries_per_group * self.keys_per_group
@@ -81,6 +80,11 @@ class Layout:
     """Returns the number of strips per iteration of a tile's loop; two strips overlap their latencies."""
     strips = self.block // tpu_tile.STRIP
     return strips if strips % 2 else 2
+
+  @property
+  def strips_of_last(self):
+    """Returns the number of strips of the last block that hold groups."""
+    return -(-(self.n_groups - (self.n_blocks - 1) * self.block) // tpu_tile.STRIP)
 
   @property
   def n_queries(self):

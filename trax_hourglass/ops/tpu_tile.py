@@ -33,6 +33,7 @@ class Place:
     self.head_block, self.row, tile = (pl.program_id(axis) for axis in range(3))
     self.query_place, self.query_block, self.key_place, self.key_block = (table[axis, tile] for axis in range(4))
     self._is_diagonal = self.key_block == self.query_block
+    self._is_last_block = self.query_block == layout.n_blocks - 1
     self.is_first = (self.key_place == 0) & (self.key_block == layout.first_key_block(self.query_block))
     self.is_last = (self.key_place == layout.keys_per_group - 1) & self._is_diagonal
     self.is_first_of_row, self.is_last_of_row = tile == 0, tile == pl.num_programs(2) - 1
@@ -48,12 +49,17 @@ class Place:
         pl.when(first < left)(strip) if self.layout.is_ragged and first else strip()
 
     def elsewhere():
-      together = self.layout.strips_together * STRIP
+      block, together = self.layout.block, self.layout.strips_together * STRIP
+      of_last = self.layout.strips_of_last * STRIP
+      whole = of_last // together * together
 
-      @pl.loop(0, jnp.minimum(self.layout.block, left), step=together)
+      @pl.loop(0, jnp.where(self._is_last_block, whole, block), step=together)
       def _(first):
         for strip in range(0, together, STRIP):
-          work(Strip(self, pl.multiple_of(first, STRIP) + strip, self.layout.block, False))
+          work(Strip(self, pl.multiple_of(first, STRIP) + strip, block, False))
+
+      for first in range(whole, of_last, STRIP):
+        pl.when(self._is_last_block)(functools.partial(work, Strip(self, first, block, False)))
 
     if self.layout.n_blocks == 1:
       on_diagonal()
