@@ -42,9 +42,9 @@ _POLICIES = {
     'blocks': jax.checkpoint_policies.nothing_saveable,
 }
 CHOICES = tuple(_POLICIES)
-# Longest loop that runs without `jax.lax.scan`, by platform. XLA makes no loop of one iteration. On accelerators two
-# iterations take less memory than a loop, and fewer cycles, since a loop copies its stacked values in and out.
-_UNROLLED = {'cpu': 1}
+# Longest loop that is unrolled, by platform; elsewhere 1, of which XLA makes no loop. On accelerators two iterations
+# take less memory than a loop, and fewer cycles, since a loop copies its stacked values in and out.
+_UNROLLED = {'gpu': 2, 'tpu': 2}
 
 
 def made_again(function, recompute):
@@ -96,9 +96,10 @@ def cast(tree, dtype):
 def looped(body, recompute, dtype='float32'):
   """Returns a loop over layers that rematerializes each iteration as `recompute` selects.
 
-  Residuals and gradients are stacked into zeros that depend on the loop's inputs. With the constant zeros of
-  `jax.lax.scan`, XLA would allocate the stacks of all loops at the beginning of a step. All of them would then be live
-  at the memory peak. For TPUs XLA makes no zeros, and the loop is a plain scan.
+  Short loops are unrolled. In others, residuals and gradients are stacked into zeros that depend on the loop's inputs.
+  With the constant zeros of `jax.lax.scan`, XLA would allocate the stacks of all loops at the beginning of a step. All
+  of them would then be live at the memory peak. XLA for TPUs drops most of these zeros, so the loop is a plain scan
+  there.
 
   Args:
     body: (x, shared, own, others) -> (x, others) of an iteration; trees of arrays, others without gradients.
@@ -178,7 +179,7 @@ def looped(body, recompute, dtype='float32'):
 
   def loop(x, shared, own, others):
     platform = sharding.platform()
-    if len(jax.tree.leaves(own)[0]) <= _UNROLLED.get(platform, 2):
+    if len(jax.tree.leaves(own)[0]) <= _UNROLLED.get(platform, 1):
       return unrolled(x, shared, own, others)
     return (run if platform == 'tpu' else tied)(x, shared, own, others)
 
