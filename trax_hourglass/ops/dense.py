@@ -49,7 +49,7 @@ _affine.defvjp(_forward, _backward)
 
 
 def _rows(x):
-  """Returns an array as a matrix of its last axis' vectors; on a TPU, as it is."""
+  """Flattens all axes but the last: (..., D) -> (N, D); on a TPU returns the array as it is."""
   return x if sharding.platform() == 'tpu' else x.reshape(-1, x.shape[-1])
 
 

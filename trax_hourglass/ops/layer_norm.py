@@ -18,8 +18,8 @@ _KEEPS = jax.checkpoint_policies.save_only_these_names(remat.SAVED)
 def layer_norm(x, scale, bias, epsilon):
   """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias, over the last axis: (..., D) -> (..., D).
 
-  The variance is E x^2 - (E x)^2, as in Flax: on a TPU one pass over x, and not two, computes it together with the
-  mean. It loses digits only where the mean is many standard deviations away from 0.
+  The variance is E x^2 - (E x)^2, as in Flax. On a TPU it takes one pass over x together with the mean, and not two.
+  It loses digits only where the mean is many standard deviations away from 0.
 
   Args:
     x: vectors of any type; the result has the same.

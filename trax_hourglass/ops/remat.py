@@ -1,9 +1,9 @@
 """Rematerializes intermediates in the backward pass of a stack, trading time for memory.
 
-    'none'          keeps all intermediates of a block; attention scores are never materialized as a whole
+    'none'          keeps all intermediates of a block but those of norms; attention scores never exist as a whole
     'elementwise'   keeps matrix products and attention outputs; recomputes norms, activations and dropout masks
-    'products'      keeps attention outputs, means and variances of norms, and the inputs of each block; recomputes the
-                    rest
+    'products'      keeps attention outputs, two numbers per vector of each norm, and the inputs of each block;
+                    recomputes the rest
     'blocks'        keeps the inputs of each block only, and computes each block twice
 
 Resampling layers are not stacks, but follow the same policies (layers/remade.py).
@@ -19,7 +19,7 @@ from trax_hourglass.runtime import sharding
 
 # Checkpoint names of arrays, by which policies find them.
 PRODUCT = 'affine_product'  # A dense layer's product; a policy cannot see the product inside a custom gradient rule.
-# Attention: the output and the logarithm of the softmax's denominator. Layer norms: mean and variance.
+# Attention: the output and the logarithm of the softmax's denominator. Layer norms: mean and inverse deviation.
 SAVED = 'attention_output'
 
 
