@@ -88,6 +88,39 @@ def test_peak_lists_the_live_values(monkeypatch):
   assert sum(sizes) >= report['temporary_bytes'] > 0
 
 
+def test_cycles_are_split_by_operation(monkeypatch):
+  """A loop of three turns holds a fused product of 20 cycles; a kernel declares its own."""
+  monkeypatch.syspath_prepend(FOLDER)
+  text = """
+HloModule step
+
+%fused (p: f32[8,8]) -> f32[8,8] {
+  %p = f32[8,8]{1,0} parameter(0)
+  ROOT %c = f32[8,8]{1,0} convolution(%p, %p), dim_labels=bf_io->bf
+}
+
+%body (t: f32[8,8]) -> f32[8,8] {
+  %t = f32[8,8]{1,0} parameter(0)
+  ROOT %f = f32[8,8]{1,0} fusion(%t), calls=%fused, backend_config={"estimated_cycles":"20"}
+}
+
+%condition (u: f32[8,8]) -> pred[] {
+  %u = f32[8,8]{1,0} parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+ENTRY %main (x: f32[8,8]) -> f32[8,8] {
+  %x = f32[8,8]{1,0} parameter(0)
+  %w = f32[8,8]{1,0} while(%x), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %k = f32[8,8]{1,0} custom-call(%w), backend_config={"bundles":"7"}
+  ROOT %y = f32[8,8]{1,0} copy(%k), backend_config={"estimated_cycles":"5"}
+}
+"""
+  assert list(importlib.import_module('cycles').split(text).items()) == [
+      ('matrix products, and what is computed along with them', 60), ("attention's kernels", 7),
+      ('copies, padding, slices', 5)]
+
+
 def test_peak_reads_the_live_values_of_a_tpu(monkeypatch, tmp_path):
   """Reads a table in libtpu's format: at time 3 a weight and the larger of two values are live."""
   monkeypatch.syspath_prepend(str(FOLDER))
