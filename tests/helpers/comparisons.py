@@ -10,7 +10,7 @@ from trax_hourglass import registry
 from trax_hourglass.runtime import gin_config
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny_compare.gin')
-# To look through the standard library would take most of the time.
+# The default corpus, Python's standard library, would take most of the time.
 CORPUS = f"ByteCorpus.path = '{processes.ROOT}/README.md'"
 MEASURED = step_cost.Measurement(n_parameters=10, step_flops=2e9, flops_from='products', step_bytes=1000,
                                  step_seconds=0.25)

@@ -14,9 +14,9 @@ _HIT, _MISS = '/jax/compilation_cache/cache_hits', '/jax/compilation_cache/cache
 def main(arguments):
   """Turns the cache on as commands do, and compiles a function."""
   del arguments
-  # The server that this process was forked from had the tests' cache.
+  # The process is forked from a server that uses the tests' cache.
   jax.config.update('jax_compilation_cache_dir', None)
-  jax.jit(lambda x: x + 1)(1)  # A notebook has compiled something by then.
+  jax.jit(lambda x: x + 1)(1)  # As in a notebook, which has compiled something before.
   compilation_cache.use()
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   counts = collections.Counter()

@@ -79,19 +79,17 @@ def bytes_per_device(trainer):
   gc.collect()
   device = jax.local_devices()[0]
   shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards if shard.device == device]
-  alive = sum({shard.unsafe_buffer_pointer(): shard.nbytes for shard in shards}.values())  # Some are views of others.
+  alive = sum({shard.unsafe_buffer_pointer(): shard.nbytes for shard in shards}.values())  # Some arrays share a buffer.
   assert total <= alive < total + 20_000, (total, alive)
   return total
 
 
 def attention_of_own_rows():
-  """Divided among two devices attention is what one gives, with the same masks, and nothing is gathered, forms
-  alike.
-  """
+  """Compares attention on two devices with one: equal values, gradients and masks, and no all-gather, for each form."""
   devices = sharding.over_devices(2)
   arrays, _ = attention_inputs.inputs(3, 1, 3)
   rows = [sharding.along(devices, 0)] * 3 + [sharding.everywhere(devices)] * 3
-  with pytest.MonkeyPatch.context() as patch:  # Only tiles are at home here.
+  with pytest.MonkeyPatch.context() as patch:  # By default CPUs run tiles only.
     patch.setattr(attention, '_taken', lambda form, *_: form)
     patch.setattr(tpu_tile, 'STRIP', 8)
     patch.setattr(tpu_tile, 'LANES', 8)
@@ -113,21 +111,21 @@ def attention_of_own_rows():
 
 
 def our_steps(numbers=(1, 4), is_thorough=False):
-  """Prints losses by setting; weights' and slots' bytes fall in proportion where they are shared out."""
+  """Prints losses by setting; asserts that with FSDP the bytes of weights and slots divide by the number of devices."""
   if jax.process_count() == 1:
     attention_of_own_rows()
   losses = {}
   for n_devices in numbers:
     if n_devices % jax.process_count():
       continue
-    # Whole weights on several hosts are no other program than on one.
+    # With whole weights, several hosts run the same program as one.
     for shard_weights in (False, True)[:n_devices] if is_thorough or jax.process_count() == 1 else (True,):
       key = f'small, {n_devices} devices, shared out: {shard_weights}'
       losses[key], trainer = train(n_devices, shard_weights, 50, SMALL)
       whole = sum(leaf.nbytes for leaf in jax.tree.leaves((trainer.model_with_loss.weights, trainer.slots)))
       share = bytes_per_device(trainer) / whole * (n_devices if shard_weights else 1)
       assert 1 <= share < (1.05 if shard_weights else 1.0001), share  # All but Adam's few scalars divide.
-  if is_thorough and jax.process_count() == 1:  # What XLA makes of it does not depend on how many processes there are.
+  if is_thorough and jax.process_count() == 1:  # The compiled program does not depend on the number of processes.
     for n_devices, shard_weights in ((1, False), (numbers[-1], True)):
       losses[f'whole, {n_devices} devices, shared out: {shard_weights}'], trainer = train(
           n_devices, shard_weights, 5, WHOLE)

@@ -14,7 +14,7 @@ from tests.helpers import runs
 from trax_hourglass.runtime import sharding
 from trax_hourglass.training import checkpoints
 
-LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # Of what may differ, see above.
+LOSSES, LENGTHS = 1e-5, {'weights': 2e-2, 'slots': 1e-4}  # Tolerances; see above.
 
 
 def outcome(output_dir):

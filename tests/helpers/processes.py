@@ -19,7 +19,7 @@ from unittest import mock
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Tiny models take longer to compile than to run.
 QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-if importlib.metadata.version('jaxlib').startswith('0.10.'):  # Later ones do not know the flag, and end the process.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):  # Later versions abort at an unknown flag.
   QUICK += ' --xla_cpu_use_fusion_emitters=false'  # Halves the time: one LLVM module for many kernels, not for each.
 
 _forkserver = multiprocessing.get_context('forkserver')
@@ -146,5 +146,5 @@ def _run(module, arguments, variables, outputs, before):
   try:
     importlib.import_module(module).main(arguments)
   finally:
-    # A process of multiprocessing does not by itself; jax.distributed waits for the other hosts there.
+    # multiprocessing skips exit handlers, and jax.distributed waits for the other hosts in one.
     atexit._run_exitfuncs()  # pylint: disable=protected-access

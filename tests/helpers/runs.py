@@ -14,7 +14,7 @@ import trax_hourglass as th
 from trax_hourglass.runtime import gin_config
 
 TINY = str(pathlib.Path(__file__).parent.parent / 'tiny.gin')
-# Where a hierarchy matters: one whose step compiles in a third of the time that the paper's resamplings take.
+# A hierarchy whose step compiles in a third of the time that the paper's resamplings take.
 HOURGLASS = ("Hourglass.hierarchy = '0@1 1@3 0@1'", 'Hourglass.shortening = @ShortenByAverage',
              'Hourglass.upsampling = @UpsampleByRepeat')
 
@@ -45,7 +45,7 @@ def events(output_dir, tag, part='train'):
   """Returns [(step, value)] of a TensorBoard scalar."""
   found = []
   for file in sorted((output_dir / part).glob('events*')):
-    with contextlib.suppress(tf.errors.DataLossError):  # TensorBoard too takes an event that was cut for the end.
+    with contextlib.suppress(tf.errors.DataLossError):  # As TensorBoard does, stop at a truncated event.
       for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         event = tf.compat.v1.Event.FromString(record)
         found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
@@ -57,5 +57,5 @@ def listing(folder):
   return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
           for path in sorted(pathlib.Path(folder).rglob('*')) if path.is_file()}
 
-# Checkpoints of all steps, so that a run that was stopped keeps the same ones.
+# A checkpoint at every step, so that a stopped run keeps the same ones.
 LONG = ('n_steps = 6', 'fit.eval_every = 3', 'fit.checkpoint_every = 1')

@@ -49,7 +49,7 @@ def test_stopped_sequences_write_no_more_tokens(model):
   found = whole(decoding.Sampler(model, piece=4, stop=stop), [[3], [1, 4]], 60, seed=1)
   for tokens, of_free in zip(found, free):
     n = of_free.index(stop) + 1 if stop in of_free else 60
-    # The first part is the same; later ones begin where all have stopped or are full.
+    # The first part equals that of free sampling. A later part begins when every sequence has stopped or is full.
     assert tokens[:min(n, ROOM - 2)] == of_free[:min(n, ROOM - 2)]
     assert stop not in tokens[:-1] and (tokens[-1] == stop or len(tokens) == 60)
 

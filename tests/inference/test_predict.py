@@ -22,7 +22,7 @@ from trax_hourglass.ops import kv_cache
 from trax_hourglass.runtime import errors
 
 SMALL = {'0@1 1@2 0@1': 2, '1@1 1@3 0@1': 3, '0@1 0@2 1@4 0@2 0@1': 4}  # Single, unequal and nested.
-HIERARCHIES = {  # And the product of their factors.
+HIERARCHIES = {  # Each with the product of its factors.
     '2@1': 1, '1@1 1@2 1@1': 2, '0@1 2@3 1@1': 3, '1@1 1@4 0@1': 4, '0@1 1@2 1@4 0@2 1@1': 4, '1@1 0@2 1@6 1@2 1@1': 6}
 # Each shortening, each upsampling and each attention; with --thorough each pair.
 PAIRS = sampling.some([1, 2, 10, 15, 17, 18], range(len(pairs.ALL)))
@@ -56,12 +56,12 @@ def test_every_resampling_pair_decodes_as_the_full_forward_pass(number):
   """Each shortening and upsampling meets all hierarchies, longer prompts, and attention within blocks."""
   shortening, upsampling = divmod(number, len(pairs.UPSAMPLINGS))
   attends = [name.startswith('attention') for name in pairs.ALL[number]]
-  # Attention both ways takes long enough in a single level.
+  # Attention in both directions compiles slowly, so these pairs take a single level.
   hierarchy, product = list(SMALL.items())[0 if all(attends) else (shortening + upsampling) % len(SMALL)]
   attention = {1: 'relative', 3: 'rotary'}.get((upsampling - shortening) % 6, 'none')
   check = checking(pairs.ALL[number], hierarchy, attention, 1 + number % 3, 3 * product + 2)
 
-  # The first example is the least: a prompt of one token, for which the program is there that takes all other tokens.
+  # Hypothesis first takes the smallest example, a prompt of one token; its program serves all later tokens too.
   @hypothesis.seed(number)
   @hypothesis.settings(max_examples=1 + (shortening + upsampling) % 2)
   @hypothesis.given(st.integers(1, 3 * product))
@@ -193,7 +193,7 @@ BOTH = 'attention_average', 'attention_linear'
 def test_state_bytes_predicts_the_size_of_the_state(hierarchy, batch, length, pair, attention):
   model = pairs.ours(hierarchy, *pair, mode='predict', max_length=length, **OPTIONS[attention])
   model.init(shapes.ShapeDtype((batch, 1), np.int32))
-  d, counters = OPTIONS[attention].get('d_model', pairs.D_MODEL), 1  # One of the tokens in all.
+  d, counters = OPTIONS[attention].get('d_model', pairs.D_MODEL), 1  # One counts the tokens of the model.
   shortening_attends, upsampling_attends = (name.startswith('attention') for name in pair)
   levels = th.hierarchy.parse(hierarchy)
   n = lambda level: -(-length // level.total_factor)
@@ -247,9 +247,9 @@ def test_trax_sampling_can_be_repeated(small, inputs, first):
   cached = small.cached
   cached.state = small.start
   expected = sample(first)
-  if inputs is None:  # It goes on from where it was.
+  if inputs is None:  # Sampling continues from the model's state.
     assert not isinstance(sample(first), str)
-  # One state that was not put back, one error.
+  # Each call meets the same state, so all give the same error.
   again = {sample(accelerate) for accelerate in (first, not first, first)}
   assert len(again) == 1 and ('14 tokens are more than max_length 13' if inputs is None else
                               'several tokens at once after 10') in again.pop()
@@ -268,7 +268,7 @@ def test_tokens_beyond_max_length_are_refused(small):
     cached(x)
   with pytest.raises(ValueError, match=message):
     trax_decoding.autoregressive_sample(cached, batch_size=2, eos_id=-1, max_length=20)
-  logits = predicting.decode(small.function, cached, x, 1, small.start)  # Compiled code by itself can raise nothing.
+  logits = predicting.decode(small.function, cached, x, 1, small.start)  # Compiled code cannot raise: NaN.
   assert np.isfinite(logits[:, :13]).all() and np.isnan(logits[:, 13:]).all()
 
 

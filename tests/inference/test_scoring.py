@@ -71,7 +71,7 @@ def counts_by_hand(n, length, stride, example=None):
 
 def test_windows_by_hand():
   assert counts_by_hand(9, 4, 2) == [[(0, 4)], [(2, 2), (4, 2), (6, 1)]]
-  assert counts_by_hand(9, 4, 4) == [[(0, 4), (4, 4), (8, 1)]]  # One group: their batches are all of one shape.
+  assert counts_by_hand(9, 4, 4) == [[(0, 4), (4, 4), (8, 1)]]  # One group, whose batches have equal shapes.
   assert counts_by_hand(3, 4, 2) == [[(0, 3)]]
   assert counts_by_hand(10, 3, 2, example=5) == [[(0, 3), (5, 3)], [(2, 2), (7, 2)]]
   assert windows_lib.sizes(8, 2, example_length=5) == (5, 5)
@@ -139,7 +139,7 @@ def test_whole_examples_are_scored(model, scorer):
   out = jax.nn.log_softmax(pairs.forward(model)(model.weights, np.stack(windows)))
   bits = np.array([[-out[i, j, token] / math.log(2) for j, token in enumerate(w)] for i, w in enumerate(windows)])
   np.testing.assert_allclose(got.bits_per_token, bits.mean(), rtol=1e-5)
-  # Windows of equal size: the error of their mean, as everyone knows it.
+  # With windows of equal size, this is the usual standard error of a mean.
   np.testing.assert_allclose(got.standard_error, bits.mean(axis=1).std(ddof=1) / 2, rtol=1e-4)
   assert got.n_windows == 4
   long = scorer.score(model.weights, model.state, Examples(24, 6), 3, 100, 7)
@@ -148,7 +148,7 @@ def test_whole_examples_are_scored(model, scorer):
 
 def test_error_of_windows_of_unequal_size_by_hand():
   tally = scoring._Tally(5, None)
-  bits = np.array([[1.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])  # The third row is filling.
+  bits = np.array([[1.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4])  # The third row is padding.
   tally.add(bits * math.log(2), np.array([4, 1]))
   score = tally.score(4, 4, 1.0)
   # Mean 4 / 5; windows are off by 3 - 4 * .8 = -.2 and 1 - .8 = .2; sqrt(2 * (.04 + .04)) / 5.

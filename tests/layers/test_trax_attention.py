@@ -40,7 +40,7 @@ def test_every_kind_is_causal_and_ignores_other_rows(kind):
   logits = run(model.weights, x)
   assert logits.shape == (2, 8, pairs.VOCAB) and np.isfinite(logits).all()
   np.testing.assert_allclose(run(model.weights, x[::-1]), logits[::-1], rtol=1e-4, atol=1e-4)
-  if kind == 'lsh':  # Which earlier vectors it sees depends on how all of them sort.
+  if kind == 'lsh':  # A vector's hash bucket, and so the vectors it sees, depends on how all vectors sort.
     return
   changed = x.copy()
   changed[:, 5] = (changed[:, 5] + 1) % pairs.VOCAB

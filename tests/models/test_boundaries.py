@@ -87,7 +87,7 @@ def fixed_and_every(**options):
 
 
 def assert_same_gradients(those, others):
-  """Compares gradients weight by weight: one that is exactly 0 carries the rounding of the largest."""
+  """Compares gradients weight by weight; where the exact gradient is 0, rounding errors scale with the largest one."""
   those, others = jax.tree.leaves(those), jax.tree.leaves(others)
   largest = max(float(np.abs(g).max()) for g in those)
   for g, h in zip(those, others, strict=True):

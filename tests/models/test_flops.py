@@ -15,9 +15,7 @@ def visible(n_groups, queries=1, keys=1):
 
 
 def block(n_queries, n_keys, n_visible, n_distances, n_products=3):
-  """Products of queries, keys, values and output, attention of all heads, feed-forward; distances once for the
-  batch.
-  """
+  """Counts the FLOPs of a block: projections, attention, feed-forward; distances are projected once per batch."""
   of_a_sequence = (2 * n_queries + 2 * n_keys) * D * D + n_products * D * n_visible + 2 * n_queries * D * F
   return 2 * (BATCH * of_a_sequence + n_distances * D * D)
 

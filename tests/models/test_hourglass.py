@@ -62,7 +62,7 @@ def test_gradients_to_later_inputs_are_zero():
     return jnp.abs(logits).sum(axis=(0, 2))
 
   size = np.abs(np.asarray(jax.jit(jax.jacrev(position_sums))(vectors))).sum(axis=(1, 3))  # (output, input)
-  assert (size[np.triu_indices(12, 1)] == 0).all()  # The input is shifted already: output i sees inputs <= i.
+  assert (size[np.triu_indices(12, 1)] == 0).all()  # `vectors` are shifted already, so output i sees inputs <= i.
   assert (np.diag(size) > 0).all()
 
 

@@ -32,7 +32,7 @@ def assert_close(got, expected):
 def logits_and_gradients(model, x, probe):
   """Returns logits, and gradients of their product with a fixed probe as a model of its own for `to_trax`.
 
-  Operation by operation: what is compiled for one pair of resamplings serves the others.
+  Runs operation by operation, so that programs compiled for one pair of resamplings serve the others.
   """
   logits, pull = jax.vjp(lambda w: model.pure_fn(x, w, model.state, jax.random.PRNGKey(0))[0], model.weights)
   return logits, pull(probe)[0]
@@ -40,7 +40,7 @@ def logits_and_gradients(model, x, probe):
 
 @pytest.mark.parametrize('shortening, upsampling, kind', [
     *((*pair, 'single') for pair in sampling.some(EACH, pairs.ALL)),
-    # Nested levels are tested by three levels below; what they do does not depend on the pair.
+    # A test below has three levels; nesting does not depend on the pair.
     *((*pair, 'nested') for pair in sampling.some([], EACH))])
 def test_logits_and_gradients_equal_trax(kind, shortening, upsampling):
   hierarchy, x = HIERARCHIES[kind], pairs.tokens(12)

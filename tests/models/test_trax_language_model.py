@@ -67,7 +67,7 @@ def test_our_training_step_trains_a_trax_model(make):
 
 
 def test_a_comparison_takes_a_trax_model(tmp_path):
-  # The others take no other way.
+  # The other models take the same path.
   names = sampling.some(['transformer_lm'], SIZES)
   rows = {name: [f"include 'models/{name}.gin'", *SIZES[name]] for name in names}
   tiny = comparisons.TINY

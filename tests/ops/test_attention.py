@@ -81,7 +81,7 @@ def test_gradients_equal_those_of_the_full_score_matrix(groups, geometry, rate, 
   tiled_attention.attend.clear_cache()
   slow = attention_inputs.gradients(lambda *a: whole(*a, geometry, keep, rate), arrays)
   for got, expected in zip(fast, slow):
-    # Of six numbers some cancel out; relative to the largest of each array.
+    # Relative to the largest of each array: elements that nearly cancel carry its rounding.
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
@@ -170,7 +170,7 @@ def test_scores_of_all_heads_are_never_materialized_at_once():
   loss = lambda *a: attention.relative_attention(*a).sum()
   compiled = jax.jit(jax.grad(loss, argnums=range(6))).lower(*arrays).compile()
   one_matrix = 4 * length**2
-  # The plain form keeps content, position and softmax of 8 heads: 24 matrices.
+  # The plain form keeps scores of content, scores of position and weights of 8 heads: 24 matrices.
   assert compiled.memory_analysis().temp_size_in_bytes < one_matrix / 2
 
 

@@ -25,7 +25,7 @@ from trax_hourglass.ops import remat
 def on_gpu(monkeypatch):
   """Traces functions as for a GPU; nothing is compiled."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  jax.clear_caches()  # Compiled functions do not ask for the backend again.
+  jax.clear_caches()  # Functions traced earlier would not look up the backend again.
   yield
   jax.clear_caches()
 
@@ -96,7 +96,7 @@ def test_cudnn_takes_bfloat16_of_some_widths_without_dropout(width, rate, said, 
   attention.relative_attention(*arrays, rate=rate, key=key, form='cudnn')
   assert asked == ([] if said else ['cudnn'])
   assert said in capsys.readouterr().err
-  # Initialisation and evaluation are in float32, which is no one's mistake.
+  # Initialisation and evaluation are always in float32, so no warning is due.
   attention._say_once.cache_clear()
   attention.relative_attention(*(x.astype(jnp.float32) for x in arrays), form='cudnn')
   assert asked == ([] if said else ['cudnn'])

@@ -23,7 +23,7 @@ def centred(key, rate):
 def test_dropped_share_and_correlations_are_as_expected(rate):
   dropped = centred(jax.random.PRNGKey(3), rate)
   variance = rate * (1 - rate)
-  # 5 standard errors: one test in two million fails by chance, and keys are fixed.
+  # 5 standard errors: a random key would fail once in two million; keys here are fixed.
   assert abs(dropped.mean()) < 5 * np.sqrt(variance / dropped.size)
   for a, b in [(dropped[1:], dropped[:-1]), (dropped[:, 1:], dropped[:, :-1]), (dropped[:, 64:], dropped[:, :-64]),
                (dropped[1:, 1:], dropped[:-1, :-1]), (dropped[512:], dropped[:-512])]:

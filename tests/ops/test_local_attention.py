@@ -46,7 +46,7 @@ def gradients(function, arrays):
     (1, 1, 0.0), (7, 1, 0.0), (7, 3, 0.3), (9, 3, 0.0), (10, 4, 0.3), (5, 20, 0.3), (17, 5, 0.0)])
 def test_values_and_gradients_equal_the_definition(length, window, rate):
   arrays, key, keep = inputs(length, window), jax.random.PRNGKey(5), None
-  if rate:  # The same mask as attention without a window has: by position, whatever the blocks.
+  if rate:  # Masks go by position, so they equal those of attention without a window, for blocks of any size.
     places = jnp.arange(B * length).reshape(B, -1, 1), jnp.arange(length)[None, None]
     keep = np.stack([dropout.keep_mask(head, *places, rate) for head in prng.split(key, H)])
   fast = functools.partial(attention.local_attention, rate=rate, key=key)
@@ -94,7 +94,7 @@ def test_memory_is_linear_in_the_length():
     arrays = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in inputs(length, 8)]
     loss = lambda *a: attention.local_attention(*a).sum()
     return jax.jit(jax.grad(loss, argnums=range(6))).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
-  # Scores of all pairs would take sixteen times as much.
+  # With scores of all pairs the ratio would be 16.
   assert temporary_bytes(1024) < 4.5 * temporary_bytes(256)
 
 
@@ -102,7 +102,7 @@ def test_attention_output_is_kept_under_remat():
   arrays = inputs(12, 4)
   n_loops = {}
   for choice in 'products', 'blocks':
-    # A square's gradient needs what it is of.
+    # The gradient of the square needs attention's output.
     body = remat.made_again(lambda q, _: (jnp.square(attention.local_attention(q, *arrays[1:])), None), choice)
     program = str(jax.make_jaxpr(jax.grad(lambda q, body=body: body(q, None)[0].sum()))(arrays[0]))
     n_loops[choice] = program.count(' scan[')

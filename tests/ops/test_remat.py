@@ -72,7 +72,7 @@ def turn(x, scale, own, others):
 @pytest.mark.parametrize('n_unrolled', [1, 4])
 @pytest.mark.parametrize('recompute', remat.CHOICES)
 def test_looped_equals_a_plain_loop(recompute, n_unrolled, n, monkeypatch):
-  """Tests loops of several layers and of one, as a scan on a CPU and unrolled as on accelerators."""
+  """Tests loops of several layers and of one, scanned as on CPUs and unrolled as on accelerators."""
   monkeypatch.setattr(remat, '_UNROLLED', {'cpu': n_unrolled})
   random = np.random.RandomState(0)
   own = jnp.float32(random.randn(n, 16, 16) / 4), jnp.float32(random.randn(n, 5))

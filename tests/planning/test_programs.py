@@ -67,7 +67,7 @@ def test_gradients_of_dense_weights_are_summed_in_float32(is_planted, monkeypatc
 def test_no_compiled_step_stores_masks_of_all_tiles(is_planted, monkeypatch):
   monkeypatch.setattr(tiled_attention, '_BLOCK_QUERIES', 4)
   monkeypatch.setattr(tiled_attention, '_SPAN_KEYS', 4)
-  # JAX's own loops, as on TPUs, of which it takes out what no turn changes.
+  # `jax.lax.scan`, as on TPUs, moves out of the loop what does not change between iterations.
   monkeypatch.setattr(remat, 'sharding', types.SimpleNamespace(platform=lambda: 'tpu'))
   if is_planted:
     monkeypatch.setattr(tiled_attention, '_zero_of', lambda x: jnp.int32(0))
@@ -112,7 +112,7 @@ def strays(found):
   weights = {tuple(shape) for shape in found['weights']}
   of_weights = weights | {shape[1:] for shape in weights} | {()}
   moved = {tuple(shape) for shapes in found['arrays'].values() for shape in shapes}
-  of_one = {shape for shape in moved if set(shape) == {1}}  # A number that resamplings begin their gradient by.
+  of_one = {shape for shape in moved if set(shape) == {1}}  # The scalar from which gradients of resamplings start.
   return {shape for shape in moved - of_weights - of_one if not (len(shape) == 4 and shape[2:] in weights)}
 
 
