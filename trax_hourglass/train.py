@@ -43,7 +43,7 @@ def train(args):
   with distributed.from_the_start():
     from trax_hourglass import registry  # pylint: disable=g-import-not-at-top
     own = registry.of_older_versions(saved.read_text(encoding='utf-8')) if goes_on else []
-    gin_config.parse_gin(files, [*own, *args.config])
+    gin_config.parse_gin(files, args.config, own)
     if args.plan:
       from trax_hourglass.planning import planner  # pylint: disable=g-import-not-at-top
       planner.show()

@@ -248,7 +248,7 @@ def test_ctrl_c_keeps_finished_results(tmp_path, monkeypatch, capsys):
     (['compare.own_rows = {"table.md": ""}'], "row 'table.md' would have the folder 'table.md'"),
     (['compare.own_rows = {"..": ""}'], "row '..' would have the folder '..'"),
     (['compare.steps = None', 'compare.seconds = 9', 'WarmupCosine.n_steps = 50'],
-     "row 'flat': WarmupCosine.n_steps is 50 whatever the budget"),
+     "row 'flat': WarmupCosine.n_steps is 50 for every budget"),
     (['compare.warmup = 0.3', 'WarmupCosine.warmup_steps = 1'], 'no schedule takes the macro warmup_steps'),
     ([f'compare.own_rows = {{"a": {TRANSFORMER}}}', 'compare.protocol = "ablation"'],
      "row 'a': it does not take windows of 2048 tokens"),

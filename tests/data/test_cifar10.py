@@ -81,9 +81,9 @@ def test_cifar100_folders_and_archives_are_refused(tmp_path, names, packed):
     (tmp_path / 'files' / 'of it').mkdir(parents=True, exist_ok=True)
     (tmp_path / 'files' / 'of it' / name).write_bytes(bytes(3074))
   path = shutil.make_archive(str(tmp_path / 'cifar'), 'gztar', tmp_path / 'files') if packed else tmp_path / 'files'
-  with pytest.raises(ValueError, match='is of CIFAR-100: give files of CIFAR-10'):
+  with pytest.raises(ValueError, match='holds CIFAR-100: give files of CIFAR-10'):
     cifar10.Cifar10(path, cache_dir=tmp_path / 'cache')
-  with pytest.raises(ValueError, match="of it/t.*' is of CIFAR-100 in its binary version"):
+  with pytest.raises(ValueError, match="of it/t.*' holds CIFAR-100 in its binary version"):
     cifar10.Cifar10(tmp_path / 'files' / 'of it' / names[0], n_valid=0, cache_dir=tmp_path / 'cache').split('train')
 
 

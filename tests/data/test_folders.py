@@ -191,5 +191,5 @@ def test_cifar10_subsets_pickled_by_any_protocol_are_read(tmp_path, protocol, ke
 
 def test_a_cifar100_file_is_refused(tmp_path):
   (tmp_path / 'train').write_bytes(pickle.dumps({'data': np.zeros((9, 3072), np.uint8), 'fine_labels': [99] * 9}))
-  with pytest.raises(ValueError, match='is of CIFAR-100: give files of CIFAR-10'):
+  with pytest.raises(ValueError, match='holds CIFAR-100: give files of CIFAR-10'):
     th.Cifar10(str(tmp_path / 'train'), n_valid=2, cache_dir=str(tmp_path / 'cache')).split('train')

@@ -76,7 +76,7 @@ def test_text_splits_follow_file_and_folder_names(tmp_path):
     corpus.split('test')
   path = texts(tmp_path / 'd', **{'train.txt': b'x' * 18, 'test.txt': b'yz'})
   corpus = th.ByteCorpus(path, splits='shared')
-  assert len(corpus.split('train')) == 18 and 'splits = shared: shared out by position' in corpus.summary
+  assert len(corpus.split('train')) == 18 and 'splits = shared: divided by position' in corpus.summary
   with pytest.raises(ValueError, match="splits is 'hashed': choose one of 'named', 'shared'"):
     th.ByteCorpus(path, splits='hashed')
 

@@ -1,5 +1,7 @@
 """Tests the counted FLOPs against a count by hand."""
 
+import functools
+
 from tests.helpers import pairs
 import pytest
 from trax import shapes
@@ -31,6 +33,11 @@ def block(n_queries, n_keys, n_visible, n_distances, n_products=3):
          }, 6, 2 * block(6, 6, visible(6), 6) + block(3, 3, visible(3), 3) + BATCH * 2 * 6 * D * D),
         ({'hierarchy': '2@1', 'vanilla_attention': th.CausalRotaryAttention
          }, 7, 2 * block(7, 7, visible(7), 0, n_products=2)),
+        # Of 11 queries, 8 see a whole window of 4; 4 distances are projected.
+        ({'hierarchy': '2@1', 'vanilla_attention': functools.partial(th.CausalLocalAttention, window=4)
+         }, 11, 2 * block(11, 11, 1 + 2 + 3 + 8 * 4, 4)),
+        ({'hierarchy': '2@1', 'vanilla_attention': functools.partial(th.CausalLocalAttention, window=40)
+         }, 11, 2 * block(11, 11, visible(11), 11)),
     ])
 def test_flops_equal_a_count_by_hand(options, length, expected):
   model = pairs.ours(**options)

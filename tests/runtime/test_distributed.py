@@ -226,9 +226,9 @@ def test_hosts_find_each_other():
 
 
 @pytest.mark.parametrize('others, n_hosts, seconds, message', [
-    ([(1, 3)], 2, 5, 'host 1 at 127.0.0.1 counts 3 hosts where host 0 counts 2'),
-    ([(1, 3), (1, 3)], 3, 5, 'two hosts, the second at 127.0.0.1, have the number 1'),
-    ([(2, 3)], 3, 1, r'hosts \[1\] did not come up at 127.0.0.1:\d+ in time'),
+    ([(1, 3)], 2, 5, 'host 1 at 127.0.0.1 counts 3 hosts, and host 0 2: give all hosts the same n_hosts'),
+    ([(1, 3), (1, 3)], 3, 5, 'two hosts, the second at 127.0.0.1, have the number 1: give each its own'),
+    ([(2, 3)], 3, 1, r'hosts \[1\] did not connect to 127.0.0.1:\d+ in time'),
 ])
 def test_connection_errors_reach_all_hosts(others, n_hosts, seconds, message):
   messages = meet(*others, n_hosts=n_hosts, seconds=seconds)
@@ -249,7 +249,7 @@ def test_invalid_connection_settings_are_refused(arguments, message):
     distributed.connect(**arguments)
 
 
-@pytest.mark.parametrize('host, message', [(0, r'hosts \[1\] did not come up at 127.0.0.1:4242'),
+@pytest.mark.parametrize('host, message', [(0, r'hosts \[1\] did not connect to 127.0.0.1:4242'),
                                            (1, 'host 0 did not answer at 127.0.0.1:4242')])
 def test_missing_hosts_of_a_cluster_are_reported(monkeypatch, host, message):
   variables = {

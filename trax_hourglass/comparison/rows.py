@@ -99,7 +99,7 @@ class Configuration:
 
   def _checked(self, row, split, protocol):
     """Returns the row with its settings and kind; raises all errors that show without running the row."""
-    gin_config.parse_gin([], [*self.common, *row.lines])
+    gin_config.parse_gin([], row.lines, self.common)
     further = {self._budget.what: self._budget.amount, 'warmup': self._warmup}
     bindings = [line for line in _bindings(_without(gin.config_str(), 'compare'))
                 if not line.startswith(('import ', 'from '))]
@@ -129,7 +129,7 @@ class Configuration:
     fixed = [name for name, value in bound.items() if name.endswith('.n_steps') and value != '%n_steps']
     is_the_budget = self._budget.what == 'steps' and f'n_steps = {self._budget.amount}' in self.common
     if fixed and not is_the_budget:  # Else the number was written for this budget.
-      raise InputError(f'{fixed[0]} is {bound[fixed[0]]} whatever the budget: bind {fixed[0]} = %n_steps')
+      raise InputError(f'{fixed[0]} is {bound[fixed[0]]} for every budget: bind {fixed[0]} = %n_steps')
     if self._warmup is not None and '%warmup_steps' not in bound.values():
       raise InputError(f'compare.warmup is {self._warmup} and no schedule takes the macro warmup_steps, which it sets: '
                        'bind WarmupCosine.warmup_steps = %warmup_steps, say, or leave compare.warmup alone')
@@ -140,12 +140,12 @@ class Configuration:
     own = [f'n_steps = {n_steps}', f'fit.seed = {seed}', f'fit.eval_every = {every}', f'fit.checkpoint_every = {every}']
     if self._warmup is not None:
       own.append(f'warmup_steps = {round(self._warmup * n_steps)}')
-    gin_config.parse_gin([], [*self.common, *row.lines, *own])
+    gin_config.parse_gin([], [], [*self.common, *row.lines, *own])
     return Settings.read()
 
   def configure_as_before(self):
     """Restores gin's original configuration."""
-    gin_config.parse_gin([], self._config.splitlines())
+    gin_config.parse_gin([], [], self._config.splitlines())
 
   def every(self, n_steps):
     """Returns the number of steps between evaluations of a run of `n_steps` steps."""

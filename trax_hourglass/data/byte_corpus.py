@@ -61,9 +61,9 @@ class ByteCorpus(Corpus):
     if by_split is not None:
       found, how = _by_name(files, by_split, how)
     elif len(files) >= splits_lib.FEW:
-      found, how = _by_file(files), f'{how}: shared out by file'
+      found, how = _by_file(files), f'{how}: divided by file'
     else:
-      found, how = _by_position(files, total), f'{how}: shared out by position'
+      found, how = _by_position(files, total), f'{how}: divided by position'
     super().__init__(root.name, {split: lambda tokens=tokens: tokens for split, tokens in found.items()},
                      missing={split: f'no file or folder of {str(root)!r} is named after it' for split in SPLITS})
     self.summary = f'{root}: {len(files):,} files, {total:,} bytes; {how}{folders.told(left_out)}'

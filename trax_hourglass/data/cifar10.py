@@ -150,7 +150,7 @@ def _find(path):
   if len(packed) == 1:
     return _find(packed[0])
   if any(of_one <= set(map(_base, source.names)) for of_one in _OF_CIFAR100):
-    raise InputError(f'{str(path)!r} is of CIFAR-100: give files of CIFAR-10')
+    raise InputError(f'{str(path)!r} holds CIFAR-100: give files of CIFAR-10')
   raise InputError(f'CIFAR-10: {str(path)!r} holds no data_batch_1.bin .. 5 or test_batch.bin, nor those of the '
                    'python version, nor one archive of them: give the folder they are in')
 
@@ -193,7 +193,7 @@ def _read_binary(file, content):
   """Returns uint8 (N, 3072) of a file of the binary version."""
   content = np.frombuffer(content, np.uint8)
   if content.size and content.size % _ROW and not content.size % (_ROW + 1):  # CIFAR-100 has a coarse and a fine label.
-    raise InputError(f'{str(file)!r} is of CIFAR-100 in its binary version: give files of CIFAR-10')
+    raise InputError(f'{str(file)!r} holds CIFAR-100 in its binary version: give files of CIFAR-10')
   if not content.size or content.size % _ROW:
     raise InputError(f'{str(file)!r} has {content.size:,} bytes, no multiple of {_ROW} (a label and 3 x 32 x 32 '
                      'colours): it is cut off, or no file of CIFAR-10')
@@ -210,7 +210,7 @@ def _read_pickle(file, content):
   contents = {str(name, 'latin1') if isinstance(name, bytes) else name: value
               for name, value in (contents.items() if isinstance(contents, dict) else ())}
   if 'fine_labels' in contents:
-    raise InputError(f'{str(file)!r} is of CIFAR-100: give files of CIFAR-10')
+    raise InputError(f'{str(file)!r} holds CIFAR-100: give files of CIFAR-10')
   rows = contents.get('data')
   if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (_ROW - 1,):
     raise InputError(f'{str(file)!r} holds no uint8 array of {_ROW - 1} columns named data: it is no file of CIFAR-10 '

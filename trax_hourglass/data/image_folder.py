@@ -56,7 +56,7 @@ class ImageFolder(Corpus):
     by_split, how = splits_lib.named(source.names) if splits == 'named' else (_by_subfolder(source.names),
                                                                               'splits = shared')
     if by_split is None:
-      by_split, how = splits_lib.of_names(source.names), f'{how}: shared out'
+      by_split, how = splits_lib.of_names(source.names), f'{how}: divided by name'
     elif 'valid' not in by_split and splits == 'named':
       n = splits_lib.held_out(len(by_split['train']))
       by_split |= {'train': by_split['train'][:-n], 'valid': by_split['train'][-n:]}

@@ -1,9 +1,9 @@
 """Counts the floating-point operations of a model's matrix products from the model's own program.
 
 The count is what a model must compute, whatever the implementation. Attention counts the visible pairs of query and
-key, not the part of a tile above the diagonal. Rematerialization in the backward pass does not count. The count serves
-to compare models. Divided by step time, the count gives the share of a machine's arithmetic used (MFU, arXiv
-2204.02311, appendix B).
+key, not the part of a tile above the diagonal or beyond a window. Rematerialization in the backward pass does not
+count. The count serves to compare models. Divided by step time, the count gives the share of a machine's arithmetic
+used (MFU, arXiv 2204.02311, appendix B).
 
 Letters: B batch, L tokens, H heads, E width of a head, Q queries, K keys.
 """
@@ -89,10 +89,15 @@ def _of_product(equation):
 
 
 def _of_attention(equation):
-  """Counts products of `tiled_attention.attend` for visible pairs: content and position scores, mean of values."""
+  """Counts an attention's products for visible pairs: content and position scores, mean of values.
+
+  All forms of attention have the name and the order of arrays in common: q (B, Q, H, E), k and v (B, K, H, E), and with
+  positions, last, the projected distances (P, W, H, E). W is K, or the window if attention has one.
+  """
   inputs = [variable.aval for variable in equation.invars if variable.aval.ndim == 4]
   (batch, n_queries, n_heads, width), (_, n_keys, *_) = (x.shape for x in inputs[:2])
+  has_positions = len(inputs) > 3
   n_groups = min(n_queries, n_keys)  # A group has either one query or one key.
-  pairs = n_groups * (n_groups + 1) // 2 * (n_queries // n_groups) * (n_keys // n_groups)
-  products = 3 if len(inputs) > 3 else 2  # q, k, v; with positions, also their queries and embedded distances.
-  return 2 * products * width * batch * n_heads * pairs
+  window = min(n_groups, inputs[-1].shape[1])
+  pairs = (window * n_groups - window * (window - 1) // 2) * (n_queries // n_groups) * (n_keys // n_groups)
+  return 2 * (3 if has_positions else 2) * width * batch * n_heads * pairs

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
+from trax_hourglass.ops import attention_vjp
 from trax_hourglass.ops import dropout as dropout_lib
 from trax_hourglass.ops import prng
 from trax_hourglass.ops import remat
@@ -33,8 +34,13 @@ def attend(content, position, k, v, e, key, rate):
     key: JAX PRNG key uint32 (2,); needed if rate > 0.
     rate: dropout rate of attention weights, in [0, 1).
   """
-  length, window, n_heads = content.shape[1], min(content.shape[1], e.shape[0]), content.shape[2]
-  e = e[e.shape[0] - window:]
+  return _attend(content, k, v, (position, e[None]), key, rate)
+
+
+def _of_whole(content, k, v, positions, key, rate):
+  position, e = positions
+  length, window, n_heads = content.shape[1], min(content.shape[1], e.shape[1]), content.shape[2]
+  e = e[0, e.shape[1] - window:]
   n_blocks = -(-length // window)
   queries = tuple(_blocks(x, n_blocks, window) for x in (content, position))
   seen = tuple(_with_block_before(_blocks(x, n_blocks, window)) for x in (k, v))
@@ -43,6 +49,10 @@ def attend(content, position, k, v, e, key, rate):
   out = jax.lax.map(lambda args: block(*args), (jnp.arange(n_blocks), *queries, *seen))
   out = out.swapaxes(0, 1).reshape(k.shape[0], n_blocks * window, *k.shape[2:])[:, :length]
   return checkpoint_name(out, remat.SAVED)
+
+
+_of_whole.__name__ = attention_vjp.NAME
+_attend = jax.jit(_of_whole, static_argnames='rate')
 
 
 class Window(typing.NamedTuple):

@@ -26,7 +26,7 @@ def check_choice(temperature, top_k, top_p):
   """Raises InputError for a temperature below 0, top_k below 1, or top_p outside of (0, 1]."""
   if not 0.0 <= temperature < float('inf'):
     raise InputError(f'temperature is {temperature}: give 0 for the most probable token, 1 for the model as it is, or '
-                     'what logits shall be divided by')
+                     'another number by which logits are divided')
   if top_k is not None and top_k < 1:
     raise InputError(f'top_k is {top_k}: give the number of most probable tokens to choose from, at least 1')
   if not 0.0 < top_p <= 1.0:

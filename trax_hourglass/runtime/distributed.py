@@ -76,7 +76,7 @@ def _wait_for_all(coordinator, port, n_hosts, deadline):
     answer = _GO
   except TimeoutError:
     missing = sorted(set(range(1, n_hosts)) - set(callers))
-    answer = (f'hosts {missing} did not come up at {coordinator} in time: check that they run, that they can reach '
+    answer = (f'hosts {missing} did not connect to {coordinator} in time: check that they run, that they can reach '
               'this address, and that no firewall closes the port')
   except OSError as error:
     answer = f'host 0 cannot listen on port {port} ({error}): choose another'
@@ -103,9 +103,10 @@ def _take_calls(server, n_hosts, deadline, callers):
     known = host in callers
     callers[(address, host) if known else host] = connection
     if theirs != n_hosts:
-      raise InputError(f'host {host} at {address} counts {theirs} hosts where host 0 counts {n_hosts}')
+      raise InputError(f'host {host} at {address} counts {theirs} hosts, and host 0 {n_hosts}: give all hosts '
+                       'the same n_hosts')
     if known:
-      raise InputError(f'two hosts, the second at {address}, have the number {host}')
+      raise InputError(f'two hosts, the second at {address}, have the number {host}: give each its own')
 
 
 def _wait_for_first(coordinator, address, n_hosts, host, deadline):

@@ -25,7 +25,7 @@ GIN_FOLDER = next((folder for folder in (_PACKAGE / 'gin', _PACKAGE.parent / 'gi
 PLACES = frozenset(('path', 'cache_dir', 'data_dir', 'sentencepiece'))
 
 
-def parse_gin(files, bindings):
+def parse_gin(files, bindings, own=()):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
 
   Paths of included files may also be relative to the including file. Relative paths of data, see `PLACES`, are made
@@ -33,8 +33,13 @@ def parse_gin(files, bindings):
 
   Callers must import `trax_hourglass.registry` first, which registers models, layers and data with gin.
 
+  Args:
+    files: paths of gin files.
+    bindings: the user's lines of gin, which override the files'; a macro in them must be read by something.
+    own: lines of the program itself, read between files and bindings.
+
   Raises:
-    InputError: a file is missing, gin refuses a line, or a binding refers to itself.
+    InputError: a file is missing, gin refuses a line, a binding refers to itself, or nothing reads a binding's macro.
   """
   gin.clear_config()
   logging.disable(logging.ERROR)  # gin logs an error when a file is not in the first of its folders.
@@ -42,15 +47,17 @@ def parse_gin(files, bindings):
   reader = (lambda path: _opened(path, places)), lambda path: os.path.isfile(os.path.expanduser(path))
   try:
     with mock.patch.multiple(gin.config, _FILE_READERS=[reader], _LOCATION_PREFIXES=places):
-      gin.parse_config_files_and_bindings(files, bindings)
+      gin.parse_config_files_and_bindings(files, [*own, *bindings])
   except Exception as error:
     if errors.users_frames(error) or str(getattr(error, 'filename', '')).endswith('.py'):
       raise  # A user's own module cannot be imported.
-    raise InputError(_refused(error, files, bindings)) from error
+    raise InputError(_refused(error, files, [*own, *bindings])) from error
   finally:
     logging.disable(logging.NOTSET)
   if (binding := gin_mistakes.circle()) is not None:
     raise InputError(f'{binding} refers to itself: bind something else to it')
+  if (unread := gin_mistakes.unread(bindings)) is not None:
+    raise InputError(unread)
   _make_places_absolute()
 
 

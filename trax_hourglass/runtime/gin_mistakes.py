@@ -10,6 +10,7 @@ from gin import config
 
 _NO_PARAMETER = re.compile(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'")
 _NO_CONFIGURABLE = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)(?:\(\))?'")
+_MACRO = re.compile(r'^\s*(\w+)\s*=', re.MULTILINE)
 _LINE = re.compile(r'\s*([\w./]+)\s*=\s*(\S.*?)\s*$')
 
 
@@ -54,6 +55,20 @@ def circle():
       if reference == key or leads_back(reference, key, {reference}):
         scope, selector = key
         return scope if selector == 'gin.macro' else f'{selector.rpartition(".")[2]}.{name}'
+  return None
+
+
+def unread(lines):
+  """Returns a message about a macro that the lines bind and no bound setting reads, or None."""
+  read = {scope for parameters in config._CONFIG.values() for value in parameters.values()
+          for scope, selector in _references(value) if selector == 'gin.macro'}
+  for name in _MACRO.findall('\n'.join(lines)):
+    if name not in read:
+      settings = {f'{selector.rpartition(".")[2]}.{name}' for _, selector in config._CONFIG
+                  if selector != 'gin.macro' and name in _parameters(selector)}
+      close = [*sorted(settings), *difflib.get_close_matches(name, sorted(read), n=1)]
+      hint = f'; did you mean {close[0]!r}?' if close else ': leave it out'
+      return f'no setting of this config reads the macro {name!r}{hint}'
   return None
 
 

@@ -85,7 +85,7 @@ def load(output_dir=None, config_files=(), bindings=(), mode='eval', checkpoint=
       own = run_config.of_older_versions(pathlib.Path(files[0]).read_text(encoding='utf-8'))
     elif not files:
       own = _config_of_file(stored)
-    gin_config.parse_gin(files, [*own, *bindings])
+    gin_config.parse_gin(files, bindings, own)
     settings = Settings.read()
     model = settings.model(mode=mode)
     _initialise(model, signature or shapes.ShapeDtype((1, 1), np.int32))
