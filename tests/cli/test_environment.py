@@ -46,18 +46,31 @@ def test_gin_files_with_byte_order_mark_and_tilde_path_parse(tmp_path, monkeypat
   assert [gin.query_parameter(f'{name}/macro.value') for name in ('n_steps', 'length', 'batch_size')] == [5, 7, 8]
 
 
+def test_an_include_takes_the_file_beside_the_including_one(tmp_path, monkeypatch):
+  """Files of gin/ include others of gin/, whatever lies in the working directory."""
+  (tmp_path / 'mine').mkdir()
+  monkeypatch.chdir(tmp_path)
+  for folder, value in (('.', 0.25), ('mine', 0.5)):
+    text = (gin_config.GIN_FOLDER / 'base.gin').read_text()
+    (tmp_path / folder / 'base.gin').write_text(text.replace('b1 = 0.9', f'b1 = {value}'))
+  (tmp_path / 'mine' / 'quickstart.gin').write_text((gin_config.GIN_FOLDER / 'quickstart.gin').read_text())
+  (tmp_path / 'mine' / 'compare.gin').write_text("include 'compare/quickstart.gin'")
+  for path, value in (('mine/quickstart.gin', 0.5), ('quickstart.gin', 0.9), ('mine/compare.gin', 0.9)):
+    gin_config.parse_gin([path], [])
+    assert gin.query_parameter('trax.optimizers.Adam.b1') == value
+
+
 def test_includes_resolve_beside_the_including_file(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for folder, name, text in (('elsewhere', 'own.gin', "include 'deep/more.gin'\nn_steps = 5\n"),
                              ('elsewhere/deep', 'more.gin', "include 'last.gin'\ninclude 'quickstart.gin'\n"),
                              ('elsewhere/deep', 'last.gin', 'length = 7\nn_steps = 6\n'),
-                             ('elsewhere', 'last.gin', 'length = 9\n'),
-                             ('elsewhere/deep', 'quickstart.gin', 'length = 11\n')):
+                             ('elsewhere', 'last.gin', 'length = 9\n')):
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / folder / name).write_text(text)
   gin_config.parse_gin(['elsewhere/own.gin'], [])
   macro = lambda name: gin.query_parameter(f'{name}/macro.value')
-  assert (macro('n_steps'), macro('batch_size')) == (5, 8)  # The project's quickstart.gin has precedence.
+  assert (macro('n_steps'), macro('batch_size')) == (5, 8)
   (tmp_path / 'elsewhere' / 'own.gin').write_text("include 'deep/last.gin'\ninclude 'lost.gin'\n")
   with pytest.raises(errors.InputError, match='lost.gin'):
     gin_config.parse_gin(['elsewhere/own.gin'], [])

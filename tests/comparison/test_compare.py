@@ -38,6 +38,7 @@ FAILS = """compare.own_rows = {
     'maximum': ['Hourglass.hierarchy = "0@1 1@3 0@1"', 'Hourglass.shortening = @ShortenByMaximum',
                 'Hourglass.upsampling = @UpsampleByRepeat'],
     'fails': 'fit.eval_batches = 0'}"""
+BREAKS = "compare.own_rows = {'breaks': ['Hourglass.hierarchy = \"0@1 1@3 0@1\"', 'Hourglass.shortening = @Breaks']}"
 
 
 # What the README's "Add your own" shows, from here ...
@@ -52,6 +53,16 @@ def ShortenByMaximum(spec, shorten_factor, tokens_per_vector):
 
 gin.external_configurable(ShortenByMaximum, module='my_project')
 # ... to here.
+
+
+@gin.configurable(module='my_project')
+def Breaks(spec, shorten_factor, tokens_per_vector, early=False):
+  """Raises an error when it is made, or when it is called."""
+  if early:
+    raise KeyError('made')
+  def broken(x):
+    raise KeyError('called')
+  return tl.Fn('Broken', broken)
 
 
 @pytest.fixture(scope='module')
@@ -306,6 +317,14 @@ def test_training_seconds_survive_a_killed_run(tmp_path, monkeypatch):
   found, = comparisons.run(tmp_path, *row)['rows']
   assert step_timer.read(seconds) == [*before, (3, before[-1][1], 1)]  # The first step after a restart is not timed.
   np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
+
+
+def test_errors_of_plug_ins_show_where_they_began(tmp_path, capsys):
+  with pytest.raises(KeyError, match='made'):
+    comparisons.run(tmp_path / 'early', BREAKS, 'compare.only = ("breaks",)', 'Breaks.early = True')
+  row, = comparisons.run(tmp_path / 'late', BREAKS, 'compare.only = ("breaks",)')['rows']
+  assert row['errors'][0] == "KeyError: 'called'"
+  assert "raise KeyError('called')" in capsys.readouterr().err
 
 
 def test_changed_scoring_rescores_without_training(finished, tmp_path, monkeypatch):

@@ -91,6 +91,16 @@ def test_compressed_texts_are_recognised_by_content(tmp_path, monkeypatch, pack,
     assert everything(th.ByteCorpus(str(path))) == b'plain ' * in_folder + b'packed ' * 900
 
 
+def test_archives_of_compressed_texts_are_refused_and_tar_zst_is_read(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  write_links_to_zip(tmp_path / 'a', {f'{split}.txt.gz': gzip.compress(b'x' * 9) for split in ('train', 'valid')}, {})
+  with pytest.raises(ValueError, match=r"a' holds compressed files, such as 'train.txt.gz': unpack the archive"):
+    th.ByteCorpus(str(tmp_path / 'a'))
+  write_links_to_tar(tmp_path / 'b', {f'{split}.txt': split.encode() for split in ('train', 'valid', 'test')}, {})
+  (tmp_path / 'b.tar.zst').write_bytes(zstandard.compress((tmp_path / 'b').read_bytes()))
+  assert everything(th.ByteCorpus(str(tmp_path / 'b.tar.zst'))) == b'trainvalidtest'
+
+
 @pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
 def test_truncated_compressed_text_is_refused(tmp_path, monkeypatch, pack):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))

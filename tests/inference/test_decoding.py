@@ -58,7 +58,15 @@ def full_pass(models):
 def test_top_k_and_top_p_keep_the_right_tokens(choice, kept):
   filtered = np.asarray(choice.filtered(LOGITS))[0]
   assert np.flatnonzero(np.isfinite(filtered)).tolist() == kept
-  np.testing.assert_allclose(filtered[kept], np.asarray(LOGITS)[0, kept] / choice.temperature, rtol=1e-6)
+  expected = (np.asarray(LOGITS)[0, kept] - np.asarray(LOGITS).max()) / choice.temperature
+  np.testing.assert_allclose(filtered[kept], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('temperature', [1e-3, 1e-39])
+def test_small_temperatures_take_the_most_probable_token(temperature):
+  logits = jnp.array([[1.0, 5.0, 3.0], [4.0, 5.0, 9.0]])
+  drawn = decoding.Choice(temperature)(logits, jax.random.split(jax.random.PRNGKey(0), 2))
+  assert drawn.tolist() == [1, 2]
 
 
 def test_sampled_frequencies_follow_the_probabilities():
@@ -72,7 +80,8 @@ def test_sampled_frequencies_follow_the_probabilities():
 
 @pytest.mark.parametrize('options, message', [({'temperature': -0.1}, 'temperature is -0.1'),
                                               ({'temperature': float('nan')}, 'temperature is nan'),
-                                              ({'top_k': 0}, 'top_k is 0'), ({'top_p': 0.0}, 'top_p is 0.0'),
+                                              ({'top_k': 0}, 'top_k is 0'), ({'top_k': 2.5}, 'top_k is 2.5'),
+                                              ({'top_p': 0.0}, 'top_p is 0.0'),
                                               ({'top_p': 1.1}, 'top_p is 1.1')])
 def test_invalid_sampling_parameters_are_refused(options, message):
   with pytest.raises(ValueError, match=message):

@@ -14,6 +14,7 @@ from trax import layers as tl
 from trax import optimizers
 from trax import shapes
 
+import trax_hourglass as th
 from trax_hourglass.layers import factor_dropout
 from trax_hourglass.models import flops
 from trax_hourglass.models import hierarchy as hierarchy_lib
@@ -152,6 +153,11 @@ def test_flops_are_the_mean_over_the_factors(model):
 
 def test_a_drawn_valley_prints_all_factors(model):
   assert 'Valley_2|3[' in str(model)
+
+
+def test_a_plug_in_that_returns_no_layer_is_refused():
+  with pytest.raises(ValueError, match='Hourglass.shortening = @.*returned None, expected a Trax layer'):
+    th.Hourglass(hierarchy='1@1 1@2|3 1@1', shortening=lambda *_: None)
 
 
 @pytest.mark.parametrize('pair, role', [

@@ -188,7 +188,7 @@ def test_a_run_trains_resumes_is_causal_and_samples(tmp_path, capsys):
     (lambda: ours(lambda tokens: tokens), r'returned int32 \(2, 15\), expected bool \(2, 15\)'),
     (lambda: ours(lambda tokens: (tokens > 3)[:, 1:]), r'returned bool \(2, 14\), expected bool'),
     (lambda: ours(lambda tokens: True), r'returned bool None, expected bool \(2, 15\)'),
-    (lambda: ours(None), 'boundaries is None: give a reference to a function'),
+    (lambda: ours(None), 'boundaries is None: set a rule for where groups end, such as Hourglass.boundaries = @EndOf'),
     (lambda: ours(th.EndOfWord, '1@1 1@2|3 1@1'), 'boundaries group tokens, expected one shortening by one factor'),
     (lambda: ours(th.EndOfWord, '1@1 1@2 1@4 1@2 1@1'), 'expected one shortening'),
     (lambda: ours(th.EndOfWord, '2@1'), 'expected one shortening'),
@@ -198,6 +198,13 @@ def test_a_run_trains_resumes_is_causal_and_samples(tmp_path, capsys):
 def test_invalid_boundary_settings_are_refused(make, message):
   with pytest.raises(Exception, match=message):
     make().init(pairs.shapes.signature(pairs.tokens(LENGTH)))
+
+
+def test_scores_do_not_depend_on_the_other_texts(model):
+  one, other = [1, 2] * 6, list(range(1, 40))  # The first has more groups than slots, unless it is padded further.
+  alone, = decoding.score(model[0], [one])
+  together, _ = decoding.score(model[0], [one, other])
+  np.testing.assert_array_equal(alone, together)
 
 
 def test_boundaries_are_refused_for_the_trax_model():

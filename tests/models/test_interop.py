@@ -16,6 +16,7 @@ from trax import optimizers
 from trax import shapes
 from trax.supervised import training
 
+import trax_hourglass as th
 from trax_hourglass.models import interop
 
 # Each shortening and each upsampling once; with --thorough each pair.
@@ -113,6 +114,19 @@ def test_checkpoint_written_by_us_loads_in_trax(trained, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(trained, hierarchy, options, message):
   with pytest.raises(ValueError, match=message):
     interop.from_trax(trained[1], pairs.ours(hierarchy, *SMALL[1:], **options))
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'vanilla_attention': th.CausalLocalAttention}, 'the model has LocalAttention, which trax.models.HourglassLM'),
+    ({'shortened_attention': th.CausalRotaryAttention}, 'the model has RotaryAttention'),
+    ({'skip': 'linear'}, "residuals have weights, .* set Hourglass.skip = 'identity'"),
+    ({'skip': 'scaled'}, "residuals have weights"),
+])
+def test_models_that_trax_does_not_have_are_refused(options, message):
+  model = pairs.ours('1@1 1@3 0@1', *SMALL[1:], **{'d_model': 12, 'n_heads': 2, **options})
+  model.init(shapes.signature(pairs.tokens(12)))
+  with pytest.raises(ValueError, match=message):
+    interop.to_trax(model)
 
 
 def test_model_without_weights_is_refused():

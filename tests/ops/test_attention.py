@@ -68,7 +68,7 @@ def test_attention_equals_the_definition(groups, geometry):
 @settings(max_examples=sampling.examples(6, 40))
 @given(groups=st.integers(1, 23), geometry=st.sampled_from(attention_inputs.GEOMETRIES),
        rate=st.sampled_from([0.0, 0.3]),
-       tile=st.sampled_from([(256, 512), (4, 8), (8, 4), (3, 5)]))
+       tile=st.sampled_from([(256, 512), (4, 8), (8, 4), (3, 5), (1, 1), (4, 2)]))
 def test_gradients_equal_those_of_the_full_score_matrix(groups, geometry, rate, tile):
   arrays, _ = attention_inputs.inputs(groups, *geometry)
   key = jax.random.PRNGKey(5)

@@ -47,6 +47,9 @@ def test_a_branch_equals_a_run_of_its_length_from_the_start(long_run, tmp_path, 
     (["fit.branch_from = ('runs/long', '4')"], r"branch_from is \('runs/long', '4'\): give"),
     (["fit.branch_from = ('nowhere', 4)"], "branch_from: there is no checkpoint of step 4 in '.*nowhere/checkpoints'"),
     (['Hourglass.d_ff = 11'], r"long.*/run' holds a run of another config: Hourglass.d_ff was 10 and is 11"),
+    (["fit.init_from = 'enwik8-small'"], "4[)] and init_from 'enwik8-small': give one of them"),
+    (['n_steps = 4'], r"run', 4\) and n_steps 4: give more steps, or an earlier one"),
+    (['fit.windows = @Epochs'], 'fit.windows was @RandomWindows and is @Epochs'),
     (['fit.seed = 1'], 'holds a run of another config: fit.seed was 0 and is 1'),
 ])
 def test_invalid_branches_are_refused(long_run, tmp_path, bindings, message):

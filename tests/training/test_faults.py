@@ -95,6 +95,17 @@ def test_a_second_ctrl_c_ends_at_once_during_a_checkpoint(tmp_path):
   assert said.strip() == 'aborted; nothing saved' and checkpoints.Store(tmp_path / 'run').steps() == []
 
 
+def test_ctrl_c_saves_the_step_when_nobody_reads_stderr(tmp_path):
+  """As in `train 2>&1 | tee log`, where Ctrl-C ends `tee` too."""
+  process = processes.Command('trax_hourglass.train', '--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run'),
+                              '--config', 'n_steps = 1000000', XLA_FLAGS=processes.QUICK)
+  assert any(line.startswith('step 1/') for line in process.stderr), process.wait()
+  process.stderr.close()
+  process.send_signal(signal.SIGINT)
+  assert process.wait(60) == 130
+  assert checkpoints.Store(tmp_path / 'run').steps()
+
+
 def test_run_lock_is_held_while_a_checkpoint_is_written(tmp_path, monkeypatch, capfd):
   """The lock is held until the checkpoint is written, even after an error, and a failed write is reported."""
   def is_free():

@@ -1,7 +1,10 @@
 """Tests the identity of a run: its config, and the fingerprint of its data."""
 
+import gin
 import numpy as np
+import pytest
 
+from trax_hourglass import registry
 from trax_hourglass.data import fingerprint
 from trax_hourglass.training import run_config
 
@@ -23,6 +26,27 @@ def test_n_steps_may_change_but_not_the_schedule_alone():
   assert run_config.differences(alone, config) == ['WarmupCosine.n_steps was 900 and is 500']
   assert run_config.differences(config, alone.replace('900', '500')) == []
   assert run_config.differences(config, config.replace('0.1', '%n_steps')) == ['WarmupCosine.peak was 0.1 and is 500']
+
+
+@pytest.mark.parametrize('line, was, is_', [
+    ('Hourglass.ff_activation = @trax.layers.Relu', '@FastGelu', '@trax.layers.Relu'),
+    ('Hourglass.vanilla_attention = @CausalLocalAttention', '@CausalRelativeAttention', '@CausalLocalAttention'),
+    ('fit.windows = @Epochs', '@RandomWindows', '@Epochs')])
+def test_functions_are_compared_where_only_one_config_binds_them(line, was, is_):
+  config = 'fit.seed = 0\nHourglass.d_model = 4\n'
+  name, _, _ = line.partition(' = ')
+  assert run_config.differences(config, f'{config}{line}\n') == [f'{name} was {was} and is {is_}']
+  assert run_config.differences(f'{config}{line}\n', config) == [f'{name} was {is_} and is {was}']
+  default = f'{config}{name} = @trax_hourglass.any.{was[1:]}\n'
+  assert run_config.differences(config, default) == run_config.differences(default, config) == []
+
+
+def test_configs_name_the_defaults_of_plug_ins():
+  gin.clear_config()
+  gin.parse_config('Hourglass.vanilla_attention = @CausalLocalAttention')
+  registry.Hourglass(hierarchy='1@1 1@2 0@1', d_model=4, d_ff=4, n_heads=1)
+  for line in 'CausalLocalAttention.window = 256', "UpsampleByAttention.distances_in = 'vectors'":
+    assert line in gin.operative_config_str()
 
 
 def test_fingerprint_of_90_million_tokens_sees_one_moved_token():

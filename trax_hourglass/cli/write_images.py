@@ -50,7 +50,8 @@ def write_images(args):
     kept = np.zeros_like(given)
     kept[:side // 2] = given[:side // 2]
     images = [given, kept, *images]
-  _grid(images, columns=len(images) if given is not None else math.ceil(math.sqrt(len(images)))).save(args.image)
+  _grid(images, columns=len(images) if given is not None else math.ceil(math.sqrt(len(images)))).save(
+      os.path.expanduser(args.image))
   if args.json:
     print(json.dumps({'image': args.image, **written.summary('dim')}))
     return

@@ -8,7 +8,6 @@ directory. The folder of a comparison:
     ROW/row.json                the row's settings and the measurement of its step
     ROW/seed_N/                 the run directory, with result.json once finished or failed
     results.json and more       the report of report.py
-    compiled/                   cache of compiled programs, so that equal ones are compiled once
 
 Finished runs are not repeated. Interrupted runs resume from their last checkpoint, and failed runs are retried.
 """
@@ -29,7 +28,6 @@ from trax_hourglass.comparison import rows as rows_lib
 from trax_hourglass.comparison import step_cost
 from trax_hourglass.comparison import step_timer
 from trax_hourglass.runtime import atomic_files
-from trax_hourglass.runtime import compilation_cache
 from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime import checks
 from trax_hourglass.runtime import folder_lock
@@ -103,7 +101,6 @@ def compare(output_dir,
     comparison = Comparison(folder, configuration, rows, budget, measured_steps,
                             {'split': split, 'protocol': protocol, 'max_tokens': max_tokens}, paper)
     with comparison.begun(arguments):
-      compilation_cache.use()  # Rows with equal programs compile them once.
       return comparison.run(seeds)
   finally:
     configuration.configure_as_before()

@@ -7,6 +7,7 @@
 import contextlib
 import gc
 import json
+import traceback
 
 from trax_hourglass.runtime import atomic_files
 from trax_hourglass.runtime import errors
@@ -38,7 +39,11 @@ def kept(row, path, scored):
   try:
     yield result.update
   except Exception as error:  # The other rows continue.  pylint: disable=broad-except
-    result = {'error': short(error)}
+    began = errors.cause(error)
+    is_mistake = isinstance(began, errors.InputError)
+    result = {'error': short(error) if is_mistake else f'{type(began).__name__}: {short(began)}'}
+    if not is_mistake:
+      say(''.join(traceback.format_exception(began)))
     say(f'{row.name} failed: {result["error"]}')
   finally:
     write(result) if result else path.unlink()

@@ -92,7 +92,9 @@ class Configuration:
       slugs[slug] = name
       try:
         rows.append(self._checked(Row(name, lines, weights_of, folder / slug), split, protocol))
-      except Exception as error:  # Plug-ins and models may raise anything.  pylint: disable=broad-except
+      except Exception as error:  # Models may raise anything.  pylint: disable=broad-except
+        if errors.users_frames(errors.cause(error)):
+          raise  # A user's plug-in, whose traceback is needed.
         text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(error))  # A position in generated text.
         raise InputError(f'row {name!r}: {text or type(error).__name__}') from error
     return rows

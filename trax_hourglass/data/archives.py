@@ -33,9 +33,13 @@ def kind(path):
     raise InputError(f'{str(path)!r} is a folder: give a file')
   try:
     with open(path, 'rb') as f:
-      first = f.read(8)
+      return kind_of(f.read(8))
   except OSError as error:
     raise InputError(f'{str(path)!r} cannot be read ({error.strerror}): give a file') from error
+
+
+def kind_of(first):
+  """Returns the kind of a file, see `kind`, by its first 8 bytes."""
   return next((name for magic, name in _PACKED.items() if first.startswith(magic)), 'raw')
 
 

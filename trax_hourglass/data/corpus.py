@@ -52,7 +52,8 @@ class Corpus:
     if name not in SPLITS:
       raise InputError(f'split {name!r} does not exist: choose one of {", ".join(SPLITS)}')
     if name not in self._makers:
-      raise InputError(f'{self.name} has no {name} split: {self._missing[name]}')
+      held = f'it has {", ".join(self._makers)}'
+      raise InputError(f'{self.name} has no {name} split: {self._missing.get(name, held)}')
     if name not in self._made:
       self._made[name] = self._makers[name]()
     return self._made[name]

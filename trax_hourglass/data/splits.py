@@ -66,7 +66,7 @@ def held_out(n):
 
 def of_name(name):
   """Returns a file's split, which depends on its name alone and so does not change with other files."""
-  lot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'big') % 100
+  lot = int.from_bytes(hashlib.sha256(name.encode(errors='surrogateescape')).digest()[:8], 'big') % 100
   return SPLITS[bisect.bisect_right(list(itertools.accumulate(_PERCENT)), lot)]
 
 

@@ -8,6 +8,7 @@ from trax_hourglass.data import archives
 from trax_hourglass.data import cache
 from trax_hourglass.data import folders
 from trax_hourglass.data import sources
+from trax_hourglass.runtime.errors import InputError
 
 _NOT_SOURCES = ('test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__')
 _HEAD = 8192  # Bytes that are inspected.
@@ -52,9 +53,10 @@ def unpacked(root):
   if root.is_dir():
     names, left_out = folders.files_below(root)
     return [_whole(name, _content(root / name)) for name in names], left_out
-  if sources.is_archive(root):
-    return _of_archive(root)
-  return [_whole(root.name, _content(root))], collections.Counter()
+  path = root if sources.is_archive(root) else _content(root)
+  if sources.is_archive(path):  # A .tar.zst is one when it is decompressed.
+    return _of_archive(path)
+  return [_whole(root.name, path)], collections.Counter()
 
 
 def leave_out_binaries(files):
@@ -99,11 +101,20 @@ def _of_archive(path):
   for name, size in zip(source.names, source.sizes()):
     files.append(TextFile(name, flat, first, size))
     first += size
+  for file in files:
+    if archives.kind_of(_head(file, 8)) in archives.PACKED:
+      raise InputError(f'{str(path)!r} holds compressed files, such as {file.name!r}: unpack the archive and give its '
+                       'folder')
   return files, source.left_out
 
 
 def _is_binary(file):
+  head = _head(file, _HEAD)
+  return b'\0' in head and not head.startswith(_UTF_16)
+
+
+def _head(file, n):
+  """Returns the first bytes of a file, at most n."""
   with open(file.path, 'rb') as f:
     f.seek(file.first)
-    head = f.read(min(_HEAD, file.size))
-  return b'\0' in head and not head.startswith(_UTF_16)
+    return f.read(min(n, file.size))

@@ -50,11 +50,11 @@ class Choice:
     checks.check_choice(self.temperature, self.top_k, self.top_p)
 
   def filtered(self, logits):
-    """Returns logits (..., V) divided by the temperature, with -inf for tokens that top_k and top_p exclude.
+    """Returns logits (..., V), less the largest, divided by the temperature; -inf where top_k or top_p exclude a token.
 
     Tokens as probable as the last included token are included too.
     """
-    logits /= self.temperature
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature  # The largest is 0: none is infinite.
     ordered = jnp.sort(logits, axis=-1, descending=True)
     if self.top_k is not None and self.top_k < logits.shape[-1]:
       logits = jnp.where(logits < ordered[..., self.top_k - 1, None], -jnp.inf, logits)
@@ -282,7 +282,8 @@ def as_tokens(text, vocab_size):
 def score(model, texts):
   """Returns the natural log-probabilities of each text's tokens given the tokens before, as float32 (n,) arrays.
 
-  All texts run as one batch, padded on the right to a power of two, so that few lengths are compiled.
+  All texts run as one batch, padded on the right to a power of two, so that few lengths are compiled. With groups at
+  boundaries, whose number depends on the padded length, texts of equal padded length run together.
 
   Args:
     model: a `Hourglass` with its weights, in mode 'eval' or 'predict'.
@@ -298,7 +299,20 @@ def score(model, texts):
   if model.max_length is not None and longest > model.max_length:
     raise InputError(f'a text of {longest} tokens is longer than the maximum of {model.max_length}: build the model '
                      'with a larger Hourglass.max_length')
-  padded = np.zeros((len(texts), min(1 << (longest - 1).bit_length(), model.max_length or 1 << 62)), np.int32)
+  padded_length = lambda n: min(1 << (n - 1).bit_length(), model.max_length or 1 << 62)
+  has_boundaries = getattr(model, 'count_groups', None) is not None
+  together = [padded_length(len(text) if has_boundaries else longest) for text in texts]
+  scores = [None] * len(texts)
+  for length in set(together):
+    numbers = [number for number, of_text in enumerate(together) if of_text == length]
+    for number, log_probs in zip(numbers, _scored(model, [texts[number] for number in numbers], length)):
+      scores[number] = log_probs
+  return scores
+
+
+def _scored(model, texts, length):
+  """Returns the log-probabilities of texts that run as one batch, padded to a length."""
+  padded = np.zeros((len(texts), length), np.int32)
   for row, text in zip(padded, texts):
     row[:len(text)] = text
   decodes = model.max_length is not None

@@ -23,6 +23,8 @@ import trax.layers as tl
 
 from trax_hourglass.layers import core
 from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.layers.plugins import make_shortening
+from trax_hourglass.layers.plugins import make_upsampling
 from trax_hourglass.ops import prng
 from trax_hourglass.runtime.errors import InputError
 
@@ -82,11 +84,12 @@ def check_same_weights(specs, hierarchy, alternatives, shortening, upsampling):
   # New biases, because `init` would leave abstract weights in those that the model's layers share.
   for depth, spec in enumerate(specs[:-1], 1):
     spec = dataclasses.replace(spec, mode='eval', relative_biases=RelativeBiases(spec.d_model, spec.n_heads))
-    for role, plug_in in (('shortening', shortening), ('upsampling', upsampling)):
+    for role, plug_in, make in (('shortening', shortening, make_shortening),
+                                ('upsampling', upsampling, make_upsampling)):
       found = {}
       for levels in alternatives:
         factor = levels[depth].shorten_factor
-        layer = plug_in(spec, factor, levels[depth - 1].total_factor)
+        layer = make(spec, f'Hourglass.{role}', plug_in, factor, levels[depth - 1].total_factor)
         fine, coarse = (shapes.ShapeDtype((1, n, spec.d_model)) for n in (factor, 1))
         inputs = fine if role == 'shortening' else coarse if layer.n_in == 1 else (coarse, fine)
         weights, _ = jax.eval_shape(lambda layer=layer, inputs=inputs: layer.init(inputs))

@@ -16,6 +16,7 @@ Letters: B batch, L vectors of the finer level, K shorten factor, D model width.
 """
 
 import functools
+import inspect
 
 import trax.layers as tl
 
@@ -39,6 +40,7 @@ def decodes(plug_in):
     if isinstance(layer, tl.Layer):
       layer._decodes = True  # pylint: disable=protected-access
     return layer
+  marked.__signature__ = inspect.signature(plug_in)  # Shows gin the defaults, which a run's config records.
   return marked
 
 

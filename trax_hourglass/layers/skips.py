@@ -43,4 +43,7 @@ def layers(kind, width):
   """
   if kind not in _KINDS:
     raise InputError(f'skip is {kind!r}: choose one of {", ".join(map(repr, _KINDS))}')
-  return _KINDS[kind](width)
+  made = _KINDS[kind](width)
+  for layer in made:
+    layer._is_skip = True  # models/interop.py reads it.  pylint: disable=protected-access
+  return made

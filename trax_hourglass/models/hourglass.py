@@ -56,7 +56,8 @@ def Hourglass(vocab_size=256,
 
   In mode 'predict' the model is called with the beginning of a sequence and then with one token at a time, as in
   `trax.supervised.decoding`. The model does not shift: input 0 is the start token, 0, and input i is token i - 1.
-  Output i is for token i, so the logits of both modes are the same row by row. The state keeps what earlier calls
+  Output i is for token i, so the logits of both modes are the same row by row. With `boundaries` that holds as long as
+  there are slots for all groups: L / K in other modes, max_length / K in this one. The state keeps what earlier calls
   computed, for the batch size of the initialisation. Before the first call of a new sequence, set `state` to the value
   that `init` returned. Let N = max_length, and let numbers have s bytes (4). A level of factor f has n(f) = ceil(N / f)
   vectors. The state takes
@@ -196,7 +197,9 @@ def _check_boundaries(boundaries, shortening, upsampling, hierarchy, alternative
   of = lambda plug_in: getattr(getattr(plug_in, 'func', plug_in), 'at_boundaries', False)
   if boundaries is None and not of(shortening) and not of(upsampling):
     return
-  check_plug_ins(boundaries=boundaries)
+  if boundaries is None or not callable(boundaries):
+    raise InputError(f'boundaries is {boundaries!r}: set a rule for where groups end, such as Hourglass.boundaries = '
+                     '@EndOfWord')
   if not of(shortening) or not of(upsampling):
     raise InputError('boundaries are set with a resampling of fixed groups: set Hourglass.shortening = '
                      '@ShortenAtBoundaries and Hourglass.upsampling = @UpsampleFromBoundaries')

@@ -12,8 +12,10 @@ import numpy as np
 from trax import shapes
 from trax.layers import base
 
+from trax_hourglass.layers.attention import LocalAttention
 from trax_hourglass.layers.attention import RelativeAttention
 from trax_hourglass.layers.attention import RelativeBiases
+from trax_hourglass.layers.attention import RotaryAttention
 from trax_hourglass.layers.boundary_groups import AtBoundaries
 from trax_hourglass.layers.scan import Scanned
 from trax_hourglass.layers.widths import ToWidth
@@ -137,6 +139,12 @@ def _trax_order(layer, weights, path=(), block=None, biases=None):
   if isinstance(layer, AtBoundaries):
     raise InputError('groups of the model end at boundaries, and trax.models.HourglassLM has fixed groups: leave '
                      'Hourglass.boundaries out')
+  if isinstance(layer, (LocalAttention, RotaryAttention)):
+    raise InputError(f'the model has {type(layer).__name__}, which trax.models.HourglassLM has not: choose '
+                     '@CausalRelativeAttention or @TraxAttention')
+  if getattr(layer, '_is_skip', False):
+    raise InputError("the model's residuals have weights, and those of trax.models.HourglassLM have none: set "
+                     "Hourglass.skip = 'identity'")
   if isinstance(layer, RelativeBiases):
     if not isinstance(weights, dict):
       biases.append(path)

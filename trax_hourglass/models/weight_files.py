@@ -80,7 +80,7 @@ def read(path):
     if not jnp.issubdtype(array.dtype, jnp.floating):
       raise InputError(f'{path}: {name} holds {array.dtype}, where weights are floating-point numbers')
   step = described.get('step', '')
-  return Stored(str(path), arrays, names, int(step) if step.isdigit() else None, described.get('config'))
+  return Stored(str(path), arrays, names, int(step) if step.isdecimal() else None, described.get('config'))
 
 
 def write(path, model, step=None, config=None, dtype='float32'):

@@ -46,7 +46,7 @@ class Tiling:
       n_keys: K.
       queries_per_group: P.
       block_queries: limit on the queries in a block, or on its keys if these are more.
-      span_keys: limit on the keys in a span.
+      span_keys: limit on the keys in a span, unless a group has more.
     """
     n_groups = n_queries // queries_per_group
     keys_per_group = n_keys // n_groups
@@ -54,7 +54,7 @@ class Tiling:
     n_blocks = min(n_blocks, n_groups)
     block_groups = -(-n_groups // n_blocks)
     n_keys = n_blocks * block_groups * keys_per_group
-    n_spans = -(-n_keys // span_keys)
+    n_spans = min(-(-n_keys // span_keys), n_keys // keys_per_group)  # A span has room for a group.
     return cls(queries_per_group, keys_per_group, n_groups, n_blocks, block_groups, n_spans, -(-n_keys // n_spans))
 
   @property

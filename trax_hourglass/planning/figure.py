@@ -51,7 +51,8 @@ def write(path, levels):
   _arrow(axes, -_GAP, 0, 'tokens,\nshifted\nright by 1')
   _arrow(axes, places[-1] + _WIDTH, places[-1] + _WIDTH + _GAP, 'logits')
   axes.set(xlim=(-_GAP - .1, places[-1] + _WIDTH + _GAP + .1), ylim=(-_TALLEST / 2 - .9, _TALLEST / 2 + 1))
-  ending = pathlib.Path(path).suffix[1:].lower()
+  path = pathlib.Path(path).expanduser()
+  ending = path.suffix[1:].lower()
   with atomic_files.unfinished(path) as unfinished:
     with matplotlib.rc_context({'svg.hashsalt': 'trax_hourglass'}):  # Makes equal figures equal files.
       canvas.savefig(unfinished, format=ending, metadata={'Date': None} if ending == 'svg' else None)

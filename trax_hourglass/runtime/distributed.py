@@ -40,7 +40,7 @@ def connect(coordinator=None, n_hosts=None, host=None, seconds=300):
   if coordinator is None:
     coordinator, n_hosts, host, local_devices = _detected(seconds)
   address, _, port = coordinator.rpartition(':')
-  if not address or not port.isdigit():
+  if not address or not port.isdecimal() or not 1 <= int(port) < 1 << 16:
     raise InputError(f"coordinator is {coordinator!r}: give ADDRESS:PORT of host 0, such as '10.0.0.1:1234'")
   if not isinstance(n_hosts, int) or n_hosts < 1:
     raise InputError(f'n_hosts is {n_hosts!r}: give the number of hosts')

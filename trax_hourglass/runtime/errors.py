@@ -1,16 +1,18 @@
 """Reports a user's mistakes in one line, and finds whose code raised an error."""
 
+import os
 import pathlib
 import re
 import sysconfig
 import traceback
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-_PYTHON = tuple(pathlib.Path(sysconfig.get_path(name)) for name in ('stdlib', 'platstdlib'))
+_PYTHON = tuple(pathlib.Path(sysconfig.get_path(name)).resolve() for name in ('stdlib', 'platstdlib'))
 _INSTALLED = 'site-packages', 'dist-packages'
 # Libraries whose errors concern values passed to them. Other installed packages may be a user's own plug-ins.
-_LIBRARIES = frozenset(('absl', 'gin', 'jax', 'jaxlib', 'numpy', 'orbax', 'PIL', 'tensorflow', 'tensorflow_datasets',
-                        'tensorflow_text', 'trax'))
+_LIBRARIES = frozenset(('absl', 'etils', 'fontTools', 'gin', 'jax', 'jaxlib', 'matplotlib', 'numpy', 'orbax', 'PIL',
+                        'requests', 'safetensors', 'scipy', 'tensorboard', 'tensorflow', 'tensorflow_datasets',
+                        'tensorflow_text', 'tensorstore', 'tqdm', 'trax', 'urllib3', 'zstandard'))
 
 
 class InputError(ValueError):
@@ -38,7 +40,7 @@ def users_frames(error):
 def _is_users(filename):
   if filename.startswith('<'):  # Not a file: a generated function, or Python's own import.
     return False
-  path = pathlib.Path(filename)
+  path = pathlib.Path(os.path.realpath(filename))
   installed = [place for place, part in enumerate(path.parts) if part in _INSTALLED]
   if installed:
     first = path.parts[installed[-1] + 1]

@@ -1,4 +1,4 @@
-"""Shows progress on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Shows progress on stderr: a bar on a terminal, plain lines elsewhere. Work goes on when nobody reads stderr."""
 
 import contextlib
 import sys
@@ -46,7 +46,7 @@ class Progress:
     self._bar.set_postfix_str('compiling ...')
     self._began = time.monotonic()
     if self._in_lines:
-      print('compiling ...', file=sys.stderr, flush=True)
+      _print('compiling ...')
 
   def show(self, done, total, note, seconds_paused=0.0):
     """Shows the number of finished items.
@@ -71,7 +71,7 @@ class Progress:
     self._bar.update(done - self._bar.n)
     is_due = self._printed_at is None or now - self._printed_at > _LINE_SECONDS or done == total
     if self._in_lines and is_due:
-      print(f'{self._what} {done}/{total}: {note}{rest}', file=sys.stderr, flush=True)
+      _print(f'{self._what} {done}/{total}: {note}{rest}')
       self._printed_at = now
 
 
@@ -105,4 +105,10 @@ def progress(what, total=None, initial=0, unit='B'):
 
 def say(line):
   """Prints a line for the user to stderr; stdout belongs to results."""
-  tqdm.tqdm.write(line, file=sys.stderr)
+  with contextlib.suppress(BrokenPipeError):
+    tqdm.tqdm.write(line, file=sys.stderr)
+
+
+def _print(line):
+  with contextlib.suppress(BrokenPipeError):
+    print(line, file=sys.stderr, flush=True)

@@ -15,13 +15,17 @@ from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checkpoints
 
 
-def check(branch_from):
-  """Raises InputError unless `branch_from` is None or (run directory, step)."""
+def check(branch_from, init_from, n_steps):
+  """Raises InputError unless `branch_from` is None, or (run directory, step before `n_steps`) without `init_from`."""
   if branch_from is None:
     return
   is_pair = isinstance(branch_from, (tuple, list)) and len(branch_from) == 2
   if not is_pair or not isinstance(branch_from[0], (str, os.PathLike)) or not checks.is_whole(branch_from[1]):
     raise InputError(f"branch_from is {branch_from!r}: give a run directory and a step, as in ('runs/long', 5000)")
+  if branch_from[1] >= n_steps:
+    raise InputError(f'branch_from is {branch_from!r} and n_steps {n_steps}: give more steps, or an earlier one')
+  if init_from is not None:
+    raise InputError(f'branch_from is {branch_from!r} and init_from {init_from!r}: give one of them')
 
 
 def source(branch_from):

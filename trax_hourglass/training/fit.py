@@ -129,8 +129,8 @@ def fit(output_dir,
       or `.pkl.gz` file, ours or the authors', or the name of a pretrained model. None draws the weights.
       A resumed run ignores `init_from`.
     init_partial: whether to take only the weights that fit the model by name and shape, and draw the rest.
-    branch_from: (run directory, step) of the checkpoint, optimizer slots included, that a new run starts from. Both
-      runs must have the same config except for `n_steps`. None for a run from step 0.
+    branch_from: (run directory, step) of the checkpoint, optimizer slots included, that a new run starts from. The
+      new run may change what a resumed run may change, such as `n_steps`. None for a run from step 0.
     seed: seed of weights, dropout and windows.
     callbacks: further callbacks of Trax's loop, which are functions of the loop.
 
@@ -147,7 +147,7 @@ def fit(output_dir,
                      max_valid_tokens=1 if max_valid_tokens is None else max_valid_tokens,
                      stop_after=1 if stop_after is None else stop_after)
   initial_weights.check(init_from, init_partial)
-  branches.check(branch_from)
+  branches.check(branch_from, init_from, n_steps)
   if n_steps > _MOST_STEPS:
     raise InputError(f'n_steps is {n_steps}: give {_MOST_STEPS:,} at most, as many as the device counts')
   for name, value, is_right, example in (
@@ -208,6 +208,8 @@ def fit(output_dir,
                    *callbacks])
     if distributed.is_first() and loop.step < n_steps:
       _tell(corpus, valid, train_model, length)
+    if distributed.is_first() and loop.step > n_steps:
+      say(f'the run is at step {loop.step:,} already, and n_steps is {n_steps:,}: nothing to train')
     loop.run(max(0, n_steps - loop.step))
   windows.close()
   if loop.stopped_by:

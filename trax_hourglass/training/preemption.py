@@ -3,9 +3,9 @@
 All hosts stop after the same step: JAX's coordination service receives the SIGTERM of any host.
 """
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 
 import jax
@@ -43,14 +43,13 @@ class Stopping:
   def _ask(self, number, _):
     if self.signal == number == signal.SIGINT:
       # On a new line: that of the progress bar has no newline.
-      os.write(sys.__stderr__.fileno(), b'\naborted; nothing saved\n')
+      _write('\naborted; nothing saved\n')
       # An exception would wait for the writing thread, and a partly written checkpoint is never used anyway.
       os._exit(128 + number)
     first, self.signal = self.signal is None, number
     if first:
       again = '; Ctrl-C again leaves at once' if number == signal.SIGINT else ''
-      # A signal may interrupt a print: only writing to the descriptor is safe in a handler.
-      os.write(sys.__stderr__.fileno(), f'\nstopping after this step, which will be saved{again}\n'.encode())
+      _write(f'\nstopping after this step, which will be saved{again}\n')
     if self._several:
       os.kill(os.getpid(), signal.SIGTERM)
 
@@ -66,3 +65,9 @@ class Stopping:
         return True
       return False
     return self.signal is not None
+
+
+def _write(text):
+  """Writes to stderr, if there still is one: Ctrl-C also ends `tee` behind a pipe."""
+  with contextlib.suppress(OSError):
+    os.write(2, text.encode())  # A signal may interrupt a print: only writing to the descriptor is safe in a handler.

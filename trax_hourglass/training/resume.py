@@ -17,6 +17,7 @@ from trax_hourglass.training import branches
 from trax_hourglass.training import checkpoints
 from trax_hourglass.training import retention
 from trax_hourglass.training import run_config
+from trax_hourglass.training import tensorboard
 from trax_hourglass.training import versions
 
 CONFIG, _LOCK = 'config.gin', 'run.lock'
@@ -154,7 +155,7 @@ class RunRecord:
   def _release(self):
     if self._lock is None:
       return
-    if self._is_new and not self.store.steps():  # Nothing to resume from.
+    if self._is_new and not self.store.steps() and not any(self.path.glob(f'*/{tensorboard.FILES}')):
       shutil.rmtree(self.path, ignore_errors=True)
     os.close(self._lock)
     self._lock = None

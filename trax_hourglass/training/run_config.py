@@ -1,5 +1,6 @@
 """Compares the configs of a run and of its resumption; some parameters may differ, others may not."""
 
+import inspect
 import re
 
 import gin
@@ -32,10 +33,29 @@ def differences(before, now):
     bindings.pop(FREE_MACRO, None)
   followed, follows = _resolved(before), _resolved(now)
   # gin lists only what was called so far, so one text may have more parameters than the other. A change of layer or
-  # corpus shows in the binding that selects it, which both texts have.
+  # corpus shows in the binding that selects it. gin leaves out defaults that are functions, such as layers.
+  for one, other in ((was, is_), (followed, follows)):
+    _add_functions(one, other)
+    _add_functions(other, one)
   return [f'{name} was {was[name]} and is {is_[name]}' for name in sorted(was.keys() & is_.keys())
           if was[name] != is_[name] and followed[name] != follows[name]
           and name not in FREE and name.rsplit('.', 1)[-1] not in PLACES]
+
+
+def _add_functions(bindings, other):
+  """Adds the defaults of parameters that only `other` binds, where they are functions, as gin writes functions.
+
+  A default equals a reference to the function of the same name, which is then written as in `other`.
+  """
+  called = {name.rpartition('.')[0] for name in bindings}
+  for name in other.keys() - bindings.keys():
+    selector, _, parameter = name.rpartition('.')
+    found = gin.config._REGISTRY.get_match(selector.rpartition('/')[2]) if selector in called else None
+    parameters = inspect.signature(found.wrapped).parameters if found else {}
+    default = getattr(parameters.get(parameter), 'default', inspect.Parameter.empty)
+    if callable(default) and default is not inspect.Parameter.empty:
+      is_same = other[name].rpartition('.')[2].lstrip('@') == default.__name__
+      bindings[name] = other[name] if is_same else f'@{default.__name__}'
 
 
 def of_older_versions(text):

@@ -6,6 +6,7 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from trax_hourglass.training.settings import Settings
 from trax_hourglass.training import versions
 
 CONFIG = 'config.gin'
+_IMPORT = re.compile(r'\s*(?:import|from)\s+([\w.]+)')  # In gin.
 _OF_TRAX = 'model.pkl.gz'  # The checkpoint of Trax's own loop.
 
 
@@ -159,7 +161,7 @@ def _choose(directory, which):
       raise InputError(f'there is no checkpoint in {str(directory)!r}: train first')
   else:
     with distributed.together(f'opening the checkpoint {which!r}'):
-      step = store.best() if which == 'best' else int(which) if str(which).isdigit() else None
+      step = store.best() if which == 'best' else int(which) if str(which).isdecimal() else None
       if step is None:
         raise InputError(f'checkpoint {str(which)!r} does not exist: give a step, of {store.steps()}, \'best\' where '
                          'the run was evaluated, or a file that ends with .pkl.gz or .safetensors')
@@ -199,11 +201,17 @@ def _config_of_file(stored):
   """Returns the config lines of a weight file, which is not trusted.
 
   Raises:
-    InputError: the config registers functions by module name, which could be any Python function.
+    InputError: the config imports modules of others, or registers functions by module name, so that any Python code
+      could run.
   """
   if '__gin__' in stored.config:
     raise InputError(f'{stored.where}: its config registers functions of any module: give a config file that you trust')
-  return stored.config.splitlines()
+  lines = stored.config.splitlines()
+  for module in filter(None, map(_IMPORT.match, lines)):
+    if module[1].split('.')[0] not in ('trax', 'trax_hourglass'):
+      raise InputError(f'{stored.where}: its config imports {module[1]!r}, which could run any code: give a config '
+                       'file that you trust')
+  return lines
 
 
 def _take_file(model, stored):

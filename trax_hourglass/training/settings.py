@@ -57,7 +57,7 @@ class Settings:
 
   @property
   def unit(self):
-    """Returns the unit of a token, 'byte', 'dim' or 'token', or None if the corpus cannot be created.
+    """Returns the unit of a token, 'byte', 'dim' or 'token', or None if a user's mistake prevents the corpus.
 
     If the corpus class has a `unit`, no corpus is created: the corpus may be large, or its files missing.
     """

@@ -11,7 +11,7 @@ import gin
 from trax_hourglass.runtime.progress import say
 
 _VERSION = 'brain.Event:2'
-_FILES = 'events.out.tfevents.*'
+FILES = 'events.out.tfevents.*'
 
 
 class Events:
@@ -27,7 +27,7 @@ class Events:
     """
     self._folder, self._logged, self._texts = folder, list(logged), list(texts)
     self._file, self._n_written = None, 0
-    if folder is not None and (self._logged or any(folder.glob(_FILES))):
+    if folder is not None and (self._logged or any(folder.glob(FILES))):
       self._flush()
 
   def write(self, step, seconds, scalars):
@@ -63,7 +63,7 @@ class Events:
   def _replace(self):
     """Starts a file with all logged points; deletes older files once it has its final name."""
     self._folder.mkdir(parents=True, exist_ok=True)
-    before = list(self._folder.glob(_FILES))
+    before = list(self._folder.glob(FILES))
     path = self._folder / f'events.out.tfevents.{time.time_ns() // 1000}.{platform.node()}.{os.getpid()}'
     unfinished = self._folder / 'unfinished'
     self._file = open(unfinished, 'wb')
