@@ -3,11 +3,12 @@
     python benchmarks/sweep.py docs/results/enwik8_sweep_*.json --against "6@1, window" --plot FILE.png
 
 Rows of the same name and budget become one row with all their seeds. Differences are paired by seed, with a 95 %
-interval.
+interval. A second table has the lead of hierarchies over flat models at equal FLOPs, also where budgets differ.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -16,6 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from matplotlib import figure
+import numpy as np
+from scipy import stats
 
 from trax_hourglass.comparison import report
 from trax_hourglass.comparison import results as results_lib
@@ -68,6 +71,34 @@ def table(rows, against):
   return report.markdown(cells, list({name: None for cell in cells for name in cell}))
 
 
+def _best(rows, kind):
+  """Returns {budget: row} of the best row of a kind at each budget, the smallest budget first."""
+  best = {row['budget']: row for row in reversed(rows) if row['kind'] == kind}  # Rows are sorted best first.
+  return dict(sorted(best.items()))
+
+
+def leads(rows):
+  """Returns the lead of the best hierarchy at each budget over the best flat model, as a table and a sentence, or ''.
+
+  Bits of the flat model are interpolated along the logarithm of its FLOPs. The sentence has the slope of a straight
+  line through the leads, with a 95 % interval by Student's t.
+  """
+  flat = {math.log2(budget): results_lib.bits_of(row) for budget, row in _best(rows, 'flat').items()}
+  points = {budget: row for budget, row in _best(rows, 'hierarchical').items()
+            if flat and min(flat) <= math.log2(budget) <= max(flat)}
+  if not points:
+    return ''
+  logs = [math.log2(budget) for budget in points]
+  found = np.interp(logs, list(flat), list(flat.values())) - [results_lib.bits_of(row) for row in points.values()]
+  said = report.markdown([{'FLOPs': f'{budget:.3g}', 'best hierarchy': f'`{row["name"]}`', 'lead': f'{lead:+.4f}'}
+                          for (budget, row), lead in zip(points.items(), found)], ['FLOPs', 'best hierarchy', 'lead'])
+  if len(points) > 2:
+    line = stats.linregress(logs, found)
+    half = stats.t.ppf(0.975, len(points) - 2) * line.stderr
+    said += f'\n\nThe lead changes by {line.slope:+.4f} ± {half:.4f} bits with each doubling of FLOPs.'
+  return said
+
+
 def plot(rows, path):
   """Draws bits against FLOPs and tokens seen, with a point per seed and a line along the best row of each kind."""
   canvas = figure.Figure(figsize=(10, 4.2), dpi=100, layout='constrained')
@@ -81,9 +112,9 @@ def plot(rows, path):
         points = row['bits_of_seeds'].values()
         axes.plot([row[field] / divisor] * len(points), points, color=color, marker=marker, linestyle='',
                   fillstyle='none')
-      best = {row['budget']: row for row in reversed(of_kind)}  # Rows are sorted best first.
+      best = _best(rows, kind)
       if best:
-        line = sorted((row[field] / divisor, results_lib.bits_of(row)) for row in best.values())
+        line = [(row[field] / divisor, results_lib.bits_of(row)) for row in best.values()]
         axes.plot(*zip(*line), color=color, marker=marker, label=f'{kind}: mean of the best row at each budget')
     axes.set(xlabel=label, xscale='log')
     axes.grid(alpha=.3, which='both')
@@ -100,6 +131,8 @@ def main():
   args = parse_arguments()
   rows = merged([json.loads(path.read_text(encoding='utf-8')) for path in args.results])
   print(table(rows, args.against))
+  if said := leads(rows):
+    print(f'\n{said}')
   if args.plot:
     plot(rows, args.plot)
 

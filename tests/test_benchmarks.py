@@ -173,11 +173,24 @@ def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, caps
   monkeypatch.setattr(sys, 'argv', ['sweep', str(tmp_path / 'a'), str(tmp_path / 'b'), '--against', '6@1', '--plot',
                                     str(tmp_path / 'plot.png')])
   runpy.run_path(str(FOLDER / 'sweep.py'), run_name='__main__')
-  *_, words, flat = capsys.readouterr().out.splitlines()
+  _, _, words, flat, *leads = capsys.readouterr().out.splitlines()
   # Differences .25 and .125: Student's t of one degree of freedom, 12.706, times their standard error, .0625.
   assert words == '| 1e+03 | `words` | 2 | 2.1875 ± 0.0884 | 7 | 40 | +0.1875 ± 0.7941 |'
   assert flat == '| 1e+03 | `6@1` | 2 | 2.3750 ± 0.1768 | 7 | 40 |  |'
+  assert leads[1:] == ['| FLOPs | best hierarchy | lead |', '|---|---|---|', '| 1e+03 | `words` | +0.1875 |']
   assert (tmp_path / 'plot.png').stat().st_size > 1000
+
+
+def test_sweep_interpolates_leads_between_budgets(monkeypatch):
+  monkeypatch.syspath_prepend(str(FOLDER))
+  sweep = importlib.import_module('sweep')
+  row = lambda budget, kind, bits: {'name': kind, 'kind': kind, 'unit': 'byte', 'budget': budget, 'bits_per_byte': bits}
+  rows = [row(4e3, 'flat', 2.0), row(1e3, 'flat', 2.5), row(1e3, 'flat', 2.75), row(1e3, 'hierarchical', 2.25),
+          row(2e3, 'hierarchical', 2.125), row(4e3, 'hierarchical', 2.0), row(8e3, 'hierarchical', 1.0)]
+  *_, one, two, four, _, line = sweep.leads(rows).splitlines()
+  assert [found.split('|')[-2].strip() for found in (one, two, four)] == ['+0.2500', '+0.1250', '+0.0000']
+  assert line == 'The lead changes by -0.1250 ± 0.0000 bits with each doubling of FLOPs.'
+  assert sweep.leads(rows[3:]) == ''
 
 
 def test_memory_compares_the_plan_with_a_step(monkeypatch, capsys):

@@ -102,7 +102,8 @@ def errors_as_one_line(command):
   try:
     yield
   except KeyboardInterrupt:
-    print(f'{command}: stopped', file=sys.stderr)
+    with startup.without_reader():
+      print(f'{command}: stopped', file=sys.stderr, flush=True)
     raise SystemExit(130) from None
   except BrokenPipeError:  # The reader of stdout has exited, as `| head` does.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Flushing the rest must not fail at exit.
@@ -112,7 +113,8 @@ def errors_as_one_line(command):
     if line is None:
       _show_users_frames(command, error)
       raise
-    print(f'{command}: {line}', file=sys.stderr)
+    with startup.without_reader():
+      print(f'{command}: {line}', file=sys.stderr, flush=True)
     raise SystemExit(2) from None
   finally:
     signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,8 @@ import time
 
 import tqdm
 
+from trax_hourglass.runtime import startup
+
 _LINE_SECONDS = 15.0
 
 
@@ -105,10 +107,10 @@ def progress(what, total=None, initial=0, unit='B'):
 
 def say(line):
   """Prints a line for the user to stderr; stdout belongs to results."""
-  with contextlib.suppress(BrokenPipeError):
+  with startup.without_reader():
     tqdm.tqdm.write(line, file=sys.stderr)
 
 
 def _print(line):
-  with contextlib.suppress(BrokenPipeError):
+  with startup.without_reader():
     print(line, file=sys.stderr, flush=True)

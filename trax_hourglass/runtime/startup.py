@@ -1,5 +1,6 @@
-"""Determines how this process was started, which decides how much `import trax_hourglass` does."""
+"""Determines how this process was started, which decides how much `import trax_hourglass` does; guards its streams."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -32,6 +33,15 @@ def open_standard_streams():
   for number, name in enumerate(('stdin', 'stdout', 'stderr')):
     if getattr(sys, name) is None:
       setattr(sys, name, open(number, 'r' if number == 0 else 'w', encoding='utf-8', closefd=False))
+
+
+@contextlib.contextmanager
+def without_reader():
+  """Lets work go on when nobody reads stderr any more: Ctrl-C also ends `tee` in `train 2>&1 | tee log`."""
+  try:
+    yield
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # What is buffered must not fail at exit.
 
 
 def other_copies():
