@@ -1,5 +1,6 @@
 """Tests checkpoints: restored arrays equal the saved ones, and damage of any kind to the files is detected."""
 
+import math
 import os
 import resource
 import shutil
@@ -80,12 +81,12 @@ def test_arrays_donated_during_a_save_are_saved_intact(tmp_path):
     np.testing.assert_array_equal(store.restore(step, like({'weights': [x]}))['weights'][0], expected)
 
 
-@hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8), max_size=9), st.integers(1, 4),
+@hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8) | st.just(math.nan), max_size=9), st.integers(1, 4),
                   st.none() | st.integers(1, 9), st.booleans())
 def test_retention_keeps_last_every_and_best(bits, last, every, best):
   kept = retention.Kept(last, every, best).of(bits)
   assert kept <= bits.keys() and set(sorted(bits)[-last:]) <= kept
-  scored = {step: value for step, value in bits.items() if value is not None}
+  scored = {step: value for step, value in bits.items() if value is not None and not math.isnan(value)}
   for step in bits:
     if every and step % every == 0:
       assert step in kept

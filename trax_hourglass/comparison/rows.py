@@ -127,7 +127,8 @@ class Configuration:
 
   def _check_schedule(self):
     """Raises InputError if the length or warm-up of the schedule in gin does not follow the budget."""
-    bound = dict(line.split(' = ', 1) for line in _bindings(gin.config_str()) if ' = ' in line)
+    lines = _bindings(gin.config_str(max_line_length=1 << 20))  # gin wraps longer lines.
+    bound = dict(line.split(' = ', 1) for line in lines if ' = ' in line)
     fixed = [name for name, value in bound.items() if name.endswith('.n_steps') and value != '%n_steps']
     is_the_budget = self._budget.what == 'steps' and f'n_steps = {self._budget.amount}' in self.common
     if fixed and not is_the_budget:  # Else the number was written for this budget.

@@ -29,7 +29,7 @@ from trax_hourglass.runtime.errors import InputError
 from trax_hourglass.runtime.progress import say
 from trax_hourglass.training import checksums
 from trax_hourglass.training import quiet_orbax
-from trax_hourglass.training.retention import Kept
+from trax_hourglass.training import retention
 
 FOLDER = 'checkpoints'
 _NOTES = 'notes.json'
@@ -48,7 +48,7 @@ logging.getLogger('asyncio').addFilter(
 class Store:
   """Manages the checkpoints of a run directory. All hosts must call a method together, unless it says otherwise."""
 
-  def __init__(self, output_dir, kept=Kept(), on_failure=None, on_written=None):
+  def __init__(self, output_dir, kept=retention.Kept(), on_failure=None, on_written=None):
     """Opens the store, whose folder need not exist yet.
 
     Args:
@@ -169,9 +169,7 @@ class Store:
 
   def best(self):
     """Returns the step of the checkpoint with the lowest bits, or None if none has bits. Any host may call this."""
-    bits = {step: self._bits(step) for step in self.steps()}
-    scored = [step for step, value in bits.items() if value is not None]
-    return min(scored, key=bits.get) if scored else None
+    return retention.best({step: self._bits(step) for step in self.steps()})
 
   def newest_sound(self, put_aside=False):
     """Returns the newest step whose checkpoint passes its checksums, or None without checkpoints.

@@ -1,6 +1,7 @@
 """Selects which checkpoints of a run are kept."""
 
 import dataclasses
+import math
 
 from trax_hourglass.runtime import checks
 
@@ -23,7 +24,12 @@ class Kept:
 
   def of(self, bits):
     """Returns the set of steps to keep, from {step: bits or None}."""
-    steps = sorted(bits)
+    steps, best_step = sorted(bits), best(bits)
     kept = set(steps[-self.last:]) | {step for step in steps if self.every and step % self.every == 0}
-    scored = [step for step in steps if bits[step] is not None]
-    return kept | {min(scored, key=bits.get)} if self.best and scored else kept
+    return kept | {best_step} if self.best and best_step is not None else kept
+
+
+def best(bits):
+  """Returns the step with the lowest bits, from {step: bits or None}, or None if no step has bits; NaN is none."""
+  scored = [step for step in sorted(bits) if bits[step] is not None and not math.isnan(bits[step])]
+  return min(scored, key=bits.get, default=None)
