@@ -81,8 +81,8 @@ def test_arrays_donated_during_a_save_are_saved_intact(tmp_path):
     np.testing.assert_array_equal(store.restore(step, like({'weights': [x]}))['weights'][0], expected)
 
 
-@hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8) | st.just(math.nan), max_size=9), st.integers(1, 4),
-                  st.none() | st.integers(1, 9), st.booleans())
+@hypothesis.given(st.dictionaries(st.integers(1, 40), st.none() | st.floats(1, 8) | st.just(math.nan), max_size=9),
+                  st.integers(1, 4), st.none() | st.integers(1, 9), st.booleans())
 def test_retention_keeps_last_every_and_best(bits, last, every, best):
   kept = retention.Kept(last, every, best).of(bits)
   assert kept <= bits.keys() and set(sorted(bits)[-last:]) <= kept
