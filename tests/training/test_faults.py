@@ -95,8 +95,7 @@ def test_a_second_ctrl_c_ends_at_once_during_a_checkpoint(tmp_path):
   assert said.strip() == 'aborted; nothing saved' and checkpoints.Store(tmp_path / 'run').steps() == []
 
 
-def test_ctrl_c_saves_the_step_when_nobody_reads_stderr(tmp_path):
-  """As in `train 2>&1 | tee log`, where Ctrl-C ends `tee` too."""
+def test_ctrl_c_saves_the_step_when_nobody_reads_stderr(tmp_path):  # Ctrl-C ends `tee` in `train 2>&1 | tee log`.
   process = processes.Command('trax_hourglass.train', '--config_file', runs.TINY, '--output_dir', str(tmp_path / 'run'),
                               '--config', 'n_steps = 1000000', XLA_FLAGS=processes.QUICK)
   assert any(line.startswith('step 1/') for line in process.stderr), process.wait()
