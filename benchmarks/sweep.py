@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from matplotlib import figure
+from matplotlib import ticker
 import numpy as np
 from scipy import stats
 
@@ -90,8 +91,9 @@ def leads(rows):
     return ''
   logs = [math.log2(budget) for budget in points]
   found = np.interp(logs, list(flat), list(flat.values())) - [results_lib.bits_of(row) for row in points.values()]
-  said = report.markdown([{'FLOPs': f'{budget:.3g}', 'best hierarchy': f'`{row["name"]}`', 'lead': f'{lead:+.4f}'}
-                          for (budget, row), lead in zip(points.items(), found)], ['FLOPs', 'best hierarchy', 'lead'])
+  cells = [{'FLOPs': f'{budget:.3g}', 'best hierarchy': f'`{row["name"]}`', 'seeds': len(row['bits_of_seeds']),
+            'lead': f'{lead:+.4f}'} for (budget, row), lead in zip(points.items(), found)]
+  said = report.markdown(cells, list(cells[0]))
   if len(points) > 2:
     line = stats.linregress(logs, found)
     half = stats.t.ppf(0.975, len(points) - 2) * line.stderr
@@ -118,8 +120,9 @@ def plot(rows, path):
         axes.plot(*zip(*line), color=color, marker=marker, label=f'{kind}: mean of the best row at each budget')
     axes.set(xlabel=label, xscale='log')
     axes.grid(alpha=.3, which='both')
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-      formatter('{x:g}')
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter('{x:g}')
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
   canvas.legend(*axes.get_legend_handles_labels(), frameon=False, loc='outside lower center', ncols=2,
                 title='open markers: each row and seed')
   canvas.axes[0].set(ylabel=f'bits per {unit} of the valid split')

@@ -177,14 +177,16 @@ def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, caps
   # Differences .25 and .125: Student's t of one degree of freedom, 12.706, times their standard error, .0625.
   assert words == '| 1e+03 | `words` | 2 | 2.1875 ± 0.0884 | 7 | 40 | +0.1875 ± 0.7941 |'
   assert flat == '| 1e+03 | `6@1` | 2 | 2.3750 ± 0.1768 | 7 | 40 |  |'
-  assert leads[1:] == ['| FLOPs | best hierarchy | lead |', '|---|---|---|', '| 1e+03 | `words` | +0.1875 |']
+  assert leads[1:] == ['| FLOPs | best hierarchy | seeds | lead |', '|---|---|---|---|',
+                       '| 1e+03 | `words` | 2 | +0.1875 |']
   assert (tmp_path / 'plot.png').stat().st_size > 1000
 
 
 def test_sweep_interpolates_leads_between_budgets(monkeypatch):
   monkeypatch.syspath_prepend(str(FOLDER))
   sweep = importlib.import_module('sweep')
-  row = lambda budget, kind, bits: {'name': kind, 'kind': kind, 'unit': 'byte', 'budget': budget, 'bits_per_byte': bits}
+  row = lambda budget, kind, bits: {'name': kind, 'kind': kind, 'unit': 'byte', 'budget': budget,
+                                   'bits_per_byte': bits, 'bits_of_seeds': {'0': bits}}
   rows = [row(4e3, 'flat', 2.0), row(1e3, 'flat', 2.5), row(1e3, 'flat', 2.75), row(1e3, 'hierarchical', 2.25),
           row(2e3, 'hierarchical', 2.125), row(4e3, 'hierarchical', 2.0), row(8e3, 'hierarchical', 1.0)]
   *_, one, two, four, _, line = sweep.leads(rows).splitlines()
