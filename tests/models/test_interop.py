@@ -26,8 +26,8 @@ HIERARCHIES = {'single': '0@1 1@3 1@1', 'nested': '0@1 0@2 1@4 0@2 1@1'}
 
 
 def assert_close(got, expected):
-  """Compares arrays within 1e-4 of the largest value, in float32."""
-  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * max(1e-6, float(np.abs(expected).max())))
+  """Compares arrays within 1e-5 of the largest value, in float32."""
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1e-6, float(np.abs(expected).max())))
 
 
 def logits_and_gradients(model, x, probe):
