@@ -319,6 +319,13 @@ def test_training_seconds_survive_a_killed_run(tmp_path, monkeypatch):
   np.testing.assert_allclose(found['training_seconds'], 3 * before[-1][1])
 
 
+def test_macros_that_only_rows_read_may_be_bound(tmp_path, monkeypatch):
+  monkeypatch.setattr(compare_lib.Comparison, '_run_once', lambda self, seed, directory, row: {'error': 'not run'})
+  row, = comparisons.run(tmp_path, "compare.rows = {'a': 'Hourglass.dropout = %rate'}", 'rate = 0.25',
+                         'compare.also_evaluate = None', 'compare.paper = None')['rows']
+  assert row['errors'][0] == 'not run'
+
+
 def test_errors_of_plug_ins_show_where_they_began(tmp_path, capsys):
   with pytest.raises(KeyError, match='made'):
     comparisons.run(tmp_path / 'early', BREAKS, 'compare.only = ("breaks",)', 'Breaks.early = True')

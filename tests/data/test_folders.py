@@ -96,6 +96,9 @@ def test_archives_of_compressed_texts_are_refused_and_tar_zst_is_read(tmp_path, 
   write_links_to_zip(tmp_path / 'a', {f'{split}.txt.gz': gzip.compress(b'x' * 9) for split in ('train', 'valid')}, {})
   with pytest.raises(ValueError, match=r"a' holds compressed files, such as 'train.txt.gz': unpack the archive"):
     th.ByteCorpus(str(tmp_path / 'a'))
+  mixed = {**{f'{split}.txt': b'text ' * 9 for split in ('train', 'valid', 'test')}, 'fixture.gz': gzip.compress(b'')}
+  write_links_to_zip(tmp_path / 'mixed', mixed, {})
+  assert len(everything(th.ByteCorpus(str(tmp_path / 'mixed')))) >= 27 * 5
   write_links_to_tar(tmp_path / 'b', {f'{split}.txt': split.encode() for split in ('train', 'valid', 'test')}, {})
   (tmp_path / 'b.tar.zst').write_bytes(zstandard.compress((tmp_path / 'b').read_bytes()))
   assert everything(th.ByteCorpus(str(tmp_path / 'b.tar.zst'))) == b'trainvalidtest'

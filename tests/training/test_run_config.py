@@ -1,5 +1,7 @@
 """Tests the identity of a run: its config, and the fingerprint of its data."""
 
+import functools
+
 import gin
 import numpy as np
 import pytest
@@ -39,6 +41,19 @@ def test_functions_are_compared_where_only_one_config_binds_them(line, was, is_)
   assert run_config.differences(f'{config}{line}\n', config) == [f'{name} was {is_} and is {was}']
   default = f'{config}{name} = @trax_hourglass.any.{was[1:]}\n'
   assert run_config.differences(config, default) == run_config.differences(default, config) == []
+
+
+def test_defaults_without_a_name_are_compared():
+  partial = functools.partial(max, 3)
+
+  def uses(x=1, f=partial):
+    return x, f
+
+  gin.external_configurable(uses, 'Uses', module='run_config_test')
+  gin.external_configurable(partial, 'ThreeOrMore', module='run_config_test')
+  config = 'Uses.x = 1\n'
+  assert run_config.differences(config, f'{config}Uses.f = @ThreeOrMore\n') == []
+  assert run_config.differences(config, f'{config}Uses.f = @Epochs\n') == [f'Uses.f was @{partial} and is @Epochs']
 
 
 def test_configs_name_the_defaults_of_plug_ins():

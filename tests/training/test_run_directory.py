@@ -100,6 +100,11 @@ def test_a_config_in_a_weight_file_cannot_register_functions(opened, tmp_path):
   weight_files.write(tmp_path / 'hostile.safetensors', opened.model, config=config)
   with pytest.raises(ValueError, match='its config registers functions of any module'):
     run_directory.load(checkpoint=tmp_path / 'hostile.safetensors')
+  (tmp_path / 'inc.gin').write_text('import evil')
+  for line in 'import evil', 'import \\\n  evil', 'from evil.x import y', f"include '{tmp_path}/inc.gin'":
+    weight_files.write(tmp_path / 'hostile.safetensors', opened.model, config=f'import trax_hourglass\n{line}\n')
+    with pytest.raises(ValueError, match='its config has .(import|from|include) .*could run any code'):
+      run_directory.load(checkpoint=tmp_path / 'hostile.safetensors')
   weight_files.write(tmp_path / 'bare.safetensors', opened.model)
   with pytest.raises(ValueError, match='bare.safetensors holds no config: give the config file of its model'):
     run_directory.load(checkpoint=tmp_path / 'bare.safetensors')

@@ -41,7 +41,7 @@ def kept(row, path, scored):
   except Exception as error:  # The other rows continue.  pylint: disable=broad-except
     began = errors.cause(error)
     is_mistake = isinstance(began, errors.InputError)
-    result = {'error': short(error) if is_mistake else f'{type(began).__name__}: {short(began)}'}
+    result = {'error': short(began) if is_mistake else f'{type(began).__name__}: {short(began)}'}
     if not is_mistake:
       say(''.join(traceback.format_exception(began)))
     say(f'{row.name} failed: {result["error"]}')

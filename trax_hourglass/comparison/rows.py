@@ -93,10 +93,11 @@ class Configuration:
       try:
         rows.append(self._checked(Row(name, lines, weights_of, folder / slug), split, protocol))
       except Exception as error:  # Models may raise anything.  pylint: disable=broad-except
-        if errors.users_frames(errors.cause(error)):
+        began = errors.cause(error)
+        if errors.users_frames(began):
           raise  # A user's plug-in, whose traceback is needed.
-        text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(error))  # A position in generated text.
-        raise InputError(f'row {name!r}: {text or type(error).__name__}') from error
+        text = re.sub(r' In bindings string line \d+.*', '', errors.one_line(began))  # A position in generated text.
+        raise InputError(f'row {name!r}: {text or type(began).__name__}') from error
     return rows
 
   def _checked(self, row, split, protocol):

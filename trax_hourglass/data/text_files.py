@@ -55,7 +55,7 @@ def unpacked(root):
     return [_whole(name, _content(root / name)) for name in names], left_out
   path = root if sources.is_archive(root) else _content(root)
   if sources.is_archive(path):  # A .tar.zst is one when it is decompressed.
-    return _of_archive(path)
+    return _of_archive(path, root)
   return [_whole(root.name, path)], collections.Counter()
 
 
@@ -92,8 +92,12 @@ def _content(file):
   return cache.build(path, lambda: archives.content(file), str(file))
 
 
-def _of_archive(path):
-  """Returns an archive's files, concatenated in one file of the cache, and a Counter of what is left out."""
+def _of_archive(path, root):
+  """Returns an archive's files, concatenated in one file of the cache, and a Counter of what is left out.
+
+  Raises:
+    InputError: the archive, which the user knows as `root`, is damaged, or most of its files are compressed.
+  """
   source = sources.Archive(path)
   flat = cache.folder() / f'unpacked-{path.name}-{cache.fingerprint([path])}'
   cache.build(flat, source.chunks, str(path))
@@ -101,10 +105,10 @@ def _of_archive(path):
   for name, size in zip(source.names, source.sizes()):
     files.append(TextFile(name, flat, first, size))
     first += size
-  for file in files:
-    if archives.kind_of(_head(file, 8)) in archives.PACKED:
-      raise InputError(f'{str(path)!r} holds compressed files, such as {file.name!r}: unpack the archive and give its '
-                       'folder')
+  packed = [file.name for file in files if archives.kind_of(_head(file, 8)) in archives.PACKED]
+  if 2 * len(packed) > len(files):
+    raise InputError(f'{str(root)!r} holds compressed files, such as {packed[0]!r}: unpack the archive and give its '
+                     'folder')
   return files, source.left_out
 
 

@@ -67,7 +67,7 @@ class Choice:
 
   def __call__(self, logits, keys):
     """Returns tokens (B,), int32, for logits (B, V) and one key per sequence, uint32 (B, 2)."""
-    if self.temperature == 0.0:
+    if self.temperature < np.finfo(np.float32).tiny:  # 0 in float32, or next to it.
       return logits.argmax(axis=-1).astype(jnp.int32)
     gumbel = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
     return (self.filtered(logits) + gumbel).argmax(axis=-1).astype(jnp.int32)

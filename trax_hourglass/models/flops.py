@@ -91,8 +91,8 @@ def _of_product(equation):
 def _of_attention(equation):
   """Counts an attention's products for visible pairs: content and position scores, mean of values.
 
-  All forms of attention have the name and the order of arrays in common: q (B, Q, H, E), k and v (B, K, H, E), and with
-  positions, last, the projected distances (P, W, H, E). W is K, or the window if attention has one.
+  All forms of attention have name and order of arrays in common. These are q (B, Q, H, E), k and v (B, K, H, E), and
+  with positions, last, the projected distances (P, W, H, E). W is K, or the window.
   """
   inputs = [variable.aval for variable in equation.invars if variable.aval.ndim == 4]
   (batch, n_queries, n_heads, width), (_, n_keys, *_) = (x.shape for x in inputs[:2])

@@ -1,5 +1,7 @@
 """Checks arguments for several packages."""
 
+import numbers
+
 from trax_hourglass.runtime.errors import InputError
 
 
@@ -27,7 +29,7 @@ def check_choice(temperature, top_k, top_p):
   if not 0.0 <= temperature < float('inf'):
     raise InputError(f'temperature is {temperature}: give 0 for the most probable token, 1 for the model as it is, or '
                      'another number by which logits are divided')
-  if top_k is not None and (not is_whole(top_k) or top_k < 1):
+  if top_k is not None and (not isinstance(top_k, numbers.Integral) or top_k < 1):
     raise InputError(f'top_k is {top_k}: give the number of most probable tokens to choose from, at least 1')
   if not 0.0 < top_p <= 1.0:
     raise InputError(f'top_p is {top_p}: give a probability above 0 and at most 1')

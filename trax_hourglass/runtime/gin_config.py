@@ -28,8 +28,8 @@ PLACES = frozenset(('path', 'cache_dir', 'data_dir', 'sentencepiece'))
 def parse_gin(files, bindings, own=()):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
 
-  An included file is looked for beside the including file, in the working directory, and in gin/; this project's own
-  files include others of gin/ only. Relative paths of data, see `PLACES`, are made
+  An included file is looked for beside the including file, then as gin looks for files, then in gin/. This project's
+  own files include others of gin/ only. Relative paths of data, see `PLACES`, are made
   absolute, so that a run can be opened from any folder.
 
   Callers must import `trax_hourglass.registry` first, which registers models, layers and data with gin.
@@ -45,8 +45,8 @@ def parse_gin(files, bindings, own=()):
   gin.clear_config()
   logging.disable(logging.ERROR)  # gin logs an error when a file is not in the first of its folders.
   places = [*gin.config._LOCATION_PREFIXES, str(GIN_FOLDER)]
-  being_read = []
-  reader = ((lambda path: _opened(path, places, being_read)),
+  being_read, all_places = [], places[:]
+  reader = ((lambda path: _opened(path, places, all_places, being_read)),
             lambda path: os.path.isfile(path := os.path.expanduser(path)) and os.path.realpath(path) not in being_read)
   try:
     with mock.patch.multiple(gin.config, _FILE_READERS=[reader], _LOCATION_PREFIXES=places):
@@ -65,12 +65,12 @@ def parse_gin(files, bindings, own=()):
 
 
 @contextlib.contextmanager
-def _opened(path, places, being_read):
+def _opened(path, places, all_places, being_read):
   """Opens a gin file without its byte order mark; meanwhile, `places` are where its includes are looked for."""
   path = os.path.expanduser(path)
   before = places[:]
   is_ours = GIN_FOLDER in pathlib.Path(path).resolve().parents
-  places[:] = [str(GIN_FOLDER)] if is_ours else [os.path.dirname(path), '', str(GIN_FOLDER)]
+  places[:] = [str(GIN_FOLDER)] if is_ours else [os.path.dirname(path), *all_places]
   being_read.append(os.path.realpath(path))
   try:
     with open(path, encoding='utf-8-sig') as f:

@@ -11,6 +11,7 @@ from gin import config
 _NO_PARAMETER = re.compile(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'")
 _NO_CONFIGURABLE = re.compile(r"No configurable matching (?:reference )?'@?([\w./]+)(?:\(\))?'")
 _MACRO = re.compile(r'^\s*(\w+)\s*=', re.MULTILINE)
+_READ = re.compile(r'%([\w./]+)')
 _LINE = re.compile(r'\s*([\w./]+)\s*=\s*(\S.*?)\s*$')
 
 
@@ -59,17 +60,31 @@ def circle():
 
 
 def unread(lines):
-  """Returns a message about a macro that the lines bind and no bound setting reads, or None."""
-  read = {scope for parameters in config._CONFIG.values() for value in parameters.values()
-          for scope, selector in _references(value) if selector == 'gin.macro'}
+  """Returns a message about a macro that the lines bind and no bound setting reads, or None.
+
+  Rows of a comparison are text, and may read macros too; files that they include are not searched.
+  """
+  values = [value for parameters in config._CONFIG.values() for value in parameters.values()]
+  read = {scope for value in values for scope, selector in _references(value) if selector == 'gin.macro'}
+  texts = '\n'.join(text for value in values for text in _texts(value))
+  read.update(_READ.findall(texts))
   for name in _MACRO.findall('\n'.join(lines)):
-    if name not in read:
+    if name not in read and (name, 'gin.macro') in config._CONFIG and 'include ' not in texts:
       settings = {f'{selector.rpartition(".")[2]}.{name}' for _, selector in config._CONFIG
                   if selector != 'gin.macro' and name in _parameters(selector)}
       close = [*sorted(settings), *difflib.get_close_matches(name, sorted(read), n=1)]
       hint = f'; did you mean {close[0]!r}?' if close else ': leave it out'
       return f'no setting of this config reads the macro {name!r}{hint}'
   return None
+
+
+def _texts(value):
+  """Yields all strings in a value."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, (tuple, list, dict)):
+    for part in value.values() if isinstance(value, dict) else value:
+      yield from _texts(part)
 
 
 def _references(value):

@@ -54,8 +54,11 @@ def _add_functions(bindings, other):
     parameters = inspect.signature(found.wrapped).parameters if found else {}
     default = getattr(parameters.get(parameter), 'default', inspect.Parameter.empty)
     if callable(default) and default is not inspect.Parameter.empty:
-      is_same = other[name].rpartition('.')[2].lstrip('@') == default.__name__
-      bindings[name] = other[name] if is_same else f'@{default.__name__}'
+      label = getattr(default, '__name__', repr(default))
+      bound = gin.config._REGISTRY.get_match(other[name].lstrip('@')) if other[name].startswith('@') else None
+      is_same = other[name].rpartition('.')[2].lstrip('@') == label
+      is_same |= bound is not None and default in (bound.wrapped, bound.wrapper)
+      bindings[name] = other[name] if is_same else f'@{label}'
 
 
 def of_older_versions(text):

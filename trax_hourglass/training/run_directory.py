@@ -29,7 +29,7 @@ from trax_hourglass.training.settings import Settings
 from trax_hourglass.training import versions
 
 CONFIG = 'config.gin'
-_IMPORT = re.compile(r'\s*(?:import|from)\s+([\w.]+)')  # In gin.
+_IMPORT = re.compile(r'\s*(import|from|include)\s+(\S+)')  # In gin.
 _OF_TRAX = 'model.pkl.gz'  # The checkpoint of Trax's own loop.
 
 
@@ -201,17 +201,16 @@ def _config_of_file(stored):
   """Returns the config lines of a weight file, which is not trusted.
 
   Raises:
-    InputError: the config imports modules of others, or registers functions by module name, so that any Python code
-      could run.
+    InputError: the config imports modules of others, includes files, or registers functions by module name, so that
+      any Python code could run.
   """
   if '__gin__' in stored.config:
     raise InputError(f'{stored.where}: its config registers functions of any module: give a config file that you trust')
-  lines = stored.config.splitlines()
-  for module in filter(None, map(_IMPORT.match, lines)):
-    if module[1].split('.')[0] not in ('trax', 'trax_hourglass'):
-      raise InputError(f'{stored.where}: its config imports {module[1]!r}, which could run any code: give a config '
+  for line in filter(None, map(_IMPORT.match, stored.config.replace('\\\n', ' ').splitlines())):
+    if line[1] == 'include' or line[2].split('.')[0] not in ('trax', 'trax_hourglass'):
+      raise InputError(f'{stored.where}: its config has {line[0].strip()!r}, which could run any code: give a config '
                        'file that you trust')
-  return lines
+  return stored.config.splitlines()
 
 
 def _take_file(model, stored):
