@@ -29,8 +29,8 @@ def parse_gin(files, bindings, own=()):
   """Reads gin files and bindings; paths may also be relative to this project's gin/ folder.
 
   An included file is looked for beside the including file, then as gin looks for files, then in gin/. This project's
-  own files include others of gin/ only. Relative paths of data, see `PLACES`, are made
-  absolute, so that a run can be opened from any folder.
+  own files include others of gin/ only. Relative paths of data, see `PLACES`, are made absolute, so that a run can be
+  opened from any folder.
 
   Callers must import `trax_hourglass.registry` first, which registers models, layers and data with gin.
 
