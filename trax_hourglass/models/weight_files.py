@@ -101,7 +101,7 @@ def write(path, model, step=None, config=None, dtype='float32'):
     trax_checkpoint.write_model(path, model)
     return
   with np.errstate(over='ignore'):
-    named = {name: np.ascontiguousarray(leaf, dtype)
+    named = {name: np.asarray(leaf, dtype, order='C')  # `ascontiguousarray` would make a scalar an array of one.
              for name, leaf in zip(weight_names.names(model), jax.tree.leaves(model.weights), strict=True)}
   for name, array in named.items():
     if not np.isfinite(array).all():
