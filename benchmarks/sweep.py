@@ -3,7 +3,8 @@
     python benchmarks/sweep.py docs/results/enwik8_sweep_*.json --against "6@1, window" --plot FILE.png
 
 Rows of the same name and budget become one row with all their seeds. Differences are paired by seed, with a 95 %
-interval. A second table has the lead of hierarchies over flat models at equal FLOPs, also where budgets differ.
+interval. A second table has the lead of hierarchies over flat models at equal FLOPs, also where budgets differ. It
+takes the best row of each kind among all files, whatever `--against` says, and means over all seeds of a row.
 """
 
 import argparse
@@ -31,21 +32,30 @@ def parse_arguments():
   """Returns the command line's arguments."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('results', nargs='+', type=pathlib.Path, help='results.json files of comparisons; any file name')
-  parser.add_argument('--against', metavar='ROW', help='baseline row')
+  parser.add_argument('--against', metavar='ROW', help='baseline row of the first table')
   parser.add_argument('--plot', type=pathlib.Path, metavar='FILE.png', help='file for the plot')
   return parser.parse_args()
 
 
 def merged(results):
-  """Returns the finished rows of several results, merged by name and budget, best first at each budget."""
-  rows = {}
+  """Returns the finished rows of several results, merged by name and budget, best first at each budget.
+
+  Raises:
+    ValueError: results were scored in different ways; or a row has two costs of a step, or two results of a seed.
+  """
+  rows, scored = {}, {}
   for result in results:
     for row in result['rows']:
       if 'bits_of_seeds' in row and not row['weights_of']:
+        scored[row['unit'], result['split'], result['protocol'], result['max_tokens']] = None
         found = rows.setdefault((result['budget']['flops'], row['name']), {**row, 'bits_of_seeds': {}})
         if found['step_flops'] != row['step_flops']:
           raise ValueError(f'{row["name"]!r} has {found["step_flops"]} and {row["step_flops"]} FLOPs per step')
+        if twice := found['bits_of_seeds'].keys() & row['bits_of_seeds'].keys():
+          raise ValueError(f'{row["name"]!r} has two results of seed {", ".join(sorted(twice))}')
         found['bits_of_seeds'].update(row['bits_of_seeds'])
+  if len(scored) > 1:
+    raise ValueError(f'unit, split, protocol and max_tokens are {" and ".join(map(str, scored))}; expected one of each')
   for (budget, _), row in rows.items():
     row.update({'budget': budget, f'bits_per_{row["unit"]}': statistics.fmean(row['bits_of_seeds'].values())})
   return sorted(rows.values(), key=lambda row: (-row['budget'], results_lib.bits_of(row)))
@@ -133,6 +143,9 @@ def main():
   """Prints the table and draws the plot."""
   args = parse_arguments()
   rows = merged([json.loads(path.read_text(encoding='utf-8')) for path in args.results])
+  names = list(dict.fromkeys(row['name'] for row in rows))
+  if args.against is not None and args.against not in names:
+    raise ValueError(f'--against is {args.against!r}; expected one of {", ".join(map(repr, names))}')
   print(table(rows, args.against))
   if said := leads(rows):
     print(f'\n{said}')

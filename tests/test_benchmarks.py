@@ -162,14 +162,19 @@ def test_compiled_resumes_after_its_finished_rows(monkeypatch, tmp_path):
   assert '| cifar10 | v5e | 8 x 4 | 1.00 | 100.00 | no; with' in compiled.others(results)
 
 
-def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, capsys):
-  def row(name, kind, bits_of_seeds):
-    return {'name': name, 'kind': kind, 'weights_of': None, 'unit': 'byte', 'n_parameters': 7, 'step_flops': 10,
-            'tokens': 40, 'bits_of_seeds': bits_of_seeds}
+def sweep_row(name, kind, bits_of_seeds, **changes):
+  return {'name': name, 'kind': kind, 'weights_of': None, 'unit': 'byte', 'n_parameters': 7, 'step_flops': 10,
+          'tokens': 40, 'bits_of_seeds': bits_of_seeds, **changes}
 
-  of_both = row('6@1', 'flat', {'0': 2.5}), row('words', 'hierarchical', {'0': 2.25, '1': 2.125})
-  for name, rows in ('a', of_both), ('b', [row('6@1', 'flat', {'1': 2.25})]):
-    (tmp_path / name).write_text(json.dumps({'budget': {'flops': 1e3}, 'rows': rows}))
+
+def sweep_result(*rows, **changes):
+  return {'budget': {'flops': 1e3}, 'split': 'valid', 'protocol': None, 'max_tokens': 9, 'rows': rows, **changes}
+
+
+def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, capsys):
+  of_both = sweep_row('6@1', 'flat', {'0': 2.5}), sweep_row('words', 'hierarchical', {'0': 2.25, '1': 2.125})
+  for name, rows in ('a', of_both), ('b', [sweep_row('6@1', 'flat', {'1': 2.25})]):
+    (tmp_path / name).write_text(json.dumps(sweep_result(*rows)))
   monkeypatch.setattr(sys, 'argv', ['sweep', str(tmp_path / 'a'), str(tmp_path / 'b'), '--against', '6@1', '--plot',
                                     str(tmp_path / 'plot.png')])
   runpy.run_path(str(FOLDER / 'sweep.py'), run_name='__main__')
@@ -180,6 +185,21 @@ def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, caps
   assert leads[1:] == ['| FLOPs | best hierarchy | seeds | lead |', '|---|---|---|---|',
                        '| 1e+03 | `words` | 2 | +0.1875 |']
   assert (tmp_path / 'plot.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('other, message', [
+    (sweep_result(sweep_row('6@1', 'flat', {'1': 2.5}), max_tokens=8), "'valid', None, 9.* and .*'valid', None, 8"),
+    (sweep_result(sweep_row('6@1', 'flat', {'1': 2.5}, unit='dim')), "'byte', .* and .*'dim', "),
+    (sweep_result(sweep_row('6@1', 'flat', {'1': 2.5}, step_flops=11)), "'6@1' has 10 and 11 FLOPs per step"),
+    (sweep_result(sweep_row('6@1', 'flat', {'0': 2.5})), "'6@1' has two results of seed 0"),
+    (sweep_result(sweep_row('words', 'hierarchical', {'0': 2})), "--against is '8@1'; expected one of '6@1', 'words'"),
+])
+def test_sweep_refuses_what_does_not_compare(tmp_path, monkeypatch, other, message):
+  for name, result in ('a', sweep_result(sweep_row('6@1', 'flat', {'0': 2.25}))), ('b', other):
+    (tmp_path / name).write_text(json.dumps(result))
+  monkeypatch.setattr(sys, 'argv', ['sweep', str(tmp_path / 'a'), str(tmp_path / 'b'), '--against', '8@1'])
+  with pytest.raises(ValueError, match=message):
+    runpy.run_path(str(FOLDER / 'sweep.py'), run_name='__main__')
 
 
 def test_sweep_interpolates_leads_between_budgets(monkeypatch):
