@@ -215,6 +215,21 @@ def test_sweep_interpolates_leads_between_budgets(monkeypatch):
   assert sweep.leads(rows[3:]) == ''
 
 
+@pytest.mark.parametrize('files, against', [
+    (['enwik8_sweep_5e13*'], '6@1, window 32'),
+    (['enwik8_sweep_*window.json', 'enwik8_sweep_*window_seed*'], None),
+    (['cifar10_sweep_5e13*'], '6@1, window'),
+])
+def test_results_page_shows_what_sweep_prints(monkeypatch, files, against):
+  monkeypatch.syspath_prepend(str(FOLDER))
+  sweep = importlib.import_module('sweep')
+  docs = FOLDER.parent / 'docs'
+  page = (docs / 'results.md').read_text(encoding='utf-8')
+  rows = sweep.merged([json.loads(file.read_text()) for pattern in files for file in (docs / 'results').glob(pattern)])
+  shown = sweep.table(rows, against) if against else sweep.leads(rows).split('\n\n')[0]
+  assert shown.count('\n') > 3 and shown in page
+
+
 def test_memory_compares_the_plan_with_a_step(monkeypatch, capsys):
   row, = run('memory', ('--config_file', runs.TINY, '--steps', '1', '--json'), monkeypatch, capsys)
   assert row['planned_bytes'] > 0 and row['grew_bytes'] >= 0 and row['seconds'] > 0

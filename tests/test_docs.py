@@ -19,7 +19,8 @@ from trax_hourglass import registry  # Registers with gin.  pylint: disable=unus
 from trax_hourglass import train
 
 ROOT = processes.ROOT
-PAGES = [ROOT / 'README.md', ROOT / 'benchmarks' / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'benchmarks' / 'README.md', *sorted((ROOT / 'docs').glob('*.md')),
+         *sorted((ROOT / 'trax_hourglass' / 'pretrained').glob('*.md'))]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 COMMANDS = {'train': train, 'evaluate': evaluate, 'generate': generate, 'compare': compare, 'export': export,
             'plan': plan}

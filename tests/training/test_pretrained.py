@@ -86,10 +86,12 @@ def test_weights_that_overflow_float16_are_refused(tmp_path):
 @pytest.mark.parametrize('name', ['enwik8-small', 'enwik8-small-flat'])
 def test_shipped_models_are_small_trained_and_have_a_card(name, tmp_path):
   file = pretrained.file_of(name)
-  assert name in pretrained.names() and file.stat().st_size <= 5_000_000
+  assert file.stat().st_size <= 5_000_000
   config, card = weight_files.read(file).config, file.with_suffix('.md').read_text(encoding='utf-8')
   assert 'Enwik8.path = None' in config and '/tmp' not in config
   run = th.pretrained(name)
+  n_parameters = sum(leaf.size for leaf in jax.tree.leaves(run.model.weights))
+  assert f'| {n_parameters:,}, float16' in card and f'| {run.step:,} steps of' in card
   log_probs, = th.decoding.score(run.model, [TEXT])
   assert -log_probs.mean() / np.log(2) < 2.8  # An untrained model has 8.
   runs.run(tmp_path / 'run', f"include 'models/{name.replace('-', '_')}.gin'", f"fit.init_from = '{name}'",
@@ -98,4 +100,4 @@ def test_shipped_models_are_small_trained_and_have_a_card(name, tmp_path):
                            strict=True):
     np.testing.assert_array_equal(array, wanted)
   bits = re.search(r'([\d.]+) ± [\d.]+ bits per byte', card)
-  assert 1 < float(bits[1]) < 2.3 and f'--pretrained {name}' in card and 'enwik8' in card
+  assert 1 < float(bits[1]) < 2.3 and f'--pretrained {name}' in card
