@@ -192,7 +192,7 @@ def test_sweep_merges_seeds_and_compares_within_each(tmp_path, monkeypatch, caps
     (sweep_result(sweep_row('6@1', 'flat', {'1': 2.5}, unit='dim')), "'byte', .* and .*'dim', "),
     (sweep_result(sweep_row('6@1', 'flat', {'1': 2.5}, step_flops=11)), "'6@1' has 10 and 11 FLOPs per step"),
     (sweep_result(sweep_row('6@1', 'flat', {'0': 2.5})), "'6@1' has two results of seed 0"),
-    (sweep_result(sweep_row('words', 'hierarchical', {'0': 2})), "--against is '8@1'; expected one of '6@1', 'words'"),
+    (sweep_result(sweep_row('words', 'hierarchical', {'0': 3})), "--against is '8@1'; expected one of '6@1', 'words'"),
 ])
 def test_sweep_refuses_what_does_not_compare(tmp_path, monkeypatch, other, message):
   for name, result in ('a', sweep_result(sweep_row('6@1', 'flat', {'0': 2.25}))), ('b', other):
